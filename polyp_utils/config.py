@@ -1,0 +1,172 @@
+"""Settings of a run, the named recipes, and where things lie on disk.
+
+A recipe is complete: recipe, run seed and data give the result. ``RunConfig.from_recipe`` is the
+one way in, for notebooks and the command line alike; everything that differs from the recipe is
+an explicit override and is recorded in the run's ``config.json``.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+
+def unknown(kind: str, value: object, valid: Iterable[str]) -> ValueError:
+    """Error for a name that does not exist, with the nearest names that do."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return ValueError(f"unknown {kind} {value!r}: {hint}known are {', '.join(names)}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that decides a run. Sizes in pixels; ``image_size`` is the side of the square input.
+
+    Raises:
+        ValueError: a value out of range, with the value seen and what is allowed.
+    """
+
+    recipe: str = "seed"
+    dataset: str = "kvasir-seg"
+    split: str = "random-800-s42"
+    scheme: str = "trimap"
+    image_size: int = 256
+    width: int = 64  # channels of the first stage
+    epochs: int = 20  # passes over the training part
+    batch_size: int = 8
+    lr: float = 1e-4  # Adam
+    lr_factor: float = 0.5  # ReduceLROnPlateau on the validation loss
+    lr_patience: int = 3
+    min_lr: float = 1e-6
+    ce_weight: float = 0.5  # cross-entropy, or BCE for a network with one logit
+    dice_weight: float = 0.5
+    dice_absent: str = "include"  # class absent from a batch: "include" (card) or "exclude"
+    seed: int = 0  # weights and order; never the split
+    limit: int = 0  # first n ids of each part, for smoke runs; 0 = all
+    device: str = "auto"  # auto, cuda, mps, cpu
+    precision: str = "auto"  # auto (bf16 where the hardware has it), bf16, fp32
+    deterministic: bool = False  # on CUDA; the CPU always is
+    name: str = ""  # run folder; empty = derived from the settings
+
+    def __post_init__(self) -> None:
+        for name in ("width", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.width % 2:
+            raise ValueError(f"width is {self.width}; it must be even (the head halves it)")
+        if self.image_size < 32 or self.image_size % 16:
+            nearest = max(32, round(self.image_size / 16) * 16)
+            raise ValueError(
+                f"image_size is {self.image_size}; it must be a multiple of 16 and at least 32 "
+                f"(four poolings): take {nearest}"
+            )
+        for name in ("lr", "min_lr"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        if not 0 < self.lr_factor < 1:
+            raise ValueError(f"lr_factor is {self.lr_factor}; it must lie between 0 and 1")
+        if min(self.ce_weight, self.dice_weight) < 0 or self.ce_weight + self.dice_weight <= 0:
+            raise ValueError(
+                f"ce_weight {self.ce_weight} and dice_weight {self.dice_weight}: neither may be "
+                "negative and one must be positive"
+            )
+        for name in ("limit", "lr_patience", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name, valid in _CHOICES.items():
+            if getattr(self, name) not in valid:
+                raise unknown(name, getattr(self, name), valid)
+        if self.name != Path(self.name).name or self.name in {".", ".."}:
+            raise ValueError(f"name is {self.name!r}; it must be a plain folder name")
+
+    @classmethod
+    def from_recipe(cls, recipe: str = "seed", **overrides: Any) -> "RunConfig":
+        """A recipe's settings with explicit overrides; ``None`` means "as in the recipe".
+
+        Raises:
+            ValueError: unknown recipe or parameter (with the nearest valid name), or a value
+                that is out of range or of another type.
+        """
+        if recipe not in RECIPES:
+            raise unknown("recipe", recipe, RECIPES)
+        types = {field.name: type(field.default) for field in fields(cls)}
+        given = {key: value for key, value in overrides.items() if value is not None}
+        for key, value in given.items():
+            if key not in types or key == "recipe":
+                raise unknown("parameter", key, set(types) - {"recipe"})
+            if types[key] is float and isinstance(value, int) and not isinstance(value, bool):
+                given[key] = float(value)
+            elif type(value) is not types[key]:
+                raise ValueError(f"{key} is {value!r}; it must be of type {types[key].__name__}")
+        return replace(RECIPES[recipe], **given)
+
+    @property
+    def run_name(self) -> str:
+        """Folder name of the run under the results folder."""
+        limit = f"-n{self.limit}" if self.limit else ""
+        return self.name or f"{self.recipe}-{self.scheme}-w{self.width}-s{self.seed}{limit}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as written to ``config.json``."""
+        return asdict(self)
+
+
+_CHOICES = {
+    "dice_absent": ("include", "exclude"),
+    "device": ("auto", "cuda", "mps", "cpu"),
+    "precision": ("auto", "bf16", "fp32"),
+}
+
+_SEED = RunConfig()  # the defaults are the model card, number by number; it names no augmentation
+
+RECIPES: dict[str, RunConfig] = {
+    "seed": _SEED,
+    # The card's sibling: one logit, BCE instead of CE.
+    "seed-binary": replace(_SEED, recipe="seed-binary", scheme="binary"),
+    # The card's recipe at a size that two CPU cores train in about five minutes.
+    "seed-small": replace(_SEED, recipe="seed-small", width=16, image_size=128, lr=1e-3),
+    # No GPU, no data: a narrow network on drawn frames, in about a minute.
+    "quick": replace(
+        _SEED,
+        recipe="quick",
+        dataset="phantom",
+        split="phantom-240",
+        image_size=128,
+        width=16,
+        epochs=12,
+        lr=3e-3,
+    ),
+}
+
+
+def repo_root() -> Path:
+    """The repository: the nearest folder upwards of the working folder, else of this file."""
+    for start in (Path.cwd(), Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
+                return folder
+    return Path.cwd()
+
+
+def _folder(variable: str, default: Path) -> Path:
+    value = os.environ.get(variable)
+    return (repo_root() / Path(value).expanduser()).resolve() if value else default
+
+
+def data_root() -> Path:
+    """``POLYP_DATA`` (relative: from the repository root), else ``data/`` in the repository."""
+    return _folder("POLYP_DATA", repo_root() / "data")
+
+
+def cache_root() -> Path:
+    """``POLYP_CACHE``, else ``polyp_utils`` in the user's cache folder."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return _folder("POLYP_CACHE", user / "polyp_utils")
+
+
+def results_root() -> Path:
+    """``POLYP_RESULTS``, else ``results/`` in the repository."""
+    return _folder("POLYP_RESULTS", repo_root() / "results")

@@ -1,0 +1,1 @@
+"""Data sets: where they come from, what their pixels mean, how they are split and loaded."""

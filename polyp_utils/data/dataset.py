@@ -1,0 +1,253 @@
+"""A data set as uint8 tensors: decoded and resized once, then opened from the cache.
+
+Images (N, 3, S, S) and scheme-free masks (N, S, S, grey levels) hold a whole set in memory:
+Kvasir-SEG at 256 px is 260 MB. The cache file is memory-mapped and its key changes when any
+file, its size or its time changes.
+"""
+
+import hashlib
+import inspect
+import os
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from polyp_utils.config import cache_root, unknown
+from polyp_utils.data import phantom
+from polyp_utils.data.catalog import DatasetInfo, get_info, locate
+from polyp_utils.data.transforms import resize_image, resize_mask
+
+_CACHE_VERSION = 1
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+
+
+class DataError(ValueError):
+    """A file or folder that cannot be used; the message names it and says what to do."""
+
+
+class Source(Protocol):
+    """Where frames come from, at their original size."""
+
+    ids: tuple[str, ...]
+
+    def read(self, frame_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Image uint8 (H, W, 3) RGB and mask uint8 (H, W) grey levels."""
+
+    def stamp(self) -> str:
+        """Cheap text that changes when the data may have changed."""
+
+    def fingerprint(self) -> str:
+        """Hash of the content, the same on every machine."""
+
+
+class FolderSource:
+    """Pairs ``images/<id>.*`` and ``masks/<id>.*``.
+
+    Raises:
+        DataError: a sub-folder is missing or empty, an image has no mask, a mask no image.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        images, masks = (_by_stem(folder / name) for name in ("images", "masks"))
+        for one, other, what in ((images, masks, "mask"), (masks, images, "image")):
+            alone = sorted(one.keys() - other.keys())
+            if alone:
+                raise DataError(
+                    f"{len(alone)} of {len(one)} files have no {what}, first {one[alone[0]]}: "
+                    f"put the {what} into {folder / (what + 's')} or take the file away"
+                )
+        self.ids = tuple(sorted(images))
+        self.pairs = {frame_id: (images[frame_id], masks[frame_id]) for frame_id in self.ids}
+
+    def read(self, frame_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Decodes one pair; the stray white pixel at (0, 0) of some masks is removed.
+
+        Raises:
+            DataError: unreadable file, sizes that differ, or mask values that are no JPEG trace.
+        """
+        image_path, mask_path = self.pairs[frame_id]
+        image, mask = _decode(image_path, "RGB"), _decode(mask_path, "L")
+        if image.shape[:2] != mask.shape:
+            raise DataError(
+                f"{mask_path} is {mask.shape[1]}×{mask.shape[0]} px but its image "
+                f"{image.shape[1]}×{image.shape[0]}: they must be of one size"
+            )
+        between = (mask > 8) & (mask < 246)
+        if between.any():
+            row, column = np.argwhere(between)[0]
+            raise DataError(
+                f"{mask_path}: {between.sum()} of {mask.size} pixels are neither near 0 nor near "
+                f"255 (first: {mask[row, column]} at row {row}, column {column}); a binary mask "
+                "with JPEG traces holds only 0–8 and 246–255"
+            )
+        if mask[0, 0] > 127 and mask[0, 1] < 128 and mask[1, 0] < 128:
+            mask[0, 0] = 0
+        return image, mask
+
+    def stamp(self) -> str:
+        """Path, size and time of every file."""
+        stats = ((path, path.stat()) for pair in self.pairs.values() for path in pair)
+        return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names and bytes of all files, 16 hex digits."""
+        digest = hashlib.sha256()
+        for pair in self.pairs.values():
+            for path in pair:
+                digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()[:16]
+
+
+class PhantomSource:
+    """Drawn frames ``phantom-0000`` … with exact masks; see :mod:`polyp_utils.data.phantom`."""
+
+    def __init__(self, count: int) -> None:
+        self.ids = tuple(f"phantom-{index:04d}" for index in range(count))
+
+    def read(self, frame_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Draws one frame."""
+        return phantom.draw(int(frame_id.removeprefix("phantom-")))
+
+    def stamp(self) -> str:
+        """Source of the drawing code, and the count."""
+        return f"{inspect.getsource(phantom)} {len(self.ids)}"
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the stamp, 16 hex digits: the frames follow from the code."""
+        return hashlib.sha256(self.stamp().encode()).hexdigest()[:16]
+
+
+class PolypDataset(torch.utils.data.Dataset):
+    """A whole data set in memory, in network size.
+
+    Attributes:
+        ids: frame ids, sorted, length N.
+        images: uint8 (N, 3, S, S) RGB.
+        masks: uint8 (N, S, S), grey levels; a label scheme makes classes of them.
+        fingerprint: hash of the content on disk, for the run's record.
+        source: gives frames at their original size.
+    """
+
+    def __init__(self, name: str, image_size: int = 256) -> None:
+        """Opens a data set of the catalogue.
+
+        Args:
+            name: its name in the catalogue.
+            image_size: side S of the square that frames are resized to, in pixels, >= 32.
+
+        Raises:
+            ValueError: unknown name.
+            FileNotFoundError: not on disk and not to be had.
+            DataError: the first file, by name, that cannot be used.
+        """
+        if image_size < 32:
+            raise ValueError(f"image_size is {image_size}; it must be at least 32")
+        self.info = get_info(name)
+        self.source: Source = open_source(self.info)
+        self.ids = self.source.ids
+        self.images, self.masks, self.fingerprint = _load(self.source, name, image_size)
+        self._row = {frame_id: row for row, frame_id in enumerate(self.ids)}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        return self.images[row], self.masks[row]
+
+    def rows(self, ids: Iterable[str]) -> Tensor:
+        """Row numbers, int64, of frame ids.
+
+        Raises:
+            ValueError: an id that is not in the data set.
+        """
+        ids = list(ids)
+        missing = [frame_id for frame_id in ids if frame_id not in self._row]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(ids)} ids are not in {self.info.title} "
+                f"({len(self)} frames): {unknown('id', missing[0], self.ids[:3])} …"
+            )
+        return torch.tensor([self._row[frame_id] for frame_id in ids], dtype=torch.int64)
+
+    def original(self, frame_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Image uint8 (H, W, 3) and mask uint8 (H, W), grey levels, at the original size."""
+        return self.source.read(frame_id)
+
+
+def open_source(info: DatasetInfo) -> Source:
+    """The source of a catalogue entry: drawn, or a folder that is fetched if absent."""
+    if info.name == "phantom":
+        return PhantomSource(info.count)
+    source = FolderSource(locate(info))
+    if len(source.ids) != info.count:
+        warnings.warn(
+            f"{info.title} has {len(source.ids)} pairs on disk, {info.count} are published",
+            stacklevel=3,
+        )
+    return source
+
+
+def _load(source: Source, name: str, size: int) -> tuple[Tensor, Tensor, str]:
+    """Tensors and fingerprint from the cache file, which is written first if need be."""
+    stamp = f"{_CACHE_VERSION} {size} {source.stamp()}"
+    key = hashlib.sha256(stamp.encode()).hexdigest()[:16]
+    path = cache_root() / f"{name}-{size}-{key}.safetensors"
+    if path.is_file():
+        with safe_open(path, "pt") as file:
+            fingerprint = file.metadata()["fingerprint"]
+            return file.get_tensor("images"), file.get_tensor("masks"), fingerprint
+    images, masks = _decode_all(source, size)
+    fingerprint = source.fingerprint()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file({"images": images, "masks": masks}, temporary, {"fingerprint": fingerprint})
+        os.replace(temporary, path)
+    except OSError as error:
+        warnings.warn(f"cache {path} not written ({error}); set POLYP_CACHE", stacklevel=4)
+    return images, masks, fingerprint
+
+
+def _decode_all(source: Source, size: int) -> tuple[Tensor, Tensor]:
+    def one(frame_id: str) -> tuple[Tensor, Tensor]:
+        image, mask = source.read(frame_id)
+        image_CHW = torch.from_numpy(image).permute(2, 0, 1)
+        square = (size, size)
+        return resize_image(image_CHW, square), resize_mask(torch.from_numpy(mask), square)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pairs = list(pool.map(one, source.ids))
+    return torch.stack([image for image, _ in pairs]), torch.stack([mask for _, mask in pairs])
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist: a data set needs images/ and masks/")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in _IMAGE_SUFFIXES:
+            if path.stem in files:
+                raise DataError(f"{files[path.stem]} and {path} share a stem: keep one")
+            files[path.stem] = path
+    if not files:
+        raise DataError(f"{folder} holds no image files ({', '.join(_IMAGE_SUFFIXES)})")
+    return files
+
+
+def _decode(path: Path, mode: str) -> np.ndarray:
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty (0 bytes): fetch it again")
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert(mode))
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise DataError(f"{path} cannot be decoded ({error}): fetch it again") from error

@@ -1,0 +1,88 @@
+"""From weights and frames to probabilities and class maps, at network and at original size."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import json
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from polyp_utils.data.transforms import to_input
+from polyp_utils.device import Compute
+from polyp_utils.model import UNet
+
+
+class WeightsError(ValueError):
+    """Weights that do not fit; the message says what they are and what was asked."""
+
+
+def to_probabilities(logits: Tensor) -> Tensor:
+    """Logits (B, C, H, W) -> float32 class probabilities; one logit gives (B, 2, H, W)."""
+    logits = logits.float()
+    if logits.shape[1] > 1:
+        return logits.softmax(dim=1)
+    polyp = logits.sigmoid()
+    return torch.cat([1 - polyp, polyp], dim=1)
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, images: Tensor, compute: Compute, batch_size: int = 8
+) -> Iterator[Tensor]:
+    """Class probabilities of uint8 images (N, 3, S, S), one float32 (C, S, S) after the other."""
+    model.eval()
+    for batch in images.split(batch_size):
+        with compute.autocast():
+            logits = model(to_input(batch, compute.device))
+        yield from to_probabilities(logits).cpu()
+
+
+def to_original(probabilities: Tensor, size: tuple[int, int]) -> Tensor:
+    """Probabilities (C, S, S) brought to ``size`` = (H, W) bilinearly: (C, H, W)."""
+    return F.interpolate(probabilities[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What training wrote into the weights' header: settings, classes, epoch, score.
+
+    Raises:
+        WeightsError: not a safetensors file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {}).get("polyp_utils", "{}"))
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{path} is not a safetensors file ({error}): only safetensors weights are loaded"
+        ) from error
+
+
+def load_weights(model: UNet, path: Path) -> UNet:
+    """Loads a safetensors file into the model, strictly.
+
+    Raises:
+        FileNotFoundError: no such file.
+        WeightsError: not safetensors, or of another width or class count.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: train the run, or fetch its weights")
+    read_metadata(path)
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    shape, wanted = _shape(tensors), _shape(model.state_dict())
+    if shape != wanted:
+        raise WeightsError(f"{path} holds {shape}, the model is {wanted}: build UNet(…) like it")
+    model.load_state_dict(tensors)
+    return model
+
+
+def _shape(tensors: dict[str, Tensor]) -> str:
+    try:
+        first, last = tensors["encoder.0.0.weight"], tensors["output.weight"]
+    except KeyError:
+        return f"no U-Net of this package ({len(tensors)} tensors)"
+    return f"in_channels={first.shape[1]}, num_classes={last.shape[0]}, width={first.shape[0]}"

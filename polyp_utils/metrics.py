@@ -1,0 +1,91 @@
+"""Per-image scores from counts of pixels.
+
+**Absent classes.** One rule, here and in every table: a class absent from target and prediction
+gives NaN and leaves the mean; absent from the target but predicted, or present but not predicted,
+gives 0. The card's convention (absent from both = 1) is `card_dice`, by name.
+
+Shapes: B batch, C classes, H height, W width. Averaging belongs to the caller.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Counts(NamedTuple):
+    """Pixels per image and class, int64 (B, C): true and false positives, false negatives."""
+
+    tp: Tensor
+    fp: Tensor
+    fn: Tensor
+
+
+def count(prediction: Tensor, target: Tensor, num_classes: int) -> Counts:
+    """Counts per image and class.
+
+    Args:
+        prediction: class indices (B, H, W), integer or bool.
+        target: likewise.
+        num_classes: C; binary masks have 2, class 1 is polyp.
+
+    Raises:
+        ValueError: shapes that differ, or an index outside 0 … C − 1.
+    """
+    matrix = confusion_matrix(prediction, target, num_classes)  # (B, target, prediction)
+    tp = matrix.diagonal(dim1=1, dim2=2)
+    return Counts(tp, matrix.sum(dim=1) - tp, matrix.sum(dim=2) - tp)
+
+
+def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Pixels per image, int64 (B, C, C): rows are the target's classes, columns the prediction's.
+
+    Args and errors as in `count`.
+    """
+    if prediction.shape != target.shape or prediction.ndim != 3:
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)}: both must be "
+            "class indices (B, H, W) of one shape"
+        )
+    cell = target.long() * num_classes + prediction.long()
+    for name, values in (("prediction", prediction), ("target", target)):
+        if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < num_classes:
+            raise ValueError(
+                f"{name} holds class {int(values.min())} … {int(values.max())}; with "
+                f"{num_classes} classes only 0 … {num_classes - 1} may occur"
+            )
+    batch = prediction.shape[0]
+    cells = num_classes**2
+    cell += torch.arange(batch, device=cell.device).view(-1, 1, 1) * cells
+    return torch.bincount(cell.flatten(), minlength=batch * cells).view(batch, num_classes, -1)
+
+
+def dice(counts: Counts) -> Tensor:
+    """2·TP / (2·TP + FP + FN), float64 (B, C) in [0, 1]; absent classes by the module's rule."""
+    return _score(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn, counts)
+
+
+def iou(counts: Counts) -> Tensor:
+    """TP / (TP + FP + FN), float64 (B, C) in [0, 1]; absent classes by the module's rule."""
+    return _score(counts.tp, counts.tp + counts.fp + counts.fn, counts)
+
+
+def precision(counts: Counts) -> Tensor:
+    """TP / (TP + FP), float64 (B, C) in [0, 1]; absent classes by the module's rule."""
+    return _score(counts.tp, counts.tp + counts.fp, counts)
+
+
+def recall(counts: Counts) -> Tensor:
+    """TP / (TP + FN), float64 (B, C) in [0, 1]; absent classes by the module's rule."""
+    return _score(counts.tp, counts.tp + counts.fn, counts)
+
+
+def card_dice(counts: Counts) -> Tensor:
+    """Dice with the convention that explains the card: absent from both scores 1."""
+    return dice(counts).nan_to_num(nan=1.0)
+
+
+def _score(numerator: Tensor, denominator: Tensor, counts: Counts) -> Tensor:
+    absent = counts.tp + counts.fp + counts.fn == 0
+    score = numerator.double() / denominator.clamp(min=1)
+    return torch.where(absent, torch.nan, score)

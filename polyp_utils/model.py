@@ -1,0 +1,66 @@
+"""The U-Net of the model card, on one screen.
+
+Shapes are written with B batch, C channels, H height, W width. The network maps an RGB batch in
+[0, 1] to logits of the same height and width; softmax or sigmoid belongs to the loss or inference.
+"""
+
+import torch
+from torch import Tensor, nn
+
+STRIDE = 16  # four poolings
+
+
+class ConvBlock(nn.Sequential):
+    """(3×3 convolution, batch norm, ReLU) × 2; the convolutions need no bias before the norm."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(*conv_bn_relu(c_in, c_out), *conv_bn_relu(c_out, c_out))
+
+
+def conv_bn_relu(c_in: int, c_out: int) -> tuple[nn.Module, ...]:
+    """3×3 convolution (padding 1, no bias), batch norm, ReLU."""
+    conv = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
+    return conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
+
+
+class UNet(nn.Module):
+    """U-Net: 4 encoder stages, bottleneck, 4 decoder stages with skips, reduction head, 1×1 output.
+
+    Parameters at width 64 with 3 classes, by stage (31,054,371 in all)::
+
+        encoder     38,720 + 221,696 + 885,760 + 3,540,992
+        bottleneck  14,159,872
+        decoder     9,177,088 + 2,295,296 + 574,208 + 143,744   (512, 256, 128, 64)
+        up          (within decoder: 2×2 transposed convolutions)
+        head        18,496 (3×3 to 32, batch norm), output 99
+
+    What the card leaves open is settled in the repository's design notes: upsampling is a 2×2
+    transposed convolution, the skip comes first in the concatenation, the reduction is 3×3.
+    """
+
+    def __init__(self, in_channels: int = 3, num_classes: int = 3, width: int = 64) -> None:
+        """Builds the network; ``width`` is the channel count of the first stage (the card: 64)."""
+        super().__init__()
+        widths = [width * 2**i for i in range(5)]  # 64, 128, 256, 512, 1024
+        pairs = list(zip(widths, widths[1:], strict=False))
+        self.encoder = nn.ModuleList(
+            ConvBlock(a, b) for a, b in zip([in_channels, *widths[:3]], widths[:4], strict=True)
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.bottleneck = ConvBlock(widths[3], widths[4])
+        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairs[::-1])
+        self.decoder = nn.ModuleList(ConvBlock(2 * a, a) for a, _ in pairs[::-1])
+        self.head = nn.Sequential(*conv_bn_relu(width, width // 2))
+        self.output = nn.Conv2d(width // 2, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps images (B, in_channels, H, W) in [0, 1] to logits (B, num_classes, H, W)."""
+        skips = []
+        for block in self.encoder:
+            x = block(x)  # (B, width·2^i, H/2^i, W/2^i)
+            skips.append(x)
+            x = self.pool(x)
+        x = self.bottleneck(x)
+        for up, block in zip(self.up, self.decoder, strict=True):
+            x = block(torch.cat([skips.pop(), up(x)], dim=1))
+        return self.output(self.head(x))

@@ -1,0 +1,228 @@
+"""The run folder remembers: settings, history, weights, predictions. All writes are atomic.
+
+config.json          settings, fingerprints, versions, device, commit
+history.csv          a row per epoch
+model.safetensors    best on validation
+last/state.pt        all that resume needs (removed at the end)
+predictions/<part>/  class probabilities at network size, 8-bit PNG
+training.json        time, memory, best epoch; its presence means "finished"
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+import polyp_utils
+from polyp_utils.config import RunConfig, repo_root, results_root, unknown
+from polyp_utils.data.labels import Scheme
+
+
+class RunError(RuntimeError):
+    """A run folder that cannot be used as asked; the message says how to go on."""
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path`` and renames it at the end; on error nothing stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes indented JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. Reading it never changes it."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """``config.json``: ``settings``, fingerprints, versions, device, commit."""
+        return json.loads((self.path / "config.json").read_text())
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings."""
+        return RunConfig(**self.record["settings"])
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """A row per epoch."""
+        return pd.read_csv(self.path / "history.csv")
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """``training.json``: seconds, images/s, peak memory, best epoch and its polyp Dice."""
+        return json.loads((self.path / "training.json").read_text())
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are trained and the predictions written."""
+        return (self.path / "training.json").is_file()
+
+    @property
+    def weights(self) -> Path:
+        """The best checkpoint; it may be absent in a published run."""
+        return self.path / "model.safetensors"
+
+    def probabilities(self, part: str, frame_id: str, scheme: Scheme) -> Tensor:
+        """Stored class probabilities, float32 (C, H, W) at network size.
+
+        Raises:
+            RunError: the prediction is not in the folder.
+        """
+        path = self.prediction_path(part, frame_id)
+        if not path.is_file():
+            raise RunError(f"{path} is missing: the run holds no prediction of {frame_id}")
+        with Image.open(path) as image:
+            values = torch.from_numpy(np.array(image)).float() / 255
+        if values.ndim == 2:
+            return torch.stack([1 - values, values])
+        return values.permute(2, 0, 1)[: len(scheme.classes)]
+
+    def save_probabilities(self, part: str, frame_id: str, probabilities: Tensor) -> None:
+        """Stores probabilities (C, H, W), C = 2 (grey PNG of class 1) or 3 (RGB PNG), as 8 bit."""
+        levels = (probabilities.float() * 255).round().to(torch.uint8).cpu().numpy()
+        image = Image.fromarray(levels[1] if len(levels) == 2 else levels.transpose(1, 2, 0))
+        with atomic(self.prediction_path(part, frame_id)) as temporary:
+            image.save(temporary, "PNG", optimize=True)
+
+    def prediction_path(self, part: str, frame_id: str) -> Path:
+        """Where the prediction of a frame lies."""
+        return self.path / "predictions" / part / f"{frame_id}.png"
+
+
+def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> Run:
+    """The folder for a run: made anew, or the one that is there if it is the same run.
+
+    Args:
+        config: the settings asked for.
+        fingerprints: of data and split.
+        device: description, for the record.
+
+    Raises:
+        RunError: the folder holds a run with other settings or data, or cannot be written.
+    """
+    run = Run(results_root() / config.run_name)
+    if (run.path / "config.json").is_file():
+        _check_same(run, config, fingerprints)
+        return run
+    try:
+        write_json(run.path / "config.json", _record(config, fingerprints, device))
+    except OSError as error:
+        raise RunError(
+            f"{run.path} cannot be written ({error}): set POLYP_RESULTS to a folder that can"
+        ) from error
+    return run
+
+
+def _check_same(run: Run, config: RunConfig, fingerprints: dict[str, str]) -> None:
+    there = {**run.config.to_dict(), **run.record["fingerprints"]}
+    asked = {**config.to_dict(), **fingerprints}
+    ignored = {"device", "name"}  # noted, not refused
+    different = [
+        f"{key} is {there.get(key)!r} there and {value!r} now"
+        for key, value in asked.items()
+        if key not in ignored and there.get(key) != value
+    ]
+    if different:
+        raise RunError(
+            f"{run.path} holds a run with other settings: {'; '.join(different)}. Nothing was "
+            "changed. To go on with that run ask for its settings; to keep both give this one "
+            "another name (-p name …, --name …); or move the folder away"
+        )
+
+
+def _record(config: RunConfig, fingerprints: dict[str, str], device: str) -> dict[str, Any]:
+    return {
+        "settings": config.to_dict(),
+        "fingerprints": fingerprints,
+        "device": device,
+        "commit": git_commit(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "polyp_utils": polyp_utils.__version__,
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+    }
+
+
+def git_commit() -> str:
+    """The repository's commit, with ``+`` if the package has changed since; "unknown" without git."""
+    git = ["git", "-C", str(repo_root())]
+    try:
+        options: dict[str, Any] = {"capture_output": True, "text": True, "check": True}
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "polyp_utils"], **options).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if changed else "")
+
+
+def save_weights(path: Path, model: torch.nn.Module, metadata: dict[str, Any]) -> None:
+    """Writes safetensors with one JSON string of metadata in the header, key ``polyp_utils``."""
+    tensors = {key: value.contiguous().cpu() for key, value in model.state_dict().items()}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, {"format": "pt", "polyp_utils": json.dumps(metadata)})
+
+
+def list_runs() -> list[Run]:
+    """Finished runs, newest first: those of the results folder, then the published ones."""
+    folders = (results_root(), results_root() / "published", repo_root() / "results/published")
+    runs: list[Run] = []
+    for folder in dict.fromkeys(folders):
+        found = [Run(path.parent) for path in folder.glob("*/training.json")]
+        runs += sorted(found, key=lambda run: run.training["finished"], reverse=True)
+    return runs
+
+
+def find_run(name: str = "") -> Run:
+    """A finished run by name or path; without a name the newest, else the published one.
+
+    Raises:
+        RunError: there is none.
+        ValueError: no run of that name, with the nearest one.
+    """
+    if name and (Path(name) / "training.json").is_file():
+        return Run(Path(name))
+    runs = list_runs()
+    if not runs:
+        raise RunError(f"no finished run under {results_root()}: train one (02_train.ipynb)")
+    if not name:
+        return runs[0]
+    for run in runs:
+        if run.name == name:
+            return run
+    raise unknown("run", name, [run.name for run in runs])

@@ -1,0 +1,292 @@
+"""Training: ``fit(config)`` makes a run folder, or goes on with it.
+
+The whole training set lies on the device as uint8; a step slices it, so no loader is needed.
+Losses stay on the device and are read every `READ_EVERY` steps: no synchronisation per step.
+Order follows from (seed, epoch), so a run that was killed ends like one that was not.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from polyp_utils.config import RunConfig
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.labels import Scheme, get_scheme
+from polyp_utils.data.splits import load_split
+from polyp_utils.data.transforms import to_input
+from polyp_utils.device import Compute, get_compute, keep_freed_memory, peak_memory_mib
+from polyp_utils.inference import load_weights, predict, to_probabilities
+from polyp_utils.losses import CombinedLoss
+from polyp_utils.metrics import count, dice
+from polyp_utils.model import UNet
+from polyp_utils.progress import Progress
+from polyp_utils.runs import Run, atomic, open_run, save_weights, write_json
+
+READ_EVERY = 50  # steps between two looks at the losses
+ESTIMATE_AFTER = 5  # steps
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite; the message says since which step and what to try."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """One part of a split, on the device: uint8 images (N, 3, S, S) and grey masks (N, S, S)."""
+
+    ids: tuple[str, ...]
+    images: Tensor
+    masks: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def fit(config: RunConfig) -> Run:
+    """Trains a run to its end, or says that it is finished.
+
+    Raises:
+        ValueError: settings or data that cannot work, before any step.
+        RunError: the run folder holds something else.
+        DivergedError: the loss is not finite.
+    """
+    scheme = get_scheme(config.scheme)
+    split = load_split(config.split).limited(config.limit)
+    compute = get_compute(config.device, config.precision)
+    if config.batch_size > len(split.train):
+        raise ValueError(
+            f"batch_size is {config.batch_size} but the training part of {split.name} has "
+            f"{len(split.train)} frames: take at most that"
+        )
+    dataset = PolypDataset(config.dataset, config.image_size)
+    rows = {part: dataset.rows(split.part(part)) for part in ("train", "val", "test")}
+    fingerprints = {"data": dataset.fingerprint, "split_ids": split.fingerprint}
+    run = open_run(config, fingerprints, compute.describe())
+    if run.finished:
+        print(f"{run.path} is finished: nothing to train")
+        return run
+    data = {
+        part: Data(
+            split.part(part),
+            dataset.images[rows[part]].to(compute.device),
+            dataset.masks[rows[part]].to(compute.device),
+        )
+        for part in rows
+    }
+    trainer = Trainer(config, scheme, compute, run)
+    trainer.resume()
+    trainer.train(data["train"], data["val"])
+    trainer.finish({part: data[part] for part in ("val", "test")})
+    return run
+
+
+class Trainer:
+    """State of a run in progress: model, optimizer, scheduler, history."""
+
+    def __init__(self, config: RunConfig, scheme: Scheme, compute: Compute, run: Run) -> None:
+        keep_freed_memory()
+        torch.use_deterministic_algorithms(config.deterministic)
+        torch.manual_seed(config.seed)
+        self.config, self.scheme, self.compute, self.run = config, scheme, compute, run
+        model = UNet(3, scheme.logits, config.width)
+        self.model = model.to(compute.device, memory_format=torch.channels_last)
+        self.loss = CombinedLoss(config.ce_weight, config.dice_weight, config.dice_absent)
+        fused = compute.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr, fused=fused)
+        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer,
+            factor=config.lr_factor,
+            patience=config.lr_patience,
+            min_lr=config.min_lr,
+        )
+        self.history: list[dict[str, float]] = []
+
+    def train(self, train: Data, val: Data) -> None:
+        """Trains the epochs that are left; each ends with validation and a safe state on disk."""
+        first, last = len(self.history), self.config.epochs
+        steps = -(-len(train) // self.config.batch_size)
+        with Progress(self.config.run_name, total=last * steps, done=first * steps) as progress:
+            for epoch in range(first, last):
+                start = time.perf_counter()
+                losses = self._train_epoch(train, epoch, progress)
+                trained = time.perf_counter() - start
+                row = {
+                    "epoch": epoch + 1,
+                    "lr": self.optimizer.param_groups[0]["lr"],
+                    **{f"train_{key}": value for key, value in losses.items()},
+                    **{f"val_{key}": value for key, value in self._validate(val).items()},
+                    "train_seconds": trained,
+                    "images_per_second": len(train) / trained,
+                    "seconds": time.perf_counter() - start,
+                    "peak_memory_mib": peak_memory_mib(self.compute),
+                }
+                self.scheduler.step(row["val_loss"])
+                self.history.append(row)
+                self._save()
+                progress.line(
+                    f"epoch {epoch + 1}/{last}  train loss {row['train_loss']:.4f}  "
+                    f"val loss {row['val_loss']:.4f}  val polyp Dice {row['val_polyp_dice']:.4f}  "
+                    f"lr {row['lr']:.1e}  {row['seconds']:.0f} s"
+                )
+
+    def _train_epoch(self, data: Data, epoch: int, progress: Progress) -> dict[str, float]:
+        """One pass over the training part; mean losses, weighted by images."""
+        self.model.train()
+        unread: list[Tensor] = []
+        read: list[Tensor] = []
+        sizes: list[int] = []
+        start = time.perf_counter()
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(data))
+        for step, batch in enumerate(self._batches(data, torch.from_numpy(order))):
+            unread.append(self._step(*batch))
+            sizes.append(len(batch[0]))
+            if len(unread) == READ_EVERY:
+                read.append(self._read(unread, epoch, step))
+            if not self.history and step + 1 == ESTIMATE_AFTER:
+                self._read(unread[:], epoch, step)  # synchronises
+                seconds = (time.perf_counter() - start) / sum(sizes)
+                progress.line(self._estimate(seconds, len(data)))
+            progress.advance()
+        if unread:
+            read.append(self._read(unread, epoch, len(sizes) - 1))
+        weights = torch.tensor(sizes, dtype=torch.float64)
+        means = (torch.cat(read).double() * weights[:, None]).sum(0) / weights.sum()
+        return dict(zip(("loss", "ce", "dice_loss"), means.tolist(), strict=True))
+
+    def _step(self, images: Tensor, masks: Tensor) -> Tensor:
+        """One optimizer step; loss, CE and Dice part, (3,), still on the device."""
+        with self.compute.autocast():
+            logits = self.model(images)
+        ce, dice_loss = self.loss.terms(logits, self.scheme.encode(masks))
+        loss = self.loss.ce_weight * ce + self.loss.dice_weight * dice_loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return torch.stack([loss.detach(), ce.detach(), dice_loss.detach()])
+
+    def _read(self, unread: list[Tensor], epoch: int, step: int) -> Tensor:
+        """Brings losses to the host, (n, 3), and empties the list."""
+        losses = torch.stack(unread).cpu()
+        bad = (~losses.isfinite()).any(dim=1).nonzero()
+        if len(bad):
+            first = step - len(unread) + 1 + int(bad[0])
+            raise DivergedError(
+                f"the loss is {losses[int(bad[0]), 0].item()} since step {first + 1} of epoch "
+                f"{epoch + 1}; the epoch before is safe in {self.run.path}. Try a smaller lr (now "
+                f"{self.optimizer.param_groups[0]['lr']:.1e}) or precision fp32"
+            )
+        unread.clear()
+        return losses
+
+    @torch.inference_mode()
+    def _validate(self, data: Data) -> dict[str, float]:
+        """Losses, Dice per class and polyp Dice: per image at network size, then the mean."""
+        self.model.eval()
+        losses, class_dice, polyp_dice = [], [], []
+        for images, masks in self._batches(data, torch.arange(len(data))):
+            with self.compute.autocast():
+                logits = self.model(images)
+            target = self.scheme.encode(masks)
+            ce, dice_loss = self.loss.terms(logits, target)
+            losses.append(torch.stack([ce, dice_loss]).cpu() * len(images))
+            probabilities = to_probabilities(logits)
+            counts = count(probabilities.argmax(dim=1), target, len(self.scheme.classes))
+            class_dice.append(dice(counts).cpu())
+            polyp = self.scheme.polyp_probability(probabilities) > 0.5
+            polyp_dice.append(dice(count(polyp, self.scheme.merge(target), 2))[:, 1].cpu())
+        ce, dice_loss = (torch.stack(losses).sum(0) / len(data)).tolist()
+        means = torch.cat(class_dice).nanmean(dim=0).tolist()
+        return {
+            "loss": self.loss.ce_weight * ce + self.loss.dice_weight * dice_loss,
+            "ce": ce,
+            "dice_loss": dice_loss,
+            **{f"dice_{name}": v for name, v in zip(self.scheme.classes, means, strict=True)},
+            "polyp_dice": float(torch.cat(polyp_dice).nanmean()),
+        }
+
+    def _batches(self, data: Data, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Input floats (B, 3, S, S) and grey masks (B, S, S), in the given order of rows."""
+        for rows in order.to(self.compute.device).split(self.config.batch_size):
+            yield to_input(data.images[rows], self.compute.device), data.masks[rows]
+
+    def _estimate(self, seconds_per_image: float, images: int) -> str:
+        """What the whole run will cost here, and what would be quicker."""
+        hours = seconds_per_image * images * self.config.epochs / 3600
+        text = (
+            f"about {_duration(hours)} for {self.config.epochs} epochs on "
+            f"{self.compute.describe()}, {peak_memory_mib(self.compute) / 1024:.1f} GiB of memory"
+        )
+        work = (self.config.width * self.config.image_size) ** 2 / (16 * 128) ** 2
+        if hours > 0.5 and work > 1:
+            text += f"; quicker: recipe seed-small (width 16, 128 px: {work:.0f} times less work)"
+        return text
+
+    def _save(self) -> None:
+        """Makes the epoch safe: the state last, so that a kill before it repeats the epoch."""
+        row = self.history[-1]
+        best = max((r["val_polyp_dice"] for r in self.history[:-1]), default=-1.0)
+        if not row["val_polyp_dice"] <= best:
+            settings, classes = self.config.to_dict(), self.scheme.classes
+            metadata = {"settings": settings, "classes": classes, **row}
+            save_weights(self.run.weights, self.model, metadata)
+        with atomic(self.run.path / "history.csv") as temporary:
+            pd.DataFrame(self.history).to_csv(temporary, index=False, float_format="%.6g")
+        with atomic(self.run.path / "last/state.pt") as temporary:
+            torch.save(
+                {
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scheduler": self.scheduler.state_dict(),
+                    "history": self.history,
+                },
+                temporary,
+            )
+
+    def resume(self) -> None:
+        """Goes on from the last finished epoch, if there is one."""
+        path = self.run.path / "last/state.pt"
+        if not path.is_file():
+            return
+        state = torch.load(path, map_location=self.compute.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.history = state["history"]
+        print(f"{self.run.path}: going on after epoch {len(self.history)}")
+
+    def finish(self, parts: dict[str, Data]) -> None:
+        """Stores the best checkpoint's predictions and marks the run as finished."""
+        load_weights(self.model, self.run.weights)
+        for part, data in parts.items():
+            predictions = predict(self.model, data.images, self.compute, self.config.batch_size)
+            for frame_id, probabilities in zip(data.ids, predictions, strict=True):
+                self.run.save_probabilities(part, frame_id, probabilities)
+        history = pd.DataFrame(self.history)
+        best = history.loc[history["val_polyp_dice"].fillna(-1).idxmax()]
+        write_json(
+            self.run.path / "training.json",
+            {
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "best_epoch": int(best["epoch"]),
+                "best_val_polyp_dice": float(best["val_polyp_dice"]),
+                "seconds": float(history["seconds"].sum()),
+                "images_per_second": float(history["images_per_second"].median()),
+                "peak_memory_mib": float(history["peak_memory_mib"].max()),
+                "device": self.compute.describe(),
+            },
+        )
+        shutil.rmtree(self.run.path / "last", ignore_errors=True)
+
+
+def _duration(hours: float) -> str:
+    for unit, size in (("h", 1.0), ("min", 60.0)):
+        if hours * size >= 1:
+            return f"{hours * size:.1f} {unit}"
+    return f"{hours * 3600:.0f} s"
