@@ -1,10 +1,9 @@
 """From weights and frames to probabilities and class maps, at network and at original size."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import json
 
 import torch
 import torch.nn.functional as F

@@ -4,6 +4,8 @@ Shapes are written with B batch, C channels, H height, W width. The network maps
 [0, 1] to logits of the same height and width; softmax or sigmoid belongs to the loss or inference.
 """
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +44,7 @@ class UNet(nn.Module):
         """Builds the network; ``width`` is the channel count of the first stage (the card: 64)."""
         super().__init__()
         widths = [width * 2**i for i in range(5)]  # 64, 128, 256, 512, 1024
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(itertools.pairwise(widths))
         self.encoder = nn.ModuleList(
             ConvBlock(a, b) for a, b in zip([in_channels, *widths[:3]], widths[:4], strict=True)
         )

@@ -185,7 +185,7 @@ def git_commit() -> str:
     try:
         options: dict[str, Any] = {"capture_output": True, "text": True, "check": True}
         commit = subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "polyp_utils"], **options).stdout
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno", "polyp_utils"], **options).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("+" if changed else "")

@@ -122,7 +122,7 @@ SCHEMES: dict[str, Scheme] = {
             ("level 0", "level 255", "other levels"),
             (1,),
             3,
-            "raw JPEG levels 0, 255 and anything else, as a loader that trusts the pixels sees them",
+            "raw JPEG levels 0, 255, anything else: what a loader that trusts the pixels sees",
             _jpeg_levels,
         ),
     )
