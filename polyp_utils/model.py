@@ -1,8 +1,4 @@
-"""The U-Net of the model card, on one screen.
-
-Shapes are written with B batch, C channels, H height, W width. The network maps an RGB batch in
-[0, 1] to logits of the same height and width; softmax or sigmoid belongs to the loss or inference.
-"""
+"""The U-Net of the model card, on one screen (B batch, C channels, H height, W width)."""
 
 import itertools
 
@@ -28,13 +24,14 @@ def conv_bn_relu(c_in: int, c_out: int) -> tuple[nn.Module, ...]:
 class UNet(nn.Module):
     """U-Net: 4 encoder stages, bottleneck, 4 decoder stages with skips, reduction head, 1×1 output.
 
-    Parameters at width 64 with 3 classes, by stage (31,054,371 in all)::
+    Parameters at width 64 with 3 classes, by stage, top first (31,056,163 in all)::
 
-        encoder     38,720 + 221,696 + 885,760 + 3,540,992
-        bottleneck  14,159,872
-        decoder     9,177,088 + 2,295,296 + 574,208 + 143,744   (512, 256, 128, 64)
-        up          (within decoder: 2×2 transposed convolutions)
-        head        18,496 (3×3 to 32, batch norm), output 99
+        encoder      38,848 + 221,696 + 885,760 + 3,540,992
+        bottleneck   14,159,872
+        up            2,097,664 + 524,544 + 131,200 + 32,832
+        decoder       7,079,936 + 1,770,496 + 442,880 + 110,848
+        head         18,496
+        output       99
 
     What the card leaves open is settled in the repository's design notes: upsampling is a 2×2
     transposed convolution, the skip comes first in the concatenation, the reduction is 3×3.
@@ -56,7 +53,12 @@ class UNet(nn.Module):
         self.output = nn.Conv2d(width // 2, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps images (B, in_channels, H, W) in [0, 1] to logits (B, num_classes, H, W)."""
+        """Maps images (B, in_channels, H, W) in [0, 1] to logits (B, num_classes, H, W).
+
+        Raises:
+            ValueError: a height or width that is no multiple of 16, with the nearest that are.
+        """
+        check_size(*x.shape[-2:])
         skips = []
         for block in self.encoder:
             x = block(x)  # (B, width·2^i, H/2^i, W/2^i)
@@ -66,3 +68,15 @@ class UNet(nn.Module):
         for up, block in zip(self.up, self.decoder, strict=True):
             x = block(torch.cat([skips.pop(), up(x)], dim=1))
         return self.output(self.head(x))
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuses sizes that four poolings cannot halve.
+
+    Padding inside would put a false border into the frame, and inference resizes anyway.
+    """
+    for name, size in (("height", height), ("width", width)):
+        if size % STRIDE or size < STRIDE:
+            below = max(STRIDE, size // STRIDE * STRIDE)
+            near = f"{below} and {below + STRIDE}" if size > STRIDE else f"{STRIDE}"
+            raise ValueError(f"{name} is {size}, no multiple of {STRIDE}; the nearest are {near}")

@@ -6,6 +6,8 @@ model.safetensors    best on validation
 last/state.pt        all that resume needs (removed at the end)
 predictions/<part>/  class probabilities at network size, 8-bit PNG
 training.json        time, memory, best epoch; its presence means "finished"
+
+Whoever reads a run never changes it.
 """
 
 import contextlib
@@ -136,9 +138,12 @@ def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> Ru
     run = Run(results_root() / config.run_name)
     if (run.path / "config.json").is_file():
         _check_same(run, config, fingerprints)
+        if not run.finished:
+            _note_change(run, device)
         return run
     try:
-        write_json(run.path / "config.json", _record(config, fingerprints, device))
+        record = {"settings": config.to_dict(), "fingerprints": fingerprints}
+        write_json(run.path / "config.json", {**record, **_circumstances(device)})
     except OSError as error:
         raise RunError(
             f"{run.path} cannot be written ({error}): set POLYP_RESULTS to a folder that can"
@@ -163,10 +168,19 @@ def _check_same(run: Run, config: RunConfig, fingerprints: dict[str, str]) -> No
         )
 
 
-def _record(config: RunConfig, fingerprints: dict[str, str], device: str) -> dict[str, Any]:
+def _note_change(run: Run, device: str) -> None:
+    """Adds to the record that the run goes on with another commit, version or device."""
+    record, now = run.record, _circumstances(device)
+    before = (record.get("resumed") or [record])[-1]
+    changed = [key for key in ("device", "commit", "versions") if before[key] != now[key]]
+    if changed:
+        print(f"{run.path}: goes on with another {' and '.join(changed)}; config.json says so")
+        resumed = [*record.get("resumed", []), now]
+        write_json(run.path / "config.json", {**record, "resumed": resumed})
+
+
+def _circumstances(device: str) -> dict[str, Any]:
     return {
-        "settings": config.to_dict(),
-        "fingerprints": fingerprints,
         "device": device,
         "commit": git_commit(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -180,15 +194,21 @@ def _record(config: RunConfig, fingerprints: dict[str, str], device: str) -> dic
 
 
 def git_commit() -> str:
-    """The repository's commit, with ``+`` if the package has changed since; "unknown" without git."""
+    """The repository's commit, with ``+`` if the package has changed; "unknown" without git."""
     git = ["git", "-C", str(repo_root())]
     try:
         options: dict[str, Any] = {"capture_output": True, "text": True, "check": True}
         commit = subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno", "polyp_utils"], **options).stdout
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno", "polyp_utils"], **options
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("+" if changed else "")
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def save_weights(path: Path, model: torch.nn.Module, metadata: dict[str, Any]) -> None:

@@ -262,9 +262,14 @@ class Trainer:
         print(f"{self.run.path}: going on after epoch {len(self.history)}")
 
     def finish(self, parts: dict[str, Data]) -> None:
-        """Stores the best checkpoint's predictions and marks the run as finished."""
+        """Stores the best checkpoint's predictions and losses and marks the run as finished.
+
+        Losses need logits: they cannot be had from 8-bit predictions later.
+        """
         load_weights(self.model, self.run.weights)
+        at_network_size = {}
         for part, data in parts.items():
+            at_network_size[part] = self._validate(data)
             predictions = predict(self.model, data.images, self.compute, self.config.batch_size)
             for frame_id, probabilities in zip(data.ids, predictions, strict=True):
                 self.run.save_probabilities(part, frame_id, probabilities)
@@ -280,6 +285,7 @@ class Trainer:
                 "images_per_second": float(history["images_per_second"].median()),
                 "peak_memory_mib": float(history["peak_memory_mib"].max()),
                 "device": self.compute.describe(),
+                "best_at_network_size": at_network_size,
             },
         )
         shutil.rmtree(self.run.path / "last", ignore_errors=True)

@@ -12,6 +12,7 @@ x + iy of every pixel. Shapes: H, W of the frame. Fields are float32.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ Grid = NDArray[np.complex64]
 Mask = NDArray[np.bool_]
 
 POLYP_COUNTS = (0.05, 0.87, 0.08)  # share of frames with none, one, two
-AREA_MEDIAN, AREA_SPREAD = 0.12, 0.85  # log-normal share of the frame; Kvasir-SEG: 2.5 … 11 … 41 %
+AREA_MEDIAN, AREA_SPREAD = 0.11, 0.95  # log-normal share of the frame; Kvasir-SEG: 2.5 … 11 … 41 %
 
 
 class Scene(NamedTuple):
@@ -43,7 +44,7 @@ def draw(index: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint8
         seed: Number of the data set, not negative.
 
     Returns:
-        Image (H, W, 3) RGB and mask (H, W) of 0 or 255; the short side has 240 … 320 pixels.
+        Image (H, W, 3) RGB and mask (H, W) of 0 or 255; the short side has 240 … 299 pixels.
     """
     return _draw(index, seed)
 
@@ -67,7 +68,7 @@ def _draw(
 
 def _grid(rng: Generator) -> Grid:
     """Pixel positions of a frame of random size and aspect."""
-    height = int(rng.integers(240, 320))
+    height = int(rng.integers(240, 300))
     width = int(min(height * rng.uniform(1.0, 1.3), 360))
     scale = min(height, width) / 2
     y, x = (np.arange(n, dtype=np.float32) / scale - n / scale / 2 for n in (height, width))
@@ -91,7 +92,9 @@ def _noise(rng: Generator, grid: Grid, size: float) -> Field:
 def _grain(rng: Generator, grid: Grid, sigma_px: float) -> Field:
     """Fine noise of variance about 1, white before a blur of `sigma_px`."""
     white = rng.standard_normal(grid.shape, np.float32)
-    return ndimage.gaussian_filter(white, sigma_px, truncate=2) * (2 * np.sqrt(np.pi) * sigma_px)
+    return ndimage.gaussian_filter(white, sigma_px, truncate=2) * (
+        2 * math.sqrt(math.pi) * sigma_px
+    )
 
 
 def _outline(rng: Generator, roughness: float) -> NDArray[np.complex64]:
@@ -105,10 +108,11 @@ def _rho(grid: Grid, centre: complex, radius: float, outline: NDArray[np.complex
     """Distance from the centre in units of the outline's radius there: 1 on the outline."""
     offset = grid - np.complex64(centre)
     distance = np.abs(offset) + np.float32(1e-6)
-    direction = offset / distance
-    log_radius = np.zeros_like(direction)
-    for coefficient in outline[::-1]:  # Horner's scheme in e^{i·angle}
-        log_radius = (log_radius + coefficient) * direction
+    direction = offset * (1 / distance)
+    log_radius = outline[-1] * direction
+    for coefficient in outline[-2::-1]:  # Horner's scheme in e^{i·angle}
+        log_radius += coefficient
+        log_radius *= direction
     return distance / (np.float32(radius) * np.exp(log_radius.real))
 
 
@@ -139,12 +143,14 @@ def _mucosa(rng: Generator, grid: Grid) -> Field:
     """Albedo of the wall: patchy pink, vessels, yellow residue."""
     green = rng.uniform(0.30, 0.46)
     base = _per_channel(1, green, green * rng.uniform(0.45, 0.8))
-    red = 0.12 * _noise(rng, grid, 0.5) + 0.04 * _noise(rng, grid, 0.08)
-    red += rng.choice([0, 0.4]) * np.clip(_noise(rng, grid, 0.3) - 0.8, 0, 1)
+    red = 0.12 * _noise(rng, grid, 0.5) + rng.uniform(0.02, 0.08) * _noise(rng, grid, 0.05)
+    red += rng.choice([0, 0.4]).astype(np.float32) * np.clip(_noise(rng, grid, 0.3) - 0.8, 0, 1)
     vessels = rng.uniform(0.1, 1) * _vessels(rng, grid) * np.clip(_noise(rng, grid, 0.6) + 1, 0, 1)
-    albedo = base * np.exp(-red * _per_channel(0.15, 0.9, 0.8) - vessels * _per_channel(0.3, 0.9, 0.7))
-    residue = _noise(rng, grid, 0.4) + 0.4 * _noise(rng, grid, 0.08)
-    residue = rng.choice([0, 0.7]) * np.clip(residue - 1.2, 0, 1)
+    albedo = base * np.exp(
+        -red * _per_channel(0.15, 0.9, 0.8) - vessels * _per_channel(0.3, 0.9, 0.7)
+    )
+    residue = _noise(rng, grid, 0.4) + 0.4 * _noise(rng, grid, 0.1)
+    residue = rng.choice([0, 0.7]).astype(np.float32) * np.clip(residue - 1.2, 0, 1)
     return albedo + residue * _per_channel(-0.05, 0.12, -0.05)
 
 
@@ -160,16 +166,16 @@ def _vessels(rng: Generator, grid: Grid) -> Field:
     pen = ImageDraw.Draw(canvas)
     stems = [
         (complex(*rng.uniform(0, [2 * width, 2 * height])), rng.uniform(0, 2 * np.pi), 4)
-        for _ in range(rng.integers(4, 10))
+        for _ in range(rng.choice([0, 4, 10], p=[0.3, 0.4, 0.3]))
     ]
     while stems:
         start, heading, calibre = stems.pop()
-        headings = heading + np.cumsum(rng.normal(0, 0.25, 5 + 4 * calibre))
+        headings = heading + np.cumsum(rng.normal(0, 0.25, 6 + 5 * calibre))
         path = start + np.cumsum(9 * np.exp(1j * headings))
         pen.line(path.view(float).tolist(), fill=90 + 40 * calibre, width=calibre)
         if calibre > 1:
-            forks = rng.integers(2, path.size, 3)
-            turns = rng.choice([-1, 1], 3) * rng.uniform(0.4, 1.0, 3)
+            forks = rng.integers(2, path.size, 2)
+            turns = rng.uniform(-1, 1, 2)
             stems += [
                 (path[i], headings[i] + t, calibre - 1) for i, t in zip(forks, turns, strict=True)
             ]
@@ -181,7 +187,7 @@ def _add_polyp(
 ) -> tuple[Scene, Mask]:
     """Put one polyp on the wall; returns the new scene and the union of the supports."""
     area = 4 * grid.size / min(grid.shape) ** 2
-    share = np.clip(AREA_MEDIAN * np.exp(AREA_SPREAD * rng.standard_normal()), 0.012, 0.5)
+    share = np.clip(AREA_MEDIAN * np.exp(AREA_SPREAD * rng.standard_normal()), 0.012, 0.55)
     radius = float(np.sqrt(share * area / np.pi))
     room = margin
     if support.any():  # a second polyp stays clear of the first
@@ -209,7 +215,7 @@ def _add_polyp(
     )
     cover = 0.2 + 0.8 * contrast
     away = (centre - lamp) / abs(centre - lamp)
-    lee = 0.5 + 0.5 * ((grid - centre) * np.conj(away)).real / np.abs(grid - centre + 1e-6)
+    lee = 0.5 + 0.5 * ((grid - centre) * away.conjugate()).real / np.abs(grid - centre + 1e-6)
     shadow = 1 - 0.7 * contrast * lee * np.exp(-np.maximum(rho - 1, 0) / 0.15)
     coat = cover * skin + (1 - cover) * scene.albedo
     albedo = np.where(body, coat, scene.albedo * shadow)
@@ -228,21 +234,23 @@ def _photograph(
 
     def facing(slope: Grid) -> Field:
         """Cosine between the surface's normal and the direction of the lamp."""
-        slope = slope / (1 + np.abs(slope) / 2)  # an outline is dark, never black
+        slope = slope / (1 + np.abs(slope) / 1.4)  # an outline is dark, never black
         cosine = (drop - (slope * to_lamp.conj()).real) / distance
         return np.maximum(cosine, 0) / np.sqrt(1 + np.abs(slope) ** 2)
 
-    slope = _slope(scene.relief) * np.float32(min(grid.shape) / 2)
+    slope = _slope(ndimage.gaussian_filter(scene.relief, 1.3, truncate=2)) * np.float32(
+        min(grid.shape) / 2
+    )
     wet = np.clip(0.1 + 0.2 * _noise(rng, grid, 0.35), 0.02, 0.5)
     ripple = slope + wet * _slope(_grain(rng, grid, rng.uniform(1.2, 2.5)))
-    light = rng.uniform(1.5, 3.5) * (0.05 + facing(slope)) * falloff
+    light = rng.uniform(1.5, 3.5) * (0.08 + facing(slope)) * falloff
     gloss = np.clip((facing(ripple) - rng.uniform(0.985, 0.995)) * 200, 0, 1) * np.minimum(
         falloff, 1
     )
-    image = np.minimum(1 - np.exp(-light * scene.albedo) + gloss, 1)
+    sensor_noise = 0.02 * rng.standard_normal(grid.shape, np.float32)
+    image = np.minimum(1 - np.exp(-light * scene.albedo) + gloss, 1) + sensor_noise
     sigma = rng.uniform(0.5, 1.0)
     image = ndimage.gaussian_filter(image, (0, sigma, sigma), truncate=2)
-    image += 0.008 * _grain(rng, grid, 0.6)
     image *= margin > 0
     frame = np.ascontiguousarray((np.clip(image, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0))
     _overlay_text(rng, frame)
@@ -271,7 +279,7 @@ def _margin(rng: Generator, grid: Grid) -> Field:
     half_x, half_y = x.max(), y.max()
     margin = np.minimum(half_x - x, half_y - y) + 0.01
     cut = rng.uniform(0.3, 0.75)
-    margin = np.minimum(margin, (half_x + half_y - cut - x - y) / np.sqrt(2))
+    margin = np.minimum(margin, (half_x + half_y - cut - x - y) * 0.71)
     if rng.random() < 0.5:
         corner = complex(-half_x + rng.uniform(0.55, 0.8), half_y - rng.uniform(0.5, 0.8))
         margin = np.minimum(margin, np.maximum((grid - corner).real, -(grid - corner).imag))

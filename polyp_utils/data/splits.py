@@ -2,10 +2,11 @@
 
 ``random-800-s42``: 800/100/100 of Kvasir-SEG's sorted ids, permuted by
 ``numpy.random.default_rng(42)``; the model card names the sizes, not the lists.
-``official-880`` and ``pranet-kvasir`` are the published lists of Kvasir-SEG; they have no validation
-part, so 10 % of train was drawn once (the same generator) and the test list is untouched.
-``phantom-240``: 240/30/30 in the order of the index. ``kvasir-sessile.txt`` is no split but the
-196 ids of Kvasir-Sessile.
+``official-880`` and ``pranet-kvasir`` (Kvasir-SEG), ``pranet-clinicdb`` (CVC-ClinicDB) are
+published train and test lists. They have no validation part: 10 % of train was drawn once (the
+same generator; whole sequences in ClinicDB) and the test list is untouched.
+``phantom-240``: 240/30/30 in the order of the index.
+``kvasir-sessile.txt`` is no split but the 196 ids of Kvasir-Sessile.
 """
 
 import csv
