@@ -1,6 +1,7 @@
 """The notebooks' verbs without a notebook: ``python -m polyp_utils train --recipe seed``."""
 
 import argparse
+import sys
 from dataclasses import fields
 from typing import Any
 
@@ -8,7 +9,11 @@ from polyp_utils.config import RECIPES, RunConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parses the command line and runs the verb; returns the exit status."""
+    """Parses the command line and runs the verb.
+
+    Returns:
+        0, or 2 after an error that the user can mend; its message is one line on stderr.
+    """
     parser = argparse.ArgumentParser(prog="python -m polyp_utils", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("train", help="train a recipe, or go on with it")
@@ -29,7 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(recipe: str, overrides: dict[str, Any]) -> int:
-    from polyp_utils.training import fit  # torch is slow to import: --help should not wait
+    from polyp_utils.runs import RunError  # torch is slow to import: --help should not wait
+    from polyp_utils.training import DivergedError, fit
 
-    fit(RunConfig.from_recipe(recipe, **overrides))
+    try:
+        fit(RunConfig.from_recipe(recipe, **overrides))
+    except (ValueError, FileNotFoundError, RunError, DivergedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0

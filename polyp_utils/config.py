@@ -6,6 +6,7 @@ an explicit override and is recorded in the run's ``config.json``.
 """
 
 import difflib
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
@@ -68,10 +69,11 @@ class RunConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
         if not 0 < self.lr_factor < 1:
             raise ValueError(f"lr_factor is {self.lr_factor}; it must lie between 0 and 1")
-        if min(self.ce_weight, self.dice_weight) < 0 or self.ce_weight + self.dice_weight <= 0:
+        weights = (self.ce_weight, self.dice_weight)
+        if not all(0 <= weight < math.inf for weight in weights) or sum(weights) == 0:
             raise ValueError(
                 f"ce_weight {self.ce_weight} and dice_weight {self.dice_weight}: neither may be "
-                "negative and one must be positive"
+                "negative or infinite and one must be positive"
             )
         for name in ("limit", "lr_patience", "seed"):
             if getattr(self, name) < 0:

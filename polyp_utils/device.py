@@ -54,7 +54,9 @@ def _cuda_has_bf16() -> bool:
 
 def _cpu_has_bf16() -> bool:
     """AVX-512 BF16 or AMX: there bf16 more than doubles the speed, elsewhere it is emulated."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

@@ -65,7 +65,7 @@ def load_weights(model: UNet, path: Path) -> UNet:
 
     Raises:
         FileNotFoundError: no such file.
-        WeightsError: not safetensors, or of another width or class count.
+        WeightsError: not safetensors, of another width or class count, or not complete.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: train the run, or fetch its weights")
@@ -75,7 +75,10 @@ def load_weights(model: UNet, path: Path) -> UNet:
     shape, wanted = _shape(tensors), _shape(model.state_dict())
     if shape != wanted:
         raise WeightsError(f"{path} holds {shape}, the model is {wanted}: build UNet(…) like it")
-    model.load_state_dict(tensors)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not fit the model: {error}") from error
     return model
 
 

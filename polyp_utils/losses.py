@@ -33,8 +33,9 @@ class MulticlassDiceLoss(nn.Module):
     A class absent from the batch's target is, with ``absent="include"`` (what the card's text
     says), a Dice of about 0 as long as any probability is left on it: the loss then has a floor
     of 1/C for it, and pushes its probability down. With ``absent="exclude"`` it leaves the mean,
-    so false positives of that class cost nothing here, only in the cross-entropy. A single logit
-    is the binary case: sigmoid instead of softmax, one class, polyp.
+    so false positives of that class cost nothing here, only in the cross-entropy; if none is left
+    (one logit, no polyp in the batch) the loss is 0. A single logit is the binary case: sigmoid
+    instead of softmax, one class, polyp.
     """
 
     def __init__(self, absent: str = "include") -> None:
@@ -55,7 +56,7 @@ class MulticlassDiceLoss(nn.Module):
         if self.absent == "include":
             return 1 - dice.mean()
         present = one_hot.sum(dim=(0, 2, 3)) > 0
-        return 1 - torch.where(present, dice, 0).sum() / present.sum().clamp(min=1)
+        return torch.where(present, 1 - dice, 0).sum() / present.sum().clamp(min=1)
 
 
 class CombinedLoss(nn.Module):

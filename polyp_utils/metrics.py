@@ -30,11 +30,15 @@ def count(prediction: Tensor, target: Tensor, num_classes: int) -> Counts:
         num_classes: C; binary masks have 2, class 1 is polyp.
 
     Raises:
-        ValueError: shapes that differ, or an index outside 0 … C − 1.
+        ValueError: shapes that differ, floats, or an index outside 0 … C − 1.
     """
-    matrix = confusion_matrix(prediction, target, num_classes)  # (B, target, prediction)
-    tp = matrix.diagonal(dim1=1, dim2=2)
-    return Counts(tp, matrix.sum(dim=1) - tp, matrix.sum(dim=2) - tp)
+    return counts_of(confusion_matrix(prediction, target, num_classes))
+
+
+def counts_of(matrices: Tensor) -> Counts:
+    """Counts (B, C) from confusion matrices (B, C, C)."""
+    tp = matrices.diagonal(dim1=1, dim2=2)
+    return Counts(tp, fp=matrices.sum(dim=1) - tp, fn=matrices.sum(dim=2) - tp)
 
 
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -49,6 +53,8 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Te
         )
     cell = target.long() * num_classes + prediction.long()
     for name, values in (("prediction", prediction), ("target", target)):
+        if values.is_floating_point():
+            raise ValueError(f"{name} is {values.dtype}; give class indices, integer or bool")
         if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < num_classes:
             raise ValueError(
                 f"{name} holds class {int(values.min())} … {int(values.max())}; with "

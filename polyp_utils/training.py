@@ -5,6 +5,7 @@ Losses stay on the device and are read every `READ_EVERY` steps: no synchronisat
 Order follows from (seed, epoch), so a run that was killed ends like one that was not.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -96,7 +97,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config, self.scheme, self.compute, self.run = config, scheme, compute, run
         model = UNet(3, scheme.logits, config.width)
-        self.model = model.to(compute.device, memory_format=torch.channels_last)
+        self.model = model.to(memory_format=torch.channels_last).to(compute.device)
         self.loss = CombinedLoss(config.ce_weight, config.dice_weight, config.dice_absent)
         fused = compute.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr, fused=fused)
@@ -127,6 +128,8 @@ class Trainer:
                     "seconds": time.perf_counter() - start,
                     "peak_memory_mib": peak_memory_mib(self.compute),
                 }
+                if not math.isfinite(row["val_loss"]):  # the last step may have spoilt the weights
+                    raise self._diverged(row["val_loss"], f"in the validation of epoch {epoch + 1}")
                 self.scheduler.step(row["val_loss"])
                 self.history.append(row)
                 self._save()
@@ -177,13 +180,16 @@ class Trainer:
         bad = (~losses.isfinite()).any(dim=1).nonzero()
         if len(bad):
             first = step - len(unread) + 1 + int(bad[0])
-            raise DivergedError(
-                f"the loss is {losses[int(bad[0]), 0].item()} since step {first + 1} of epoch "
-                f"{epoch + 1}; the epoch before is safe in {self.run.path}. Try a smaller lr (now "
-                f"{self.optimizer.param_groups[0]['lr']:.1e}) or precision fp32"
-            )
+            value = losses[int(bad[0]), 0].item()
+            raise self._diverged(value, f"since step {first + 1} of epoch {epoch + 1}")
         unread.clear()
         return losses
+
+    def _diverged(self, value: float, where: str) -> DivergedError:
+        return DivergedError(
+            f"the loss is {value} {where}; the epoch before is safe in {self.run.path}. Try a "
+            f"smaller lr (now {self.optimizer.param_groups[0]['lr']:.1e}) or precision fp32"
+        )
 
     @torch.inference_mode()
     def _validate(self, data: Data) -> dict[str, float]:
@@ -231,8 +237,8 @@ class Trainer:
     def _save(self) -> None:
         """Makes the epoch safe: the state last, so that a kill before it repeats the epoch."""
         row = self.history[-1]
-        best = max((r["val_polyp_dice"] for r in self.history[:-1]), default=-1.0)
-        if not row["val_polyp_dice"] <= best:
+        *before, score = np.nan_to_num([r["val_polyp_dice"] for r in self.history], nan=-1)
+        if score > max(before, default=-2):
             settings, classes = self.config.to_dict(), self.scheme.classes
             metadata = {"settings": settings, "classes": classes, **row}
             save_weights(self.run.weights, self.model, metadata)
@@ -274,7 +280,7 @@ class Trainer:
             for frame_id, probabilities in zip(data.ids, predictions, strict=True):
                 self.run.save_probabilities(part, frame_id, probabilities)
         history = pd.DataFrame(self.history)
-        best = history.loc[history["val_polyp_dice"].fillna(-1).idxmax()]
+        best = history.iloc[int(history["val_polyp_dice"].fillna(-1).argmax())]
         write_json(
             self.run.path / "training.json",
             {

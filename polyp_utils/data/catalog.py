@@ -138,7 +138,7 @@ def unpack(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as handle:
         for member in handle.namelist():
             path = PurePosixPath(member.replace("\\", "/"))
-            if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+            if path.is_absolute() or ".." in path.parts or ":" in member.split("/")[0]:
                 raise ValueError(f"{archive}: member {member!r} leaves the folder; not unpacked")
         handle.extractall(folder)
 

@@ -5,6 +5,7 @@ Kvasir-SEG at 256 px is 260 MB. The cache file is memory-mapped and its key chan
 file, its size or its time changes.
 """
 
+import contextlib
 import hashlib
 import inspect
 import os
@@ -17,11 +18,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from polyp_utils.config import cache_root, unknown
+from polyp_utils.config import cache_root
 from polyp_utils.data import phantom
 from polyp_utils.data.catalog import DatasetInfo, get_info, locate
 from polyp_utils.data.transforms import resize_image, resize_mask
@@ -88,6 +89,11 @@ class FolderSource:
                 f"{mask_path}: {between.sum()} of {mask.size} pixels are neither near 0 nor near "
                 f"255 (first: {mask[row, column]} at row {row}, column {column}); a binary mask "
                 "with JPEG traces holds only 0–8 and 246–255"
+            )
+        if 0 < mask.max() <= 8:
+            raise DataError(
+                f"{mask_path} holds only 0–{mask.max()}, so it would count as empty; if these are "
+                "class labels, write polyp as 255"
             )
         if mask[0, 0] > 127 and mask[0, 1] < 128 and mask[1, 0] < 128:
             mask[0, 0] = 0
@@ -173,13 +179,19 @@ class PolypDataset(torch.utils.data.Dataset):
         missing = [frame_id for frame_id in ids if frame_id not in self._row]
         if missing:
             raise ValueError(
-                f"{len(missing)} of {len(ids)} ids are not in {self.info.title} "
-                f"({len(self)} frames): {unknown('id', missing[0], self.ids[:3])} …"
+                f"{len(missing)} of {len(ids)} ids are not in {self.info.title}, first "
+                f"{missing[0]!r}: its {len(self)} frames run from {self.ids[0]} to {self.ids[-1]}; "
+                "take a split of this data set, or complete its files"
             )
         return torch.tensor([self._row[frame_id] for frame_id in ids], dtype=torch.int64)
 
     def original(self, frame_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8 (H, W, 3) and mask uint8 (H, W), grey levels, at the original size."""
+        """Image uint8 (H, W, 3) and mask uint8 (H, W), grey levels, at the original size.
+
+        Raises:
+            ValueError: an id that is not in the data set.
+        """
+        self.rows([frame_id])
         return self.source.read(frame_id)
 
 
@@ -202,17 +214,22 @@ def _load(source: Source, name: str, size: int) -> tuple[Tensor, Tensor, str]:
     key = hashlib.sha256(stamp.encode()).hexdigest()[:16]
     path = cache_root() / f"{name}-{size}-{key}.safetensors"
     if path.is_file():
-        with safe_open(path, "pt") as file:
-            fingerprint = file.metadata()["fingerprint"]
-            return file.get_tensor("images"), file.get_tensor("masks"), fingerprint
+        try:
+            with safe_open(path, "pt") as file:
+                fingerprint = file.metadata()["fingerprint"]
+                return file.get_tensor("images"), file.get_tensor("masks"), fingerprint
+        except (OSError, SafetensorError) as error:
+            warnings.warn(f"cache {path} is damaged ({error}): decoding anew", stacklevel=4)
     images, masks = _decode_all(source, size)
     fingerprint = source.fingerprint()
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         save_file({"images": images, "masks": masks}, temporary, {"fingerprint": fingerprint})
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps I/O errors
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         warnings.warn(f"cache {path} not written ({error}); set POLYP_CACHE", stacklevel=4)
     return images, masks, fingerprint
 

@@ -2,7 +2,8 @@
 
 The cache keeps a mask as it is on disk, uint8 grey levels (B, H, W); polyp is what is above
 ``THRESHOLD``. A scheme is applied to a batch, after any geometry, so that a rim is always true
-to its width. Every scheme merges back to the binary mask that the literature scores.
+to its width. Every scheme merges back to the binary mask that the literature scores, but for
+``jpeg-levels``, whose third class mixes both sides of the threshold: it exists to show that.
 """
 
 import math
@@ -60,8 +61,8 @@ def is_polyp(masks: Tensor) -> Tensor:
 
 
 def rim_width(height: int, width: int) -> float:
-    """Width of the boundary class in pixels: 3 at 256×256, in proportion elsewhere."""
-    return RIM_PX * math.sqrt(height * width) / 256
+    """Width of the boundary class in pixels: 3 at 256×256, in proportion elsewhere, at least 1."""
+    return max(1.0, RIM_PX * math.sqrt(height * width) / 256)
 
 
 def inner_rim(polyp_BHW: Tensor, rim_px: float) -> Tensor:

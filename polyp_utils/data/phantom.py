@@ -79,7 +79,7 @@ def _noise(rng: Generator, grid: Grid, size: float) -> Field:
     """Smooth noise of mean 0 and variance 1 whose blobs are about `size` across."""
 
     def basis(axis: Field) -> Field:  # rows of unit norm keep the variance at 1 everywhere
-        knots = np.arange(axis[0] - 2 * size, axis[-1] + 2 * size, size, np.float32)
+        knots = np.arange(axis[0] - 2 * size, axis[-1] + 2 * size, size, dtype=np.float32)
         rows = np.exp(-(((axis[:, None] - knots) / np.float32(0.9 * size)) ** 2))
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
@@ -151,7 +151,7 @@ def _mucosa(rng: Generator, grid: Grid) -> Field:
     )
     residue = _noise(rng, grid, 0.4) + 0.4 * _noise(rng, grid, 0.1)
     residue = rng.choice([0, 0.7]).astype(np.float32) * np.clip(residue - 1.2, 0, 1)
-    return albedo + residue * _per_channel(-0.05, 0.12, -0.05)
+    return np.maximum(albedo + residue * _per_channel(-0.05, 0.12, -0.05), 0.02)
 
 
 def _per_channel(red: float, green: float, blue: float) -> Field:
@@ -179,7 +179,7 @@ def _vessels(rng: Generator, grid: Grid) -> Field:
             stems += [
                 (path[i], headings[i] + t, calibre - 1) for i, t in zip(forks, turns, strict=True)
             ]
-    return np.asarray(canvas.reduce(2), np.float32) / 255
+    return np.asarray(canvas.reduce(2), np.float32) / np.float32(255)
 
 
 def _add_polyp(
@@ -199,7 +199,7 @@ def _add_polyp(
     warped = grid + 0.08 * radius * (_noise(rng, grid, size) + 1j * _noise(rng, grid, size))
     rho = _rho(warped, centre, radius, _outline(rng, rng.uniform(0.1, 0.4)))
     body = rho < 1
-    contrast = rng.uniform(0.1, 1)
+    contrast = rng.uniform(0.4, 1)
 
     lobes = 1 + 0.12 * _noise(rng, grid, 0.5 * radius)
     dome = np.maximum(1 - rho ** rng.uniform(1.5, 4), 0) ** rng.uniform(0.5, 1.3 - 0.5 * contrast)
@@ -208,12 +208,12 @@ def _add_polyp(
     sunk = scene.relief + np.clip((1 - rho) / 0.3, 0, 1) * (seat - scene.relief)
     relief = np.where(body, np.maximum(sunk, seat) + dome, scene.relief)
 
-    tint, redness = contrast * rng.normal(0.1, 0.15), contrast * rng.normal(0, 0.15)
-    pits = 0.06 * _grain(rng, grid, rng.uniform(0.8, 2.5)) + 0.08 * _noise(rng, grid, 0.2 * radius)
+    tint, redness = (contrast * rng.normal(mean, 0.12) for mean in (0.3, 0.15))
+    pits = 0.04 * _grain(rng, grid, 1) + 0.12 * _noise(rng, grid, rng.uniform(0.035, 0.06))
     skin = scene.albedo[:, body].mean(1)[:, None, None] * np.exp(
-        tint - (redness + rng.uniform(0.5, 2) * pits) * _per_channel(0.2, 1, 1.1)
+        tint - (redness + rng.uniform(0.7, 1.4) * pits) * _per_channel(0.2, 1, 1.1)
     )
-    cover = 0.2 + 0.8 * contrast
+    cover = 0.4 + 0.6 * contrast
     away = (centre - lamp) / abs(centre - lamp)
     lee = 0.5 + 0.5 * ((grid - centre) * away.conjugate()).real / np.abs(grid - centre + 1e-6)
     shadow = 1 - 0.7 * contrast * lee * np.exp(-np.maximum(rho - 1, 0) / 0.15)
@@ -260,7 +260,7 @@ def _photograph(
 def _slope(field: Field) -> Grid:
     """Gradient per pixel as x + iy."""
     along_y, along_x = np.gradient(field)
-    return along_x + np.complex64(1j) * along_y
+    return np.asarray(along_x + 1j * along_y, np.complex64)
 
 
 def _overlay_text(rng: Generator, image: NDArray[np.uint8]) -> None:

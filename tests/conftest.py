@@ -1,0 +1,81 @@
+"""Shared fixtures: no test writes into the repository, and none reaches the network."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from polyp_utils.config import data_root
+from polyp_utils.data import phantom
+
+REAL_DATA = data_root()  # as the environment of the session says, before any test changes it
+
+
+@pytest.fixture(autouse=True, scope="session")
+def session_cache(tmp_path_factory):
+    """One cache folder per session, so that phantoms are drawn once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POLYP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path, monkeypatch):
+    """An own results folder for every test."""
+    folder = tmp_path / "results"
+    monkeypatch.setenv("POLYP_RESULTS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def kvasir_root(monkeypatch):
+    """Root of the real data, for tests marked ``data``."""
+    monkeypatch.setenv("POLYP_DATA", str(REAL_DATA))
+    return REAL_DATA
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("data") and not (REAL_DATA / "Kvasir-SEG").is_dir():
+        pytest.skip(f"no Kvasir-SEG/ in {REAL_DATA}: set POLYP_DATA to the folder that holds it")
+
+
+@pytest.fixture(scope="session")
+def drawn_folder(tmp_path_factory):
+    """Eight drawn pairs laid out like Kvasir-SEG; tests take a copy, see `kvasir_like`."""
+    folder = tmp_path_factory.mktemp("drawn") / "Kvasir-SEG"
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for index in range(8):
+        image, mask = phantom.draw(index)
+        Image.fromarray(image).save(folder / "images" / f"frame-{index}.jpg", quality=95)
+        rgb_mask = Image.fromarray(mask).convert("RGB")
+        rgb_mask.save(folder / "masks" / f"frame-{index}.jpg", quality=95)  # 0–8 and 246–255
+    return folder
+
+
+@pytest.fixture
+def kvasir_like(drawn_folder, tmp_path, monkeypatch) -> Path:
+    """A folder like Kvasir-SEG (ids frame-0 … frame-7) under POLYP_DATA, to be changed at will.
+
+    `open_source` warns that it has 8 pairs, not 1,000.
+    """
+    folder = tmp_path / "data" / "Kvasir-SEG"
+    shutil.copytree(drawn_folder, folder)
+    monkeypatch.setenv("POLYP_DATA", str(folder.parent))
+    return folder
+
+
+@pytest.fixture
+def blobs():
+    """Masks uint8 (B, H, W) of 0 and 255: smooth blobs, many of them cut by the frame's edge."""
+
+    def make(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+        from scipy.ndimage import gaussian_filter
+
+        noise = np.random.default_rng(seed).standard_normal((count, height, width))
+        smooth = gaussian_filter(noise, (0, height / 12, width / 12))
+        return np.where(smooth > 0, 255, 0).astype(np.uint8)
+
+    return make

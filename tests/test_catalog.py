@@ -1,0 +1,159 @@
+import hashlib
+import re
+import threading
+import zipfile
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from polyp_utils.data import catalog
+from polyp_utils.data.catalog import CATALOG, Archive, fetch, get_info, locate
+from polyp_utils.data.dataset import PolypDataset
+
+MEMBERS = {"Kvasir-SEG/images/a.jpg": b"image", "Kvasir-SEG/masks/a.jpg": b"mask"}
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def serve(tmp_path, monkeypatch):
+    """Serves a zip of the given members from this machine; returns its `Archive`."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+
+    def make(members):
+        path = folder / "set.zip"
+        with zipfile.ZipFile(path, "w") as handle:
+            for name, content in members.items():
+                handle.writestr(name, content)
+        content = path.read_bytes()
+        url = f"http://127.0.0.1:{server.server_port}/set.zip"
+        return Archive(url, len(content), hashlib.sha256(content).hexdigest())
+
+    yield make
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A data root that does not exist yet."""
+    monkeypatch.setenv("POLYP_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def tree(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def with_archive(monkeypatch, archive):
+    info = replace(get_info("kvasir-seg"), archive=archive)
+    monkeypatch.setitem(CATALOG, "kvasir-seg", info)
+    return info
+
+
+def test_a_missing_set_is_fetched_once(root, serve, monkeypatch):
+    info = with_archive(monkeypatch, serve(MEMBERS))
+    assert locate(info) == root / "Kvasir-SEG"
+    assert tree(root) == MEMBERS
+    assert [path.name for path in root.iterdir()] == ["Kvasir-SEG"]  # no temporary folder is left
+    monkeypatch.setattr(catalog, "fetch", None)  # calling it again would fail
+    assert locate(info) == root / "Kvasir-SEG"
+
+
+@pytest.mark.parametrize("change", [{"size": 1}, {"sha256": "0" * 64}], ids=["size", "sha256"])
+def test_archive_that_is_not_the_published_one(change, root, serve):
+    served = serve(MEMBERS)
+    expected = replace(served, **change)
+    with pytest.raises(ValueError, match="nothing was unpacked") as caught:
+        fetch(get_info("kvasir-seg"), expected, root)
+    message = str(caught.value)
+    assert f"got {served.size} bytes with SHA-256 {served.sha256}" in message
+    assert f"expected {expected.size} bytes with {expected.sha256}" in message
+    assert f"unpack it to {root / 'Kvasir-SEG'}" in message
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "member", ["../x", "/x", "C:\\x", "..\\x", "Kvasir-SEG/../../x", "Kvasir-SEG/images/../../../x"]
+)
+def test_member_that_leaves_the_folder(member, root, serve, tmp_path):
+    archive = serve(MEMBERS | {member: b"evil"})
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(f"member {member!r} leaves the folder")):
+        fetch(get_info("kvasir-seg"), archive, root)
+    assert tree(tmp_path) == before
+    assert list(root.iterdir()) == []
+
+
+def test_harmless_members_are_unpacked(root, serve):
+    fetch(get_info("kvasir-seg"), serve({"./": b""} | MEMBERS), root)
+    assert tree(root) == MEMBERS
+
+
+def test_missing_data_and_no_network(root, monkeypatch):
+    url = "http://127.0.0.1:9/set.zip"  # nobody listens there
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with_archive(monkeypatch, Archive(url, 1, ""))
+    with pytest.raises(FileNotFoundError) as caught:
+        PolypDataset("kvasir-seg", 64)
+    message = str(caught.value)
+    for part in (
+        f"Kvasir-SEG is not at {root / 'Kvasir-SEG'}",
+        f"the download from {url} failed",
+        "Put images/ and masks/ there (1000 pairs, from https://datasets.simula.no/kvasir-seg/)",
+        "set POLYP_DATA",
+        "dataset 'phantom' with split 'phantom-240'",
+    ):
+        assert part in message
+    assert list(root.iterdir()) == []
+
+
+def test_missing_data_without_archive(root, monkeypatch):
+    info = with_archive(monkeypatch, None)
+    with pytest.raises(FileNotFoundError, match=r"it has no automatic download\. Put images/ and"):
+        locate(info)
+    assert not root.exists()
+
+
+def test_data_root_that_cannot_be_written(root):
+    root.write_text("a file where the folder should be")
+    with pytest.raises(
+        FileNotFoundError, match=re.escape(f"{root} is not writable. Put images/ and")
+    ):
+        locate(get_info("kvasir-seg"))
+
+
+def test_unknown_dataset():
+    with pytest.raises(ValueError, match=r"unknown dataset 'kvasir': did you mean 'kvasir-seg'\?"):
+        get_info("kvasir")
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_entries_are_complete(name):
+    info = CATALOG[name]
+    assert info.name == name
+    assert info.title
+    assert info.licence
+    assert info.citation
+
+
+def test_kvasir_archive_is_the_official_one():
+    archive = get_info("kvasir-seg").archive
+    assert archive.url.startswith("https://datasets.simula.no/")
+    assert archive.size == 46_227_172
+    assert archive.sha256 == "03b30e21d584e04facf49397a2576738fd626815771afbbf788f74a7153478f7"

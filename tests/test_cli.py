@@ -1,0 +1,84 @@
+"""The command line does what the notebook does, and says in one line what is wrong."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from polyp_utils import training
+from polyp_utils.cli import main
+from polyp_utils.config import RunConfig
+from polyp_utils.runs import RunError
+from polyp_utils.training import DivergedError, fit
+
+SMALL = {"limit": 8, "width": 4, "image_size": 32, "epochs": 1, "batch_size": 4, "seed": 3}
+
+
+def words(**settings):
+    flags = (("--" + key.replace("_", "-"), str(value)) for key, value in settings.items())
+    return ["train", "--recipe", "quick", *(word for flag in flags for word in flag)]
+
+
+def test_train_makes_the_same_run_as_fit(results, monkeypatch):
+    assert main(words(**SMALL)) == 0
+    (folder,) = results.iterdir()
+    monkeypatch.setenv("POLYP_RESULTS", str(results / "by_fit"))
+    run = fit(RunConfig.from_recipe("quick", **SMALL))
+    assert run.name == folder.name
+    by_cli, by_fit = load_file(folder / "model.safetensors"), load_file(run.weights)
+    assert all(torch.equal(by_cli[key], by_fit[key]) for key in by_cli.keys() | by_fit.keys())
+
+
+def test_every_setting_can_be_overridden(monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "fit", seen.append)
+    given = {"lr": 0.5, "dice_absent": "exclude", "device": "cpu", "name": "n", "split": "s"}
+    assert main([*words(**given), "--deterministic"]) == 0
+    assert seen == [RunConfig.from_recipe("quick", **given, deterministic=True)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "sead"], "unknown recipe 'sead': did you mean 'seed'"),
+        (["--recipe", "quick", "--width", "5"], "width is 5"),
+        (["--recipe", "quick", "--limit", "4", "--batch-size", "8"], "batch_size is 8"),
+        (["--recipe", "quick", "--scheme", "trimaps"], "did you mean 'trimap'"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_status_2(capsys, results, arguments, message):
+    assert main(["train", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert not results.exists()
+
+
+@pytest.mark.parametrize("error", [RunError, DivergedError, FileNotFoundError])
+def test_errors_of_a_run_are_reported_likewise(capsys, monkeypatch, error):
+    def fail(config):
+        raise error("no such luck")
+
+    monkeypatch.setattr(training, "fit", fail)
+    assert main(words()) == 2
+    assert capsys.readouterr().err == "error: no such luck\n"
+
+
+def test_bugs_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr(training, "fit", lambda config: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(words())
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import atexit, sys; from polyp_utils.cli import main\n"
+        "atexit.register(lambda: print('torch' in sys.modules))\n"
+        "main(['train', '--help'])"
+    )
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.splitlines()[-1] == "False"
+    assert "--dice-absent" in run.stdout

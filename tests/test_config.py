@@ -1,0 +1,152 @@
+import math
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from polyp_utils import config
+from polyp_utils.config import RECIPES, RunConfig
+from polyp_utils.data.catalog import get_info
+from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.splits import load_split
+
+CARD = {  # shared facts, section 1: the model card's numbers
+    "dataset": "kvasir-seg",
+    "image_size": 256,
+    "width": 64,
+    "epochs": 20,
+    "batch_size": 8,
+    "lr": 1e-4,
+    "lr_factor": 0.5,
+    "lr_patience": 3,
+    "min_lr": 1e-6,
+    "ce_weight": 0.5,
+    "dice_weight": 0.5,
+}
+
+
+def test_seed_recipe_is_the_card():
+    settings = RunConfig.from_recipe().to_dict()
+    assert {key: settings[key] for key in CARD} == CARD
+    split = load_split(settings["split"])
+    assert (len(split.train), len(split.val), len(split.test)) == (800, 100, 100)
+    assert get_scheme(settings["scheme"]).logits == 3
+
+
+def test_seed_binary_differs_from_the_card_in_the_scheme_alone():
+    seed, binary = (RECIPES[name].to_dict() for name in ("seed", "seed-binary"))
+    assert {key for key in seed if seed[key] != binary[key]} == {"recipe", "scheme"}
+    assert get_scheme(binary["scheme"]).logits == 1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_complete(name):
+    recipe = RECIPES[name]
+    assert recipe.recipe == name
+    get_scheme(recipe.scheme)
+    split = load_split(recipe.split)
+    assert len(split.train + split.val + split.test) == get_info(recipe.dataset).count
+
+
+def test_overrides_change_only_what_they_name():
+    run = RunConfig.from_recipe("quick", epochs=2, lr=None, seed=None)
+    changed = {k for k, v in run.to_dict().items() if v != RECIPES["quick"].to_dict()[k]}
+    assert changed == {"epochs"}
+
+
+def test_whole_number_is_taken_for_a_float():
+    run = RunConfig.from_recipe(ce_weight=1)
+    assert run.ce_weight == 1.0
+    assert type(run.ce_weight) is float
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ({}, "seed-trimap-w64-s0"),
+        ({"scheme": "binary", "width": 16, "seed": 3}, "seed-binary-w16-s3"),
+        ({"limit": 8}, "seed-trimap-w64-s0-n8"),
+        ({"name": "my-run"}, "my-run"),
+    ],
+)
+def test_run_name(overrides, name):
+    assert RunConfig.from_recipe(**overrides).run_name == name
+
+
+def test_a_config_cannot_be_changed_afterwards():
+    with pytest.raises(FrozenInstanceError):
+        RunConfig().epochs = 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"recipe": "sead"}, "unknown recipe 'sead': did you mean 'seed'?"),
+        ({"epoch": 5}, "unknown parameter 'epoch': did you mean 'epochs'?"),
+        ({"batchsize": 5}, "unknown parameter 'batchsize': did you mean 'batch_size'?"),
+        ({"device": "cudaa"}, "unknown device 'cudaa': did you mean 'cuda'?"),
+        ({"device": ""}, "unknown device '': known are auto, cpu, cuda, mps"),
+        ({"precision": "fp23"}, "unknown precision 'fp23': did you mean 'fp32'?"),
+        ({"dice_absent": "includes"}, "unknown dice_absent 'includes': did you mean 'include'?"),
+        ({"epochs": "5"}, "epochs is '5'; it must be of type int"),
+        ({"epochs": 5.0}, "epochs is 5.0; it must be of type int"),
+        ({"epochs": True}, "epochs is True; it must be of type int"),
+        ({"lr": "1e-4"}, "lr is '1e-4'; it must be of type float"),
+        ({"lr": True}, "lr is True; it must be of type float"),
+        ({"deterministic": 1}, "deterministic is 1; it must be of type bool"),
+        ({"scheme": 3}, "scheme is 3; it must be of type str"),
+        ({"image_size": 16}, "image_size is 16; .* at least 32 .*: take 32"),
+        ({"image_size": 250}, "image_size is 250; .* multiple of 16 .*: take 256"),
+        ({"width": 63}, "width is 63; it must be even"),
+        ({"width": 0}, "width is 0; it must be at least 1"),
+        ({"epochs": 0}, "epochs is 0; it must be at least 1"),
+        ({"batch_size": -8}, "batch_size is -8; it must be at least 1"),
+        ({"lr": 0.0}, "lr is 0.0; it must lie between 0 and 1"),
+        ({"lr": 1}, "lr is 1.0; it must lie between 0 and 1"),
+        ({"lr": math.nan}, "lr is nan; it must lie between 0 and 1"),
+        ({"min_lr": -1e-6}, "min_lr is -1e-06; it must lie between 0 and 1"),
+        ({"lr_factor": 1.0}, "lr_factor is 1.0; it must lie between 0 and 1"),
+        ({"ce_weight": 0.0, "dice_weight": 0.0}, "ce_weight 0.0 and dice_weight 0.0: .* positive"),
+        ({"ce_weight": -0.5}, "ce_weight -0.5 and dice_weight 0.5: neither may be negative"),
+        ({"ce_weight": math.nan}, "ce_weight nan and dice_weight 0.5"),
+        ({"dice_weight": math.inf}, "dice_weight inf: .* infinite"),
+        ({"limit": -1}, "limit is -1; it must not be negative"),
+        ({"seed": -1}, "seed is -1; it must not be negative"),
+        ({"lr_patience": -1}, "lr_patience is -1; it must not be negative"),
+        ({"name": "../elsewhere"}, r"name is '\.\./elsewhere'; it must be a plain folder name"),
+        ({"name": ".."}, r"name is '\.\.'; it must be a plain folder name"),
+    ],
+)
+def test_bad_settings_are_named(overrides, message):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        RunConfig.from_recipe(**overrides)
+
+
+@pytest.mark.parametrize("working_folder", [".", "notebooks", "polyp_utils/data"])
+@pytest.mark.parametrize(
+    ("variable", "root"),
+    [
+        ("POLYP_DATA", config.data_root),
+        ("POLYP_CACHE", config.cache_root),
+        ("POLYP_RESULTS", config.results_root),
+    ],
+)
+def test_relative_folders_are_taken_from_the_repository(
+    variable, root, working_folder, pytestconfig, monkeypatch
+):
+    repo = pytestconfig.rootpath
+    monkeypatch.chdir(repo / working_folder)
+    monkeypatch.setenv(variable, "../elsewhere/x")
+    assert root() == repo.parent / "elsewhere" / "x"
+    monkeypatch.setenv(variable, "/absolute")
+    assert str(root()) == "/absolute"
+
+
+def test_default_folders(pytestconfig, monkeypatch, tmp_path):
+    for variable in ("POLYP_DATA", "POLYP_CACHE", "POLYP_RESULTS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # outside the repository: found from the package's own place
+    repo = pytestconfig.rootpath
+    assert config.data_root() == repo / "data"
+    assert config.results_root() == repo / "results"
+    assert config.cache_root() == tmp_path / "polyp_utils"

@@ -1,0 +1,72 @@
+"""Where to compute: what is asked for is what is got, or an error."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from polyp_utils import device
+from polyp_utils.device import get_compute, keep_freed_memory, peak_memory_mib
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)]
+)
+def test_precision_can_be_forced(precision, dtype):
+    compute = get_compute("cpu", precision)
+    assert (compute.device, compute.dtype) == (torch.device("cpu"), dtype)
+    with compute.autocast():
+        result = torch.nn.functional.conv2d(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 1, 1))
+    assert result.dtype == dtype
+    assert torch.conv2d(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 1, 1)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("hardware", [True, False])
+def test_auto_precision_follows_the_hardware(monkeypatch, hardware):
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"avx512_bf16": hardware}, raising=False
+    )
+    assert (get_compute("cpu").dtype == torch.bfloat16) is hardware
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_auto_device_prefers_cuda_then_mps_then_cpu(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(device, "_cuda_has_bf16", lambda: True)
+    assert get_compute().device.type == expected
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps", "tpu"])
+def test_a_device_that_is_not_there_is_refused(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"device is '{name}'.*take 'auto' or 'cpu'"):
+        get_compute(name)
+
+
+def test_describe_names_hardware_threads_and_precision():
+    text = get_compute("cpu", "bf16").describe()
+    assert text.startswith("cpu (")
+    assert f"{torch.get_num_threads()} threads" in text
+    assert text.endswith("bf16")
+    assert get_compute("cpu", "fp32").describe().endswith("fp32")
+
+
+def test_keep_freed_memory_is_safe_and_large_blocks_still_work():
+    keep_freed_memory()
+    keep_freed_memory()
+    blocks = [torch.full((2**20,), float(value)) for value in range(3)]
+    assert [block.sum().item() for block in blocks] == [0, 2**20, 2**21]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_memory_is_what_the_kernel_counted():
+    peak = peak_memory_mib(get_compute("cpu"))
+    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert peak == pytest.approx(int(line) / 1024, rel=0.02)

@@ -1,0 +1,480 @@
+"""The Hub is a stand-in on this machine that answers as huggingface_hub expects; the client is the
+real one. It reads HF_ENDPOINT when it is imported, so it runs in a process of its own."""
+
+import base64
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard, constants
+from safetensors.torch import load_file, save_file
+
+from polyp_utils import cli
+from polyp_utils.config import RunConfig
+from polyp_utils.data import phantom
+from polyp_utils.data.labels import SCHEMES
+from polyp_utils.hub import HubError, load_model, write_model_card
+from polyp_utils.inference import WeightsError, to_original
+from polyp_utils.model import UNet
+from polyp_utils.runs import Run, RunError, save_weights
+from polyp_utils.training import fit
+
+SUMMARY = {
+    "part": "test",
+    "n": 8,
+    "protocol": "one value per image, then the mean; polyp where P(all polyp classes) > 0.5; BCa",
+    "scores": [
+        {"protocol": protocol, "class": name, "score": score, "mean": mean, "low": low}
+        | {"high": high, "n": n}
+        for protocol, name, score, mean, low, high, n in (
+            ("original size, per image", "polyp (merged)", "dice", 0.79134, 0.7504, 0.83021, 8),
+            ("original size, per image", "polyp (merged)", "iou", 0.70219, 0.6613, 0.7489, 8),
+            ("original size, per image", "boundary", "dice", 0.41, None, None, 1),
+            ("network size, per image", "polyp (merged)", "dice", 0.80007, 0.76, 0.84, 8),
+            ("network size, per image", "polyp (merged)", "recall", None, None, None, 0),
+        )
+    ],
+}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, session_cache):
+    """Tiny finished runs, by scheme. Tests change copies of them only."""
+    settings = {"limit": 8, "width": 4, "image_size": 32, "epochs": 1, "batch_size": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POLYP_RESULTS", str(tmp_path_factory.mktemp("trained")))
+        return {
+            scheme: fit(RunConfig.from_recipe("quick", scheme=scheme, device="cpu", **settings))
+            for scheme in ("trimap", "binary")
+        }
+
+
+@pytest.fixture
+def run(trained, results):
+    """A copy of the trimap run in this test's results folder."""
+    return copy_run(trained["trimap"], results)
+
+
+def copy_run(run: Run, folder) -> Run:
+    return Run(shutil.copytree(run.path, folder / run.name))
+
+
+def evaluated(run: Run) -> Run:
+    (run.path / "summary.json").write_text(json.dumps(SUMMARY))
+    return run
+
+
+def filled(network: UNet) -> UNet:
+    """Random batch-norm statistics too, so that a buffer that is lost would show."""
+    for name, buffer in network.named_buffers():
+        if "running" in name:
+            buffer.uniform_(0.5, 1.5)
+    return network.eval()
+
+
+# --- loading from disk ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_weights_of_every_scheme_come_back_with_equal_logits(scheme, tmp_path):
+    network = filled(UNet(3, SCHEMES[scheme].logits, width=6))
+    path = tmp_path / "any-name.safetensors"
+    save_weights(path, network, {"settings": {"scheme": scheme, "image_size": 64}})
+    model = load_model(path, device="cpu")
+    x = torch.rand(2, 3, 48, 32)
+    with torch.no_grad():
+        assert torch.equal(model.network(x), network(x))
+    assert model.scheme is SCHEMES[scheme]
+    assert model.image_size == 64
+    assert not model.network.training
+
+
+@pytest.mark.parametrize("scheme", ["trimap", "binary"])
+def test_run_folder_and_its_file_give_the_predictions_of_the_run(scheme, trained):
+    run = trained[scheme]
+    for source in (run.path, str(run.path), run.weights):
+        model = load_model(source, device="cpu")
+        assert model.metadata["settings"]["width"] == 4
+    frame_id = "phantom-0270"  # the first of the test part
+    image, _ = phantom.draw(270)
+    stored = to_original(run.probabilities("test", frame_id, model.scheme), image.shape[:2])
+    probabilities = model.probabilities(image)
+    assert probabilities.shape == stored.shape
+    assert (probabilities - stored).abs().max() < 1 / 255  # stored as 8 bit
+
+
+def test_masks_follow_from_probabilities_at_the_size_of_the_frame(trained):
+    model = load_model(trained["trimap"].path, device="cpu")
+    image, _ = phantom.draw(3)
+    image = image[:, :200, ::-1]  # not square, and a view with a negative stride
+    with torch.no_grad():  # one epoch gives one class everywhere: make it even, polyp to background
+        model.network.output.bias.sub_(model.probabilities(image).log().mean(dim=(1, 2)))
+        model.network.output.bias[0] += math.log(2)
+    p = model.probabilities(image).numpy()
+    assert p.shape == (3, *image.shape[:2])
+    polyp, classes = model.polyp_mask(image), model.class_map(image)
+    assert polyp.dtype == bool
+    assert classes.dtype == np.uint8
+    assert np.array_equal(polyp, p[1] + p[2] > 0.5)
+    assert np.array_equal(classes, p.argmax(axis=0))
+    assert 0 < polyp.mean() < 1
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((40, 40, 3), np.float32), np.zeros((40, 40), np.uint8)], ids=["float", "2D"]
+)
+def test_image_of_another_kind_is_refused(image, trained):
+    with pytest.raises(ValueError, match=r"give RGB uint8 \(H, W, 3\)"):
+        load_model(trained["trimap"].path, device="cpu").probabilities(image)
+
+
+def test_plain_state_dict_needs_scheme_and_size_and_then_loads(tmp_path):
+    network, path = filled(UNet(3, 3, width=4)), tmp_path / "plain.safetensors"
+    save_file(network.state_dict(), path)
+    with pytest.raises(WeightsError, match=r"3 logits: one of trimap, unused-third, jpeg-levels"):
+        load_model(path)
+    with pytest.raises(WeightsError, match="image_size="):
+        load_model(path, scheme="trimap")
+    with pytest.raises(WeightsError, match="3 logits but scheme 'binary' needs 1"):
+        load_model(path, scheme="binary", image_size=64)
+    model = load_model(path, scheme="unused-third", image_size=64, device="cpu")
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model.network(x), network(x))
+    assert model.metadata == {}
+
+
+def test_scheme_that_contradicts_the_weights_is_refused(trained):
+    with pytest.raises(WeightsError, match="trained with scheme 'trimap', not 'jpeg-levels'"):
+        load_model(trained["trimap"].path, scheme="jpeg-levels")
+    assert load_model(trained["trimap"].path, scheme="trimap", image_size=64).image_size == 64
+
+
+def test_pickle_and_foreign_tensors_are_refused(tmp_path):
+    pickled, foreign = tmp_path / "model.safetensors", tmp_path / "foreign.safetensors"
+    torch.save(UNet(3, 3, 4).state_dict(), pickled)
+    save_file({"conv.weight": torch.zeros(3)}, foreign)
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        load_model(tmp_path)
+    with pytest.raises(WeightsError, match=r"no U-Net of this package \(1 tensors\)"):
+        load_model(foreign)
+
+
+@pytest.mark.parametrize("source", ["nothing-here", "a/b/c", "a/missing.safetensors", "../x", ""])
+def test_neither_folder_nor_file_nor_repository(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no run folder, no file|holds no model\.safe"):
+        load_model(source)
+
+
+def test_without_huggingface_hub_the_error_says_what_to_fetch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    url = "https://huggingface.co/user/name/resolve/v1/model.safetensors"
+    with pytest.raises(HubError, match=f"not installed: install it, or get {re.escape(url)} by"):
+        load_model("user/name@v1")
+
+
+# --- the Hub -------------------------------------------------------------------------------------
+
+
+class StandIn(ThreadingHTTPServer):
+    """Keeps repositories in memory: ``repos[id][path] = bytes``."""
+
+    def __init__(self):
+        self.repos: dict[str, dict[str, bytes]] = {}
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """What hf_hub_download, create_repo and upload_folder ask; all else is 404."""
+
+    server: StandIn
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
+        if not match:
+            return self.answer(404)
+        repo_id, revision, path = match.groups()
+        if repo_id not in self.server.repos:
+            return self.answer(401, **{"X-Error-Code": "RepoNotFound"})
+        if revision not in ("main", "v1", COMMIT):
+            return self.answer(404, **{"X-Error-Code": "RevisionNotFound"})
+        if path not in self.server.repos[repo_id]:
+            return self.answer(404, **{"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+        body = self.server.repos[repo_id][path]
+        etag = f'"{len(body)}-{hash(body)}"'
+        return self.answer(200, body, **{"ETag": etag, "X-Repo-Commit": COMMIT})
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        repo_id = "/".join(self.path.split("/")[3:5])
+        if self.path == "/api/repos/create":
+            asked = json.loads(body)
+            repo_id = f"{asked['organization']}/{asked['name']}"
+            self.server.repos.setdefault(repo_id, {})
+            return self.json({"url": f"{self.server.url}/{repo_id}"})
+        if self.path == "/api/validate-yaml":
+            return self.json({"errors": [], "warnings": []})
+        if "/preupload/" in self.path:
+            paths = [file["path"] for file in json.loads(body)["files"]]
+            modes = {"uploadMode": "regular", "shouldIgnore": False}
+            return self.json({"files": [{"path": path, **modes} for path in paths]})
+        if "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    self.server.repos[repo_id][line["value"]["path"]] = content
+            url = f"{self.server.url}/{repo_id}/commit/{COMMIT}"
+            return self.json({"commitUrl": url, "commitOid": COMMIT, "success": True})
+        return self.answer(404)
+
+    def json(self, values):
+        self.answer(200, json.dumps(values).encode(), **{"Content-Type": "application/json"})
+
+    def answer(self, status, body=b"", **headers):
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def stand_in():
+    with StandIn() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+# One process for all, as importing torch takes longest. argv: sources, then runs to push as
+# user/<scheme> and to use as their cards say.
+CLIENT = """
+import json, re, sys
+from pathlib import Path
+from huggingface_hub import hf_hub_download
+from polyp_utils.data import phantom
+from polyp_utils.hub import load_model, push
+from polyp_utils.runs import Run
+answers = {}
+for source in json.loads(sys.argv[1]):
+    try:
+        answers[source] = load_model(source, device="cpu").scheme.name
+    except Exception as error:
+        answers[source] = f"{type(error).__name__}: {error}"
+for scheme, folder in json.loads(sys.argv[2]).items():
+    repo_id = f"user/{scheme}"
+    address = push(Run(Path(folder)), repo_id)
+    card = Path(hf_hub_download(repo_id, "README.md")).read_text(encoding="utf-8")
+    scope = {"frame": phantom.draw(0)[0]}
+    for block in re.findall(r"```python\\n(.*?)```", card, re.S):
+        exec(block, scope)
+    state = scope["model"].state_dict()
+    answers[scheme] = {
+        "address": str(address),
+        "state": {key: value.double().sum().item() for key, value in state.items()},
+        "shapes": [list(scope[name].shape) for name in ("classes", "mask", "frame")],
+        "values": scope["classes"].unique().tolist(),
+    }
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(stand_in, trained, tmp_path_factory):
+    """What the client got, by source; its cache is checked to lie where it was asked for."""
+    folder = tmp_path_factory.mktemp("client")
+    torch.save({}, folder / "pickle")
+    stand_in.repos |= {
+        "user/good": {"model.safetensors": trained["binary"].weights.read_bytes()},
+        "user/old": {"pytorch_model.bin": b"pickle"},
+        "user/bad": {"model.safetensors": (folder / "pickle").read_bytes()},
+    }
+    names = ("good", "good@v1", "good@v2", "old", "bad", "none")
+    sources = json.dumps([f"user/{name}" for name in names])
+    runs = {scheme: str(evaluated(copy_run(r, folder)).path) for scheme, r in trained.items()}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    mine = {
+        "HF_ENDPOINT": stand_in.url,
+        "HF_HOME": str(folder / "hf"),
+        "HF_TOKEN": "hf_stand_in",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, sources, json.dumps(runs)],
+        env=kept | mine,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((folder / "hf").rglob("model.safetensors"))
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("source", ["user/good", "user/good@v1"])
+def test_load_from_the_hub(source, answers):
+    assert answers[source] == "binary"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("user/good@v2", "HubError: user/good has no revision 'v2'"),
+        ("user/old", "HubError: user/old has no model.safetensors at revision 'main'"),
+        ("user/none", "HubError: user/none is no file or folder here, and no repository"),
+        ("user/bad", "WeightsError: .* is not a safetensors file"),
+    ],
+)
+def test_what_the_hub_does_not_have(source, message, answers):
+    assert re.match(message, answers[source])
+
+
+@pytest.mark.parametrize("scheme", ["trimap", "binary"])
+def test_a_pushed_run_is_used_as_its_card_says(scheme, answers, stand_in, trained):
+    answer = answers[scheme]
+    assert answer["address"] == f"{stand_in.url}/user/{scheme}/commit/{COMMIT}"
+    assert set(stand_in.repos[f"user/{scheme}"]) == {
+        *("README.md", "config.json", "history.csv"),
+        *("model.safetensors", "summary.json", "training.json"),
+    }
+    tensors = load_file(trained[scheme].weights)
+    assert answer["state"] == {key: value.double().sum().item() for key, value in tensors.items()}
+    classes, mask, frame = answer["shapes"]
+    assert (classes, mask) == ([1, 32, 32], frame[:2])
+    assert set(answer["values"]) <= set(range(len(SCHEMES[scheme].classes)))
+
+
+def test_no_network_says_how_to_get_the_file_by_hand(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # a dead line is retried for 23 s first
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    url = "https://huggingface.co/user/name/resolve/main/model.safetensors"
+    with pytest.raises(HubError, match=f"cannot be fetched .* get {re.escape(url)} by hand"):
+        load_model("user/name")
+
+
+# --- the model card ------------------------------------------------------------------------------
+
+
+def test_card_numbers_are_those_of_the_summary(run):
+    before = {path for path in evaluated(run).path.rglob("*")}
+    path = write_model_card(run)
+    assert {path for path in run.path.rglob("*")} - before == {run.path / "README.md"}
+    text = path.read_text(encoding="utf-8")
+    table = re.findall(r"^\| (?:original|network) size.*\|$", text, re.M)
+    assert len(table) == len(SUMMARY["scores"])
+    for line, row in zip(table, SUMMARY["scores"], strict=True):
+        protocol, name, score, mean, interval, n = line.strip("| ").split(" | ")
+        assert (protocol, name, score, int(n)) == tuple(
+            row[key] for key in ("protocol", "class", "score", "n")
+        )
+        shown = [float(number) for number in re.findall(r"[\d.]+", mean + interval)]
+        known = [row[key] for key in ("mean", "low", "high") if row[key] is not None]
+        assert shown == pytest.approx(known, abs=5e-4)
+    assert "Polyp Dice **0.791** [0.750, 0.830] on 8 frames of test" in text
+    assert SUMMARY["protocol"] in text
+    assert "not been evaluated" not in text
+
+
+def test_front_matter_is_what_the_hub_reads(run):
+    text = write_model_card(evaluated(run)).read_text(encoding="utf-8")
+    values = yaml.safe_load(text.split("---\n")[1])
+    assert values["pipeline_tag"] == "image-segmentation"
+    assert values["library_name"] == "pytorch"
+    data = ModelCard(text).data  # raises on a model index that the Hub would not read
+    assert data.model_name == run.name
+    results = {(r.metric_type, r.metric_name.split(", ")[2]): r for r in data.eval_results}
+    assert {key: r.metric_value for key, r in results.items()} == {
+        ("dice", "original size"): 0.79134,
+        ("iou", "original size"): 0.70219,
+        ("dice", "network size"): 0.80007,
+    }
+    first = data.eval_results[0]
+    assert (first.dataset_type, first.dataset_split) == ("phantom", "test")
+    assert data.metrics == ["dice", "iou"]
+
+
+def test_card_of_a_run_that_was_not_evaluated(run):
+    text = write_model_card(run).read_text(encoding="utf-8")
+    assert "This run has not been evaluated: its folder holds no `summary.json`" in text
+    assert "model-index" not in yaml.safe_load(text.split("---\n")[1])
+    assert ModelCard(text).data.eval_results is None
+
+
+def test_card_facts_come_from_the_run(run):
+    text = write_model_card(run).read_text(encoding="utf-8")
+    tensors = load_file(run.weights)
+    learned = {k: v for k, v in tensors.items() if "running" not in k and "num_batches" not in k}
+    assert f"Parameters: {sum(v.numel() for v in learned.values()):,}\n" in text
+    assert "train 8, val 8, test 8 frames" in text
+    assert "(4, 8, 16, 32 channels), bottleneck\n(64)" in text
+    assert "| 2 | boundary | yes |" in text
+    for known in (*run.record["fingerprints"].values(), run.training["device"]):
+        assert known in text
+    assert run.record["commit"] in text
+    assert "MB, in this folder." in text
+    assert "nothing about endoscopy" in text
+
+
+def test_command_of_the_card_trains_the_same_run(run, capsys):
+    text = write_model_card(run).read_text(encoding="utf-8")
+    words = shlex.split(re.search(r"```bash\n(.*?)\n```", text)[1])
+    assert words[:4] == ["python", "-m", "polyp_utils", "train"]
+    assert cli.main(words[3:]) == 0  # other settings would be another folder, or an error
+    assert capsys.readouterr().out == f"{run.path} is finished: nothing to train\n"
+
+
+def test_research_data_make_research_weights(run):
+    record = run.record
+    record["settings"] |= {"recipe": "seed", "dataset": "kvasir-seg", "split": "random-800-s42"}
+    record["resumed"] = [{"commit": "later"}]
+    (run.path / "config.json").write_text(json.dumps(record))
+    text = write_model_card(run).read_text(encoding="utf-8")
+    values = yaml.safe_load(text.split("---\n")[1])
+    assert (values["license"], values["license_name"]) == ("other", "research-only")
+    assert "commercial use needs permission" in text
+    assert "MMM 2020" in text
+    assert "specificity on them is not measured" in text
+    assert "Not a medical device" in text
+    assert f"| commit | {record['commit']}, then later |" in text
+
+
+def test_card_without_weights_says_how_to_make_them(run):
+    run.weights.unlink()
+    text = write_model_card(run).read_text(encoding="utf-8")
+    assert "not in this folder (files above 20 MB stay out of git)" in text
+    with pytest.raises(FileNotFoundError, match=r"has the command that makes it again"):
+        load_model(run.path)
+
+
+def test_no_card_for_an_unfinished_run(run):
+    (run.path / "training.json").unlink()
+    with pytest.raises(RunError, match="is not finished"):
+        write_model_card(run)
+    assert not (run.path / "README.md").exists()

@@ -1,0 +1,131 @@
+"""From weights to probabilities: sums, sizes, and weights that do not fit."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from polyp_utils.data.transforms import to_input
+from polyp_utils.device import get_compute
+from polyp_utils.inference import (
+    WeightsError,
+    load_weights,
+    predict,
+    read_metadata,
+    to_original,
+    to_probabilities,
+)
+from polyp_utils.model import UNet
+from polyp_utils.runs import save_weights
+
+CPU = get_compute("cpu", "fp32")
+
+
+@pytest.mark.parametrize(("logits", "classes"), [(1, 2), (2, 2), (3, 3)])
+def test_probabilities_sum_to_one_even_for_bf16(logits, classes):
+    values = 50 * torch.randn(2, logits, 5, 4).bfloat16()
+    probabilities = to_probabilities(values)
+    assert probabilities.shape == (2, classes, 5, 4)
+    assert probabilities.dtype == torch.float32
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, 5, 4))
+
+
+def test_one_logit_is_the_log_odds_of_polyp():
+    probabilities = to_probabilities(torch.tensor([0.8 / 0.2]).log().reshape(1, 1, 1, 1))
+    assert probabilities.flatten().tolist() == pytest.approx([0.2, 0.8])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_predict_is_the_models_softmax_in_the_order_of_the_images(batch_size):
+    torch.manual_seed(0)
+    model = UNet(width=4)
+    images = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
+    model(to_input(images, CPU.device))  # moves the running statistics; the model still trains
+    found = torch.stack(list(predict(model, images, CPU, batch_size)))
+    with torch.no_grad():
+        expected = model.eval()(images / 255).exp()
+    torch.testing.assert_close(found, expected / expected.sum(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (7, 90), (200, 33)])
+def test_a_constant_stays_constant_at_the_original_size(size):
+    probabilities = torch.tensor([0.2, 0.3, 0.5])[:, None, None].expand(3, 32, 32)
+    brought = to_original(probabilities, size)
+    assert brought.shape == (3, *size)
+    torch.testing.assert_close(brought, probabilities[:, :1, :1].expand(3, *size))
+
+
+def test_enlarging_is_bilinear_between_pixel_centres():
+    rows = torch.tensor([[[0.0], [1.0]]])  # (1, 2, 1)
+    assert to_original(rows, (4, 1)).flatten().tolist() == [0, 0.25, 0.75, 1]
+    assert to_original(rows.mT, (1, 4)).flatten().tolist() == [0, 0.25, 0.75, 1]
+
+
+def test_weights_and_metadata_round_trip(tmp_path):
+    model, path = UNet(width=4), tmp_path / "model.safetensors"
+    save_weights(path, model.to(memory_format=torch.channels_last), {"epoch": 3, "classes": ["a"]})
+    assert read_metadata(path) == {"epoch": 3, "classes": ["a"]}
+    loaded = load_weights(UNet(width=4), path)
+    for key, value in load_file(path).items():
+        assert torch.equal(loaded.state_dict()[key], value)
+        assert torch.equal(model.state_dict()[key], value)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            UNet(width=6),
+            "holds in_channels=3, num_classes=3, width=6, the model is .*3, .*3, width=4",
+        ),
+        (UNet(num_classes=1, width=4), "holds .*num_classes=1, width=4, the model is .*classes=3"),
+        (UNet(in_channels=1, width=4), "holds in_channels=1"),
+        (torch.nn.Linear(2, 2), r"holds no U-Net of this package \(2 tensors\)"),
+    ],
+)
+def test_other_weights_are_refused(tmp_path, other, message):
+    save_file(other.state_dict(), tmp_path / "other.safetensors")
+    model = UNet(width=4)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=message):
+        load_weights(model, tmp_path / "other.safetensors")
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("missing", ["bottleneck.0.weight", "decoder.2.4.running_var"])
+def test_weights_without_a_tensor_are_refused(tmp_path, missing):
+    tensors = UNet(width=4).state_dict()
+    del tensors[missing]
+    save_file(tensors, tmp_path / "part.safetensors")
+    with pytest.raises(WeightsError, match=missing):
+        load_weights(UNet(width=4), tmp_path / "part.safetensors")
+
+
+def write_pickle(path):
+    torch.save(UNet(width=4).state_dict(), path)
+
+
+def write_half(path):
+    save_weights(path, UNet(width=4), {})
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    "write",
+    [write_pickle, write_half, lambda path: path.touch(), lambda path: path.write_text("{}")],
+    ids=["pickle", "truncated", "empty", "text"],
+)
+def test_only_safetensors_are_loaded(tmp_path, write):
+    path = tmp_path / "model.safetensors"
+    write(path)
+    with pytest.raises(WeightsError, match=r"model.safetensors is not a safetensors file"):
+        load_weights(UNet(width=4), path)
+
+
+def test_missing_weights_say_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent.safetensors does not exist: train"):
+        load_weights(UNet(width=4), tmp_path / "absent.safetensors")
+
+
+def test_weights_of_others_have_no_metadata(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {"format": "pt"})
+    assert read_metadata(tmp_path / "x.safetensors") == {}

@@ -1,0 +1,123 @@
+"""The U-Net against the card: sizes counted anew, wiring seen through hooks."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from polyp_utils.model import UNet
+
+CARD_WIDTHS = [64, 128, 256, 512, 1024]
+
+
+def block(c_in, c_out):
+    """Parameters of (3×3 convolution without bias, batch norm) × 2."""
+    return 9 * c_in * c_out + 2 * c_out + 9 * c_out * c_out + 2 * c_out
+
+
+def test_parameters_per_stage_are_those_of_the_docstring():
+    with torch.device("meta"):
+        model = UNet()
+    downwards = list(zip([3, *CARD_WIDTHS], CARD_WIDTHS, strict=False))
+    upwards = list(zip(CARD_WIDTHS[:0:-1], CARD_WIDTHS[-2::-1], strict=True))  # (1024, 512) …
+    expected = {
+        "encoder": [block(a, b) for a, b in downwards[:4]],
+        "bottleneck": [block(512, 1024)],
+        "up": [4 * a * b + b for a, b in upwards],
+        "decoder": [block(a, b) for a, b in upwards],  # the concatenation has a channels again
+        "head": [9 * 64 * 32 + 2 * 32],
+        "output": [32 * 3 + 3],
+    }
+    listed = {"encoder": model.encoder, "up": model.up, "decoder": model.decoder}
+    for name, counts in expected.items():
+        stages = listed.get(name, [getattr(model, name)])
+        assert [sum(p.numel() for p in stage.parameters()) for stage in stages] == counts
+        assert " + ".join(f"{n:,}" for n in counts) in UNet.__doc__
+    total = sum(sum(counts) for counts in expected.values())
+    assert sum(p.numel() for p in model.parameters()) == total == 31_056_163
+    assert f"{total:,}" in UNet.__doc__
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (16, 16), (80, 32)])
+def test_logits_have_the_size_of_the_input(height, width, num_classes):
+    model = UNet(in_channels=1, num_classes=num_classes, width=4)
+    model.eval()
+    assert model(torch.rand(2, 1, height, width)).shape == (2, num_classes, height, width)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "message"),
+    [
+        (250, 256, "height is 250.* 240 and 256"),
+        (256, 100, "width is 100.* 96 and 112"),
+        (33, 32, "height is 33.* 32 and 48"),
+        (32, 8, "width is 8.* nearest are 16"),
+        (0, 32, "height is 0.* nearest are 16"),
+    ],
+)
+def test_other_sizes_are_refused_with_the_nearest(height, width, message):
+    with pytest.raises(ValueError, match=message):
+        UNet(width=2)(torch.zeros(1, 3, height, width))
+
+
+def test_weights_round_trip_as_in_the_card(tmp_path):
+    torch.manual_seed(0)
+    trained = UNet(width=8)
+    trained(torch.rand(4, 3, 32, 32))  # moves the batch norms' running statistics
+    save_file(trained.state_dict(), tmp_path / "model.safetensors")
+
+    model = UNet(in_channels=3, num_classes=3, width=8)
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    model.eval()
+    images = torch.rand(2, 3, 32, 32)
+    logits = model(images)
+    assert torch.equal(logits, trained.eval()(images))
+    assert logits.argmax(dim=1).shape == (2, 32, 32)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        UNet(num_classes=1, width=8).load_state_dict(load_file(tmp_path / "model.safetensors"))
+
+
+def test_skip_comes_first_in_each_concatenation():
+    model = UNet(width=4).eval()
+    seen = {}
+    for name, module in model.named_modules():
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: seen.update(
+                {name: (inputs[0].clone(), output.clone())}
+            )
+        )
+    model(torch.rand(1, 3, 32, 32))
+    below = "bottleneck"
+    for depth in range(4):
+        skip, up = seen[f"encoder.{3 - depth}"][1], seen[f"up.{depth}"][1]
+        assert torch.equal(seen[f"decoder.{depth}"][0], torch.cat([skip, up], dim=1))
+        assert torch.equal(seen[f"up.{depth}"][0], seen[below][1])
+        below = f"decoder.{depth}"
+    assert torch.equal(seen["head"][0], seen[below][1])
+
+
+def test_upsampling_spreads_one_pixel_over_two_by_two():
+    for up in UNet(width=2).up:
+        pixel = torch.zeros(1, up.in_channels, 3, 3)
+        pixel[..., 1, 1] = 1
+        lit = (up(pixel) - up(torch.zeros_like(pixel)))[0].abs().sum(0) > 0
+        expected = torch.zeros(6, 6, dtype=torch.bool)
+        expected[2:4, 2:4] = True
+        assert torch.equal(lit, expected)
+
+
+def test_evaluation_is_deterministic_and_per_image_training_is_not():
+    torch.manual_seed(0)
+    model, images = UNet(width=4), torch.rand(3, 3, 32, 32)
+    alone, together = (lambda: model(images[:1])), (lambda: model(images)[:1])
+    assert not torch.allclose(alone(), together(), atol=1e-3)  # batch statistics
+    model.eval()
+    assert torch.equal(together(), together())
+    torch.testing.assert_close(alone(), together())
+
+
+def test_every_parameter_gets_a_gradient():
+    torch.manual_seed(0)
+    model = UNet(width=4)
+    model(torch.rand(2, 3, 32, 32)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())

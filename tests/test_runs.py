@@ -1,0 +1,189 @@
+"""The run folder: atomic, faithful, refuses what it is not."""
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from polyp_utils import runs
+from polyp_utils.config import RunConfig
+from polyp_utils.data.labels import get_scheme
+from polyp_utils.runs import Run, RunError, atomic, find_run, list_runs, open_run, write_json
+
+CONFIG = RunConfig.from_recipe("quick", epochs=2)
+PRINTS = {"data": "d1", "split_ids": "s1"}
+
+
+@pytest.fixture(autouse=True)
+def no_published_runs(monkeypatch, tmp_path):
+    """What the repository publishes must not decide these tests."""
+    monkeypatch.setattr(runs, "repo_root", lambda: tmp_path / "repository")
+
+
+def finished(folder, time, **values):
+    write_json(folder / "training.json", {"finished": f"2026-01-01T00:00:{time:02}", **values})
+    return Run(folder)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_failed_write_leaves_what_was_there(tmp_path, before):
+    path = tmp_path / "sub" / "file.txt"
+    if before:
+        path.parent.mkdir()
+        path.write_text(before)
+
+    def write_half():
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert contents(tmp_path) == ({path: before.encode()} if before else {})
+
+
+def test_a_finished_write_replaces_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "values.json"
+    write_json(path, {"a": 1})
+    write_json(path, {"name": "Kvasir – ü"})
+    assert list(tmp_path.iterdir()) == [path]
+    assert json.loads(path.read_text(encoding="utf-8")) == {"name": "Kvasir – ü"}
+
+
+@pytest.mark.parametrize(("scheme", "mode"), [("binary", "L"), ("trimap", "RGB")])
+def test_probabilities_round_trip_within_one_level(tmp_path, scheme, mode):
+    scheme, run = get_scheme(scheme), Run(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(len(scheme.classes), 32, 48, generator=generator)
+    probabilities = logits.softmax(dim=0)
+    run.save_probabilities("val", "frame", probabilities)
+    stored = run.probabilities("val", "frame", scheme)
+    torch.testing.assert_close(stored, probabilities, rtol=0, atol=0.5 / 255 + 1e-6)
+    with Image.open(tmp_path / "predictions/val/frame.png") as image:
+        assert (image.mode, image.size) == (mode, (48, 32))
+
+
+def test_a_prediction_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"test/frame-9.png is missing.* no prediction of frame-9"):
+        Run(tmp_path).probabilities("test", "frame-9", get_scheme("trimap"))
+
+
+def test_the_record_holds_settings_fingerprints_versions_and_commit(results):
+    run = open_run(CONFIG, PRINTS, "a machine")
+    assert run.path == results / "quick-trimap-w16-s0"
+    assert run.config == CONFIG
+    assert run.record["fingerprints"] == PRINTS
+    assert run.record["device"] == "a machine"
+    assert run.record["versions"]["torch"] == torch.__version__
+    assert run.record["commit"] == "unknown"  # the fixture's folder is no repository
+    assert not run.finished
+
+
+def test_the_commit_says_whether_the_package_has_changed(tmp_path, monkeypatch):
+    folder = tmp_path / "repository"
+    (folder / "polyp_utils").mkdir(parents=True)
+    source = folder / "polyp_utils" / "a.py"
+    source.write_text("1")
+
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(folder), *identity, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init")
+    git("add", ".")
+    git("commit", "--no-verify", "-m", "one")
+    assert runs.git_commit() == git("rev-parse", "HEAD")
+    source.write_text("2")
+    assert runs.git_commit() == git("rev-parse", "HEAD") + "+"
+
+
+def test_the_same_settings_open_the_same_run():
+    first = open_run(CONFIG, PRINTS, "a machine")
+    before = contents(first.path)
+    assert open_run(replace(CONFIG, device="cpu"), PRINTS, "a machine") == first
+    assert contents(first.path) == before
+
+
+def test_another_device_is_noted_while_the_run_goes_on(capsys):
+    run = open_run(CONFIG, PRINTS, "a machine")
+    open_run(CONFIG, PRINTS, "another")
+    open_run(CONFIG, PRINTS, "another")
+    assert capsys.readouterr().out.count("goes on with another device; config.json says so") == 1
+    assert run.record["device"] == "a machine"
+    assert [entry["device"] for entry in run.record["resumed"]] == ["another"]
+    finished(run.path, 1)
+    before = contents(run.path)
+    assert open_run(CONFIG, PRINTS, "a third") == run
+    assert contents(run.path) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "prints", "message"),
+    [
+        ({"epochs": 5}, {}, "epochs is 2 there and 5 now"),
+        ({"lr": 0.1, "dice_absent": "exclude"}, {}, "lr is 0.003 there and 0.1 now; dice_absent"),
+        ({}, {"data": "d2"}, "data is 'd1' there and 'd2' now"),
+        ({}, {"split_ids": "s2"}, "split_ids is 's1' there and 's2' now"),
+    ],
+)
+def test_other_settings_or_data_are_refused_with_both_ways_out(change, prints, message):
+    run = open_run(CONFIG, PRINTS, "a machine")
+    before = contents(run.path)
+    with pytest.raises(RunError, match=message) as caught:
+        open_run(replace(CONFIG, **change), PRINTS | prints, "a machine")
+    assert "ask for its settings" in str(caught.value)
+    assert "--name" in str(caught.value)
+    assert contents(run.path) == before
+    other = open_run(replace(CONFIG, **change, name="other"), PRINTS | prints, "a machine")
+    assert other.name == "other"
+
+
+def test_a_results_folder_that_cannot_be_written_is_named(results):
+    results.write_text("a file, no folder")
+    with pytest.raises(RunError, match="cannot be written .* set POLYP_RESULTS"):
+        open_run(CONFIG, PRINTS, "a machine")
+    assert list_runs() == []
+
+
+def test_runs_are_listed_newest_first_then_the_published(results):
+    for name, time in (("a", 1), ("b", 3), ("c", 2), ("published/p", 9)):
+        finished(results / name, time)
+    write_json(results / "unfinished" / "config.json", {})
+    repository = runs.repo_root() / "results/published"
+    finished(repository / "q", 5)
+    assert [run.name for run in list_runs()] == ["b", "c", "a", "p", "q"]
+    assert find_run().name == "b"
+    assert find_run("q").path == repository / "q"
+
+
+def test_a_run_is_found_by_path(tmp_path):
+    run = finished(tmp_path / "elsewhere" / "r", 1)
+    assert find_run(str(run.path)) == run
+
+
+def test_unknown_runs_are_refused_with_the_nearest(results):
+    with pytest.raises(RunError, match=f"no finished run under {results}"):
+        find_run()
+    finished(results / "seed-trimap-w64-s0", 1)
+    with pytest.raises(ValueError, match=r"unknown run 'seed-trimap-w64'.*mean 'seed-trimap-w64-s"):
+        find_run("seed-trimap-w64")
+
+
+def test_reading_never_changes_a_run(tmp_path):
+    run = finished(tmp_path / "r", 1, best_epoch=2)
+    Path(run.path, "history.csv").write_text("epoch,val_polyp_dice\n1,0.25\n2,0.5\n")
+    before = contents(run.path)
+    assert run.finished
+    assert run.training["best_epoch"] == 2
+    assert run.history["val_polyp_dice"].tolist() == [0.25, 0.5]
+    assert run.weights == run.path / "model.safetensors"
+    assert contents(run.path) == before

@@ -1,0 +1,359 @@
+"""Training on phantoms: repeatable, resumable, equal to a plain loop written anew."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from polyp_utils import training
+from polyp_utils.config import RunConfig
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.splits import load_split
+from polyp_utils.device import get_compute
+from polyp_utils.inference import load_weights, predict, read_metadata
+from polyp_utils.losses import CombinedLoss
+from polyp_utils.model import UNet
+from polyp_utils.runs import Run, RunError
+from polyp_utils.training import DivergedError, Trainer, fit
+
+SMALL = {"limit": 12, "width": 4, "image_size": 32, "epochs": 2, "batch_size": 4}
+LONGER = SMALL | {"limit": 64, "epochs": 8}  # long enough to be killed on the way
+TIMES = ["train_seconds", "images_per_second", "seconds", "peak_memory_mib"]
+
+
+def small(**changes):
+    return RunConfig.from_recipe("quick", **SMALL | changes)
+
+
+def same_tensors(a, b):
+    first, second = load_file(a.weights), load_file(b.weights)
+    return all(torch.equal(first[key], second[key]) for key in first.keys() | second.keys())
+
+
+def same_history(a, b):
+    first, second = (run.history.drop(columns=TIMES) for run in (a, b))
+    return first.equals(second)
+
+
+def last_state(run):
+    return torch.load(run.path / "last/state.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def in_folder(tmp_path_factory):
+    """fit() with a results folder of its own, so that equal settings can be run twice."""
+
+    def fit_apart(config):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("POLYP_RESULTS", str(tmp_path_factory.mktemp("results")))
+            return fit(config)
+
+    return fit_apart
+
+
+@pytest.fixture(scope="module")
+def base(in_folder):
+    """A finished run of three epochs."""
+    return in_folder(small(epochs=3, lr=0.01))
+
+
+@pytest.fixture(scope="module")
+def longer(in_folder):
+    """The uninterrupted run that runs killed on the way must equal."""
+    return in_folder(RunConfig.from_recipe("quick", **LONGER))
+
+
+def test_the_run_folder_holds_what_it_should(base):
+    assert sorted(path.name for path in base.path.iterdir()) == [
+        "config.json",
+        "history.csv",
+        "model.safetensors",
+        "predictions",
+        "training.json",
+    ]
+    assert base.history.columns.tolist() == [
+        "epoch",
+        "lr",
+        *("train_loss", "train_ce", "train_dice_loss"),
+        *("val_loss", "val_ce", "val_dice_loss"),
+        *("val_dice_background", "val_dice_polyp", "val_dice_boundary", "val_polyp_dice"),
+        *TIMES,
+    ]
+    assert base.history["epoch"].tolist() == [1, 2, 3]
+    assert base.config == small(epochs=3, lr=0.01)
+    assert base.finished
+
+
+def test_the_losses_add_up_and_fall(base):
+    history = base.history
+    for part in ("train", "val"):
+        parts = 0.5 * history[f"{part}_ce"] + 0.5 * history[f"{part}_dice_loss"]
+        np.testing.assert_allclose(history[f"{part}_loss"], parts, rtol=1e-4)
+    assert history["train_loss"].is_monotonic_decreasing
+
+
+def test_one_seed_gives_one_result_and_another_another(base, in_folder):
+    again, other = (in_folder(small(epochs=3, lr=0.01, seed=seed)) for seed in (0, 1))
+    assert same_tensors(base, again)
+    assert same_history(base, again)
+    assert not same_tensors(base, other)
+    assert not same_history(base, other)
+
+
+def test_equals_a_plain_loop(monkeypatch):
+    """The card's loop, written anew: Adam, CE + Dice by their formulas, order by (seed, epoch)."""
+    config = small(precision="fp32", seed=5, limit=10)  # the last batch has two frames
+    states = []
+    monkeypatch.setattr(Trainer, "_save", spy(Trainer._save, lambda t: states.append(copy(t))))
+    run = fit(config)
+
+    ids = load_split("phantom-240").train[:10]
+    data = PolypDataset("phantom", 32)
+    images = data.images[data.rows(ids)].float() / 255
+    target = get_scheme("trimap").encode(data.masks[data.rows(ids)])
+    torch.manual_seed(5)
+    model = UNet(num_classes=3, width=4)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    model.train()
+    for epoch, state in enumerate(states):
+        losses = []
+        for rows in np.split(np.random.default_rng([5, epoch]).permutation(10), [4, 8]):
+            logits, truth = model(images[rows]), F.one_hot(target[rows]).movedim(-1, 1)
+            p = logits.softmax(1)
+            dice = 2 * (p * truth).sum((0, 2, 3)) / (p + truth).sum((0, 2, 3))
+            ce = -(logits.log_softmax(1) * truth).sum(1).mean()
+            loss = 0.5 * ce + 0.5 * (1 - dice.mean())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses += [loss.item()] * len(rows)
+        assert run.history["train_loss"][epoch] == pytest.approx(np.mean(losses), rel=1e-4)
+        for key, value in model.state_dict().items():
+            torch.testing.assert_close(state[key], value, rtol=1e-2, atol=1e-3)
+
+
+def spy(method, look):
+    """The method with a look at its object first."""
+
+    def wrapped(self, *arguments):
+        look(self)
+        return method(self, *arguments)
+
+    return wrapped
+
+
+def copy(trainer):
+    return {key: value.clone() for key, value in trainer.model.state_dict().items()}
+
+
+def test_a_killed_run_goes_on_to_the_same_end(results, longer):
+    words = [f"--{key.replace('_', '-')}={value}" for key, value in LONGER.items()]
+    command = [sys.executable, "-m", "polyp_utils", "train", "--recipe", "quick", *words]
+    run = Run(results / longer.name)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while not (run.path / "history.csv").is_file():
+            assert process.poll() is None, "it ended before it wrote a row"
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert 1 <= len(run.history) < LONGER["epochs"]
+    assert not run.finished
+
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert run.finished
+    assert same_tensors(run, longer)
+    assert same_history(run, longer)
+    assert not (run.path / "last").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "writer", "call"),
+    [(training, "save_weights", 1), (torch, "save", 2), (training, "write_json", 1)],
+)
+def test_a_run_that_died_while_writing_goes_on_to_the_same_end(
+    monkeypatch, base, module, writer, call
+):
+    write, calls = getattr(module, writer), []
+
+    def die(*arguments):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, writer, die)
+        with pytest.raises(KeyboardInterrupt):
+            fit(base.config)
+    run = fit(base.config)
+    assert same_tensors(run, base)
+    assert same_history(run, base)
+    assert not list(run.path.rglob("*.tmp"))
+
+
+def test_a_finished_run_trains_nothing(monkeypatch, capsys):
+    run = fit(small(epochs=1))
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+    monkeypatch.setattr(Trainer, "train", lambda *_: pytest.fail("it trained"))
+    assert fit(small(epochs=1)) == run
+    assert "is finished: nothing to train" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
+
+
+def test_other_settings_are_refused_before_any_step(monkeypatch):
+    run = fit(small(epochs=1))
+    weights = run.weights.read_bytes()
+    monkeypatch.setattr(Trainer, "train", lambda *_: pytest.fail("it trained"))
+    with pytest.raises(RunError, match=r"lr is 0.003 there and 0.001 now"):
+        fit(small(epochs=1, lr=1e-3))
+    assert run.weights.read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"limit": 3}, "batch_size is 4 but the training part of phantom-240 has 3 frames"),
+        ({"split": "phantom-24"}, "did you mean 'phantom-240'"),
+        ({"split": "random-800-s42"}, "12 of 12 ids are not in"),
+    ],
+)
+def test_what_cannot_work_stops_before_a_folder_is_made(results, changes, message):
+    with pytest.raises(ValueError, match=message):
+        fit(small(**changes))
+    assert not results.exists()
+
+
+@pytest.mark.parametrize(
+    ("training_step", "validation", "message"),
+    [
+        (5, None, "the loss is nan since step 2 of epoch 2"),  # three steps in an epoch
+        (None, 4, "the loss is nan in the validation of epoch 2"),
+    ],
+)
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_epoch_before(
+    monkeypatch, base, training_step, validation, message
+):
+    terms, seen = CombinedLoss.terms, {True: 0, False: 0}
+    bad_from = {True: training_step or 99, False: validation or 99}
+
+    def diverge(self, logits, target):
+        seen[logits.requires_grad] += 1
+        bad = seen[logits.requires_grad] >= bad_from[logits.requires_grad]
+        return tuple(term * float("nan") if bad else term for term in terms(self, logits, target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CombinedLoss, "terms", diverge)
+        with pytest.raises(DivergedError, match=message) as caught:
+            fit(base.config)
+    run = Run(training.open_run.__globals__["results_root"]() / base.name)
+    assert str(run.path) in str(caught.value)
+    assert len(run.history) == len(last_state(run)["history"]) == 1
+    assert all(value.isfinite().all() for value in last_state(run)["model"].values())
+    assert same_tensors(fit(base.config), base)  # the cause is gone: on from the safe epoch
+
+
+def steered(monkeypatch, **columns):
+    """Has validation report the given values, one per epoch, and keeps each epoch's weights."""
+    states = []
+    validate = Trainer._validate
+
+    def validate_as_told(self, data):
+        epoch = min(len(states), len(next(iter(columns.values()))) - 1)
+        states.append(copy(self))
+        return validate(self, data) | {key: values[epoch] for key, values in columns.items()}
+
+    monkeypatch.setattr(Trainer, "_validate", validate_as_told)
+    return states
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([0.2, 0.9, 0.5, 0.9], 2),  # the first of equals
+        ([0.9, 0.1, 0.2, 0.3], 1),
+        ([float("nan"), 0.0, 0.3, 0.2], 3),  # no polyp in sight at first
+        ([float("nan")] * 4, 1),
+    ],
+)
+def test_the_best_epoch_on_validation_is_kept(monkeypatch, scores, best):
+    states = steered(monkeypatch, polyp_dice=scores)
+    run = fit(small(epochs=4))
+    with safe_open(run.weights, "pt") as file:
+        metadata = json.loads(file.metadata()["polyp_utils"])
+    assert metadata["epoch"] == run.training["best_epoch"] == best
+    assert metadata["settings"] == run.config.to_dict()
+    assert metadata["classes"] == ["background", "polyp", "boundary"]
+    for key, value in load_file(run.weights).items():
+        assert torch.equal(value, states[best - 1][key])
+
+
+def test_unsteered_the_best_epoch_is_that_of_the_highest_polyp_dice(longer):
+    scores = longer.history["val_polyp_dice"]
+    assert scores.nunique() > 2  # else the test says nothing
+    assert read_metadata(longer.weights)["epoch"] == 1 + int(scores.argmax())
+    best = longer.training["best_at_network_size"]["val"]  # measured anew from the weights
+    assert best["polyp_dice"] == pytest.approx(scores.max(), rel=1e-5)
+
+
+def test_the_learning_rate_halves_when_the_validation_loss_stalls(monkeypatch):
+    steered(monkeypatch, loss=[1.0] * 8)
+    run = fit(small(epochs=8, lr_patience=1, min_lr=1e-3))
+    # Epoch 1 sets the mark, 2 is patience, 3 halves what 4 uses; then every second epoch.
+    expected = [3e-3] * 3 + [1.5e-3] * 2 + [1e-3] * 3
+    assert run.history["lr"].tolist() == pytest.approx(expected)
+
+
+def test_losses_are_read_now_and_then_not_at_every_step(monkeypatch):
+    steps, reads = [], []
+    monkeypatch.setattr(training, "READ_EVERY", 4)
+    monkeypatch.setattr(Trainer, "_step", spy(Trainer._step, lambda _: steps.append(1)))
+    monkeypatch.setattr(Trainer, "_read", spy(Trainer._read, lambda _: reads.append(1)))
+    run = fit(small(limit=40))  # ten steps in an epoch: read after 4, 8, 10
+    assert len(steps) == 20
+    assert len(reads) == 2 * 3 + 1  # and once for the estimate of the time
+    assert run.history["train_loss"].notna().all()
+
+
+@pytest.mark.parametrize("scheme", ["trimap", "binary", "unused-third"])
+def test_each_scheme_writes_the_predictions_of_its_best_weights(scheme):
+    config = small(scheme=scheme, limit=4, epochs=1, precision="fp32")
+    run = fit(config)
+    model = load_weights(UNet(num_classes=get_scheme(scheme).logits, width=4), run.weights)
+    data, split = PolypDataset("phantom", 32), load_split("phantom-240").limited(4)
+    assert not (run.path / "predictions/train").exists()
+    for part in ("val", "test"):
+        ids = split.part(part)
+        files = sorted((run.path / "predictions" / part).iterdir())
+        assert [file.stem for file in files] == sorted(ids)
+        expected = predict(model, data.images[data.rows(ids)], get_compute("cpu", "fp32"))
+        for frame_id, probabilities in zip(ids, expected, strict=True):
+            with Image.open(run.prediction_path(part, frame_id)) as image:
+                assert (image.mode, image.size) == ("L" if scheme == "binary" else "RGB", (32, 32))
+            stored = run.probabilities(part, frame_id, get_scheme(scheme))
+            torch.testing.assert_close(stored, probabilities, rtol=0, atol=0.51 / 255)
+    columns = [f"val_dice_{name}" for name in get_scheme(scheme).classes]
+    assert set(columns) <= set(run.history.columns)
+
+
+def test_the_estimate_names_the_cost_and_what_would_be_quicker(capsys):
+    run = fit(small(limit=20, epochs=1))  # five steps
+    assert "for 1 epochs on cpu" in capsys.readouterr().out
+    trainer = Trainer(
+        RunConfig.from_recipe("seed"), get_scheme("trimap"), get_compute("cpu", "fp32"), run
+    )
+    # (64 · 256)² / (16 · 128)² = 64; 800 frames × 20 epochs × 0.36 s = 1.6 h
+    assert trainer._estimate(0.36, 800).startswith("about 1.6 h for 20 epochs on cpu")
+    assert "seed-small (width 16, 128 px: 64 times less work)" in trainer._estimate(0.36, 800)
+    assert "quicker" not in trainer._estimate(0.01, 800)
