@@ -1,19 +1,15 @@
 """Where and why a run fails: what each frame is like, which polyps were missed, in words too."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
-import torch
-from skimage import color, measure
 
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import THRESHOLD, get_scheme
 from polyp_utils.evaluation import ORIGINAL, POLYP, Evaluation, polyp_and_classes
+from polyp_utils.explore import components, describe
 from polyp_utils.inference import to_original
 from polyp_utils.stats import Interval, mean_interval, spearman_interval
 
-MIN_SHARE = 5e-4  # of the frame; smaller components are specks, not polyps
 FOUND_SHARE = 0.1  # of a component's pixels
 FAILURE_DICE = 0.5
 
@@ -25,81 +21,6 @@ FEATURES = {
     "contrast": "contrast of the polyp against its surroundings",
     "n_polyps": "number of polyps",
 }
-
-
-def describe(image: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-    """Properties of a frame that could explain a score.
-
-    Args:
-        image: uint8 (H, W, 3) RGB.
-        mask: uint8 (H, W), grey levels.
-
-    Returns:
-        ``area_share`` of the frame; ``centre_x``, ``centre_y`` of the polyp pixels, 0–1;
-        ``off_centre``, 0 (centre) to 1 (corner); ``touches_border`` (within 1 % of the side);
-        ``brightness``, mean lightness L* of what the black border leaves, 0–100; ``contrast``,
-        |difference of mean L*| between polyp and a ring around it; ``n_polyps``; ``overlay``.
-        Those of the polyp are NaN without one.
-    """
-    polyp = mask > THRESHOLD
-    height, width = polyp.shape
-    lightness = color.rgb2lab(image)[..., 0]
-    visible = image.max(axis=-1) >= 30
-    margin = max(1, round(0.01 * min(height, width)))
-    inside = polyp[margin:-margin, margin:-margin].sum()
-    row: dict[str, Any] = {
-        "area_share": polyp.mean(),
-        "brightness": lightness[visible].mean() if visible.any() else np.nan,
-        "n_polyps": len(components(polyp)),
-        "touches_border": bool(inside < polyp.sum()),
-        "overlay": overlay(image),
-    }
-    if not polyp.any():
-        nothing = ("centre_x", "centre_y", "off_centre", "contrast")
-        return row | dict.fromkeys(nothing, np.nan)
-    y, x = (np.argwhere(polyp).mean(axis=0) + 0.5) / (height, width)
-    step = max(1, round(min(height, width) / 128))  # a ring needs no full resolution
-    small, small_visible = polyp[::step, ::step], visible[::step, ::step]
-    near = torch.nn.functional.max_pool2d(
-        torch.from_numpy(small)[None].float(), kernel_size=17, stride=1, padding=8
-    )
-    ring = near[0].numpy().astype(bool) & ~small & small_visible
-    small_lightness = lightness[::step, ::step]
-    contrast = (
-        abs(small_lightness[small].mean() - small_lightness[ring].mean())
-        if ring.any() and small.any()
-        else np.nan
-    )
-    off_centre = np.hypot(x - 0.5, y - 0.5) / np.hypot(0.5, 0.5)
-    return row | {"centre_x": x, "centre_y": y, "off_centre": off_centre, "contrast": contrast}
-
-
-def overlay(image: np.ndarray) -> str:
-    """``green box``, ``black block`` or ``none`` in the lower left corner, where Kvasir has them.
-
-    A black block darkens a patch that the vignette's corner leaves lit on the other side.
-    """
-    height, width = image.shape[:2]
-    corner = image[int(0.6 * height) :, : int(0.4 * width)].astype(np.int16)
-    red, green, blue = corner[..., 0], corner[..., 1], corner[..., 2]
-    if ((green > red + 15) & (green > blue + 15) & (green > 40)).mean() > 0.1:
-        return "green box"
-    rows = slice(int(0.80 * height), int(0.92 * height))
-    left, right = (
-        (image[rows, columns].max(axis=-1) < 30).mean()
-        for columns in (
-            slice(int(0.12 * width), int(0.20 * width)),
-            slice(int(0.80 * width), int(0.88 * width)),
-        )
-    )
-    return "black block" if left > 0.98 and right < 0.5 else "none"
-
-
-def components(polyp: np.ndarray) -> list[np.ndarray]:
-    """Connected regions (8-neighbours) of a bool mask (H, W), specks left out, each as a mask."""
-    labels = measure.label(polyp, connectivity=2)
-    sizes = np.bincount(labels.ravel())
-    return [labels == i for i in range(1, len(sizes)) if sizes[i] >= MIN_SHARE * polyp.size]
 
 
 def count_components(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:

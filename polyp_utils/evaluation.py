@@ -17,6 +17,7 @@ from torch import Tensor
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.splits import load_split
+from polyp_utils.files import atomic, write_json
 from polyp_utils.inference import to_original
 from polyp_utils.metrics import (
     Counts,
@@ -28,7 +29,7 @@ from polyp_utils.metrics import (
     precision,
     recall,
 )
-from polyp_utils.runs import Run, RunError, atomic, write_json
+from polyp_utils.runs import Run, RunError
 from polyp_utils.stats import mean_interval
 
 POLYP = "polyp (merged)"  # all polyp classes of a scheme together: what the literature scores
@@ -120,7 +121,7 @@ def evaluate(run: Run, part: str = "test", dataset: PolypDataset | None = None) 
     tables, matrices = [], []
     for frame_id, row in zip(ids, dataset.rows(ids).tolist(), strict=True):
         probabilities = run.probabilities(part, frame_id, scheme)
-        _, mask = dataset.original(frame_id)
+        mask = dataset.original_mask(frame_id)
         truth = {ORIGINAL: torch.from_numpy(mask), NETWORK: dataset.masks[row]}
         for size, levels in truth.items():
             table, matrix = _score_image(

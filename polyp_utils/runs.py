@@ -10,12 +10,9 @@ training.json        time, memory, best epoch; its presence means "finished"
 Whoever reads a run never changes it.
 """
 
-import contextlib
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,28 +29,11 @@ from torch import Tensor
 import polyp_utils
 from polyp_utils.config import RunConfig, repo_root, results_root, unknown
 from polyp_utils.data.labels import Scheme
+from polyp_utils.files import atomic, write_json
 
 
 class RunError(RuntimeError):
     """A run folder that cannot be used as asked; the message says how to go on."""
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path`` and renames it at the end; on error nothing stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes indented JSON, atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,13 @@ from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.data.transforms import to_input
 from polyp_utils.device import Compute, get_compute, keep_freed_memory, peak_memory_mib
+from polyp_utils.files import atomic, write_json
 from polyp_utils.inference import load_weights, predict, to_probabilities
 from polyp_utils.losses import CombinedLoss
 from polyp_utils.metrics import count, dice
 from polyp_utils.model import UNet
 from polyp_utils.progress import Progress
-from polyp_utils.runs import Run, atomic, open_run, save_weights, write_json
+from polyp_utils.runs import Run, open_run, save_weights
 
 READ_EVERY = 50  # steps between two looks at the losses
 ESTIMATE_AFTER = 5  # steps

@@ -128,7 +128,7 @@ def test_stray_pixel(polyp, kept, kvasir_like):
     write_mask(path, mask)
     expected = mask.copy()
     expected[0, 0] = 255 * kept
-    np.testing.assert_array_equal(FolderSource(kvasir_like).read("frame-0")[1], expected)
+    np.testing.assert_array_equal(FolderSource(kvasir_like).read_mask("frame-0"), expected)
 
 
 # Files that cannot be used

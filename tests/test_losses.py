@@ -33,7 +33,9 @@ def test_three_classes_by_hand(absent, dice_loss):
     target = torch.tensor([[[0, 1]]])
     ce = math.log(2)  # both pixels give their class ½
     loss = CombinedLoss(absent=absent)
-    assert [x.item() for x in loss.terms(logits, target)] == pytest.approx([ce, dice_loss], rel=1e-5)
+    assert [x.item() for x in loss.terms(logits, target)] == pytest.approx(
+        [ce, dice_loss], rel=1e-5
+    )
     assert loss(logits, target).item() == pytest.approx(0.5 * ce + 0.5 * dice_loss, rel=1e-5)
 
 

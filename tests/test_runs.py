@@ -12,7 +12,8 @@ from PIL import Image
 from polyp_utils import runs
 from polyp_utils.config import RunConfig
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.runs import Run, RunError, atomic, find_run, list_runs, open_run, write_json
+from polyp_utils.files import atomic, write_json
+from polyp_utils.runs import Run, RunError, find_run, list_runs, open_run
 
 CONFIG = RunConfig.from_recipe("quick", epochs=2)
 PRINTS = {"data": "d1", "split_ids": "s1"}

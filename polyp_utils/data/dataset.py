@@ -5,7 +5,7 @@ Kvasir-SEG at 256 px is 260 MB. The cache file is memory-mapped and its key chan
 file, its size or its time changes.
 """
 
-import contextlib
+import functools
 import hashlib
 import inspect
 import os
@@ -26,8 +26,10 @@ from polyp_utils.config import cache_root
 from polyp_utils.data import phantom
 from polyp_utils.data.catalog import DatasetInfo, get_info, locate
 from polyp_utils.data.transforms import resize_image, resize_mask
+from polyp_utils.files import atomic
 
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
+_TENSORS = ("images", "masks", "sizes")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
@@ -40,8 +42,11 @@ class Source(Protocol):
 
     ids: tuple[str, ...]
 
-    def read(self, frame_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8 (H, W, 3) RGB and mask uint8 (H, W) grey levels."""
+    def read_image(self, frame_id: str) -> np.ndarray:
+        """RGB uint8 (H, W, 3)."""
+
+    def read_mask(self, frame_id: str) -> np.ndarray:
+        """Grey levels uint8 (H, W), of the image's size."""
 
     def stamp(self) -> str:
         """Cheap text that changes when the data may have changed."""
@@ -69,35 +74,45 @@ class FolderSource:
         self.ids = tuple(sorted(images))
         self.pairs = {frame_id: (images[frame_id], masks[frame_id]) for frame_id in self.ids}
 
-    def read(self, frame_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Decodes one pair; the stray white pixel at (0, 0) of some masks is removed.
+    def read_image(self, frame_id: str) -> np.ndarray:
+        """Decodes an image.
 
         Raises:
-            DataError: unreadable file, sizes that differ, or mask values that are no JPEG trace.
+            DataError: unreadable file.
         """
-        image_path, mask_path = self.pairs[frame_id]
-        image, mask = _decode(image_path, "RGB"), _decode(mask_path, "L")
-        if image.shape[:2] != mask.shape:
-            raise DataError(
-                f"{mask_path} is {mask.shape[1]}×{mask.shape[0]} px but its image "
-                f"{image.shape[1]}×{image.shape[0]}: they must be of one size"
-            )
+        return _decode(self.pairs[frame_id][0], "RGB")
+
+    def read_mask(self, frame_id: str) -> np.ndarray:
+        """Decodes a mask; the stray white pixel at (0, 0) of some masks is removed.
+
+        Raises:
+            DataError: unreadable file, another size than the image's, or values that are no
+                JPEG trace of a binary mask.
+        """
+        image_path, path = self.pairs[frame_id]
+        mask = _decode(path, "L")
+        with Image.open(image_path) as image:
+            if image.size != mask.shape[::-1]:
+                raise DataError(
+                    f"{path} is {mask.shape[1]}×{mask.shape[0]} px but its image "
+                    f"{image.size[0]}×{image.size[1]}: they must be of one size"
+                )
         between = (mask > 8) & (mask < 246)
         if between.any():
             row, column = np.argwhere(between)[0]
             raise DataError(
-                f"{mask_path}: {between.sum()} of {mask.size} pixels are neither near 0 nor near "
+                f"{path}: {between.sum()} of {mask.size} pixels are neither near 0 nor near "
                 f"255 (first: {mask[row, column]} at row {row}, column {column}); a binary mask "
                 "with JPEG traces holds only 0–8 and 246–255"
             )
         if 0 < mask.max() <= 8:
             raise DataError(
-                f"{mask_path} holds only 0–{mask.max()}, so it would count as empty; if these are "
+                f"{path} holds only 0–{mask.max()}, so it would count as empty; if these are "
                 "class labels, write polyp as 255"
             )
         if mask[0, 0] > 127 and mask[0, 1] < 128 and mask[1, 0] < 128:
             mask[0, 0] = 0
-        return image, mask
+        return mask
 
     def stamp(self) -> str:
         """Path, size and time of every file."""
@@ -118,14 +133,20 @@ class PhantomSource:
 
     def __init__(self, count: int) -> None:
         self.ids = tuple(f"phantom-{index:04d}" for index in range(count))
+        self._stamp = f"{inspect.getsource(phantom)} {count}"
+        self._draw = functools.lru_cache(maxsize=8)(phantom.draw)
 
-    def read(self, frame_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Draws one frame."""
-        return phantom.draw(int(frame_id.removeprefix("phantom-")))
+    def read_image(self, frame_id: str) -> np.ndarray:
+        """Draws a frame."""
+        return self._draw(int(frame_id.removeprefix("phantom-")))[0]
+
+    def read_mask(self, frame_id: str) -> np.ndarray:
+        """Draws its mask."""
+        return self._draw(int(frame_id.removeprefix("phantom-")))[1]
 
     def stamp(self) -> str:
         """Source of the drawing code, and the count."""
-        return f"{inspect.getsource(phantom)} {len(self.ids)}"
+        return self._stamp
 
     def fingerprint(self) -> str:
         """SHA-256 of the stamp, 16 hex digits: the frames follow from the code."""
@@ -139,6 +160,7 @@ class PolypDataset(torch.utils.data.Dataset):
         ids: frame ids, sorted, length N.
         images: uint8 (N, 3, S, S) RGB.
         masks: uint8 (N, S, S), grey levels; a label scheme makes classes of them.
+        sizes: int64 (N, 2), original height and width in pixels.
         fingerprint: hash of the content on disk, for the run's record.
         source: gives frames at their original size.
     """
@@ -160,7 +182,8 @@ class PolypDataset(torch.utils.data.Dataset):
         self.info = get_info(name)
         self.source: Source = open_source(self.info)
         self.ids = self.source.ids
-        self.images, self.masks, self.fingerprint = _load(self.source, name, image_size)
+        tensors, self.fingerprint = _load(self.source, name, image_size)
+        self.images, self.masks, self.sizes = (tensors[key] for key in _TENSORS)
         self._row = {frame_id: row for row, frame_id in enumerate(self.ids)}
 
     def __len__(self) -> int:
@@ -191,8 +214,17 @@ class PolypDataset(torch.utils.data.Dataset):
         Raises:
             ValueError: an id that is not in the data set.
         """
+        return self.original_image(frame_id), self.original_mask(frame_id)
+
+    def original_image(self, frame_id: str) -> np.ndarray:
+        """The image alone; see `original`."""
         self.rows([frame_id])
-        return self.source.read(frame_id)
+        return self.source.read_image(frame_id)
+
+    def original_mask(self, frame_id: str) -> np.ndarray:
+        """The mask alone, which is quicker; see `original`."""
+        self.rows([frame_id])
+        return self.source.read_mask(frame_id)
 
 
 def open_source(info: DatasetInfo) -> Source:
@@ -208,7 +240,7 @@ def open_source(info: DatasetInfo) -> Source:
     return source
 
 
-def _load(source: Source, name: str, size: int) -> tuple[Tensor, Tensor, str]:
+def _load(source: Source, name: str, size: int) -> tuple[dict[str, Tensor], str]:
     """Tensors and fingerprint from the cache file, which is written first if need be."""
     stamp = f"{_CACHE_VERSION} {size} {source.stamp()}"
     key = hashlib.sha256(stamp.encode()).hexdigest()[:16]
@@ -217,33 +249,30 @@ def _load(source: Source, name: str, size: int) -> tuple[Tensor, Tensor, str]:
         try:
             with safe_open(path, "pt") as file:
                 fingerprint = file.metadata()["fingerprint"]
-                return file.get_tensor("images"), file.get_tensor("masks"), fingerprint
+                return {key: file.get_tensor(key) for key in _TENSORS}, fingerprint
         except (OSError, SafetensorError) as error:
             warnings.warn(f"cache {path} is damaged ({error}): decoding anew", stacklevel=4)
-    images, masks = _decode_all(source, size)
-    fingerprint = source.fingerprint()
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    tensors, fingerprint = _decode_all(source, size), source.fingerprint()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"images": images, "masks": masks}, temporary, {"fingerprint": fingerprint})
-        os.replace(temporary, path)
+        with atomic(path) as temporary:
+            save_file(tensors, temporary, {"fingerprint": fingerprint})
     except (OSError, SafetensorError) as error:  # safetensors wraps I/O errors
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         warnings.warn(f"cache {path} not written ({error}); set POLYP_CACHE", stacklevel=4)
-    return images, masks, fingerprint
+    return tensors, fingerprint
 
 
-def _decode_all(source: Source, size: int) -> tuple[Tensor, Tensor]:
-    def one(frame_id: str) -> tuple[Tensor, Tensor]:
-        image, mask = source.read(frame_id)
+def _decode_all(source: Source, size: int) -> dict[str, Tensor]:
+    square = (size, size)
+
+    def one(frame_id: str) -> tuple[Tensor, Tensor, Tensor]:
+        image, mask = source.read_image(frame_id), source.read_mask(frame_id)
         image_CHW = torch.from_numpy(image).permute(2, 0, 1)
-        square = (size, size)
-        return resize_image(image_CHW, square), resize_mask(torch.from_numpy(mask), square)
+        small_mask = resize_mask(torch.from_numpy(mask), square)
+        return resize_image(image_CHW, square), small_mask, torch.tensor(mask.shape)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pairs = list(pool.map(one, source.ids))
-    return torch.stack([image for image, _ in pairs]), torch.stack([mask for _, mask in pairs])
+        columns = zip(*pool.map(one, source.ids), strict=True)
+        return {key: torch.stack(column) for key, column in zip(_TENSORS, columns, strict=True)}
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -1,0 +1,256 @@
+"""The model card of a run, as the Hub reads it.
+
+Every number comes from the run's files, so a card is written again, not edited.
+"""
+
+import json
+import shlex
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polyp_utils.config import RECIPES, RunConfig
+from polyp_utils.data.catalog import get_info
+from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.splits import PARTS, load_split
+from polyp_utils.evaluation import POLYP
+from polyp_utils.files import atomic
+from polyp_utils.model import UNet
+from polyp_utils.runs import Run, RunError
+
+
+def write_model_card(run: Run, repo_id: str = "") -> Path:
+    """Writes the run's ``README.md``, a card as the Hub reads it, from the run's files alone.
+
+    Args:
+        run: a finished run; the card has results once the run has been evaluated.
+        repo_id: where the weights will be had; without it the card shows a placeholder.
+
+    Raises:
+        RunError: the run is not finished.
+    """
+    if not run.finished:
+        raise RunError(f"{run.path} is not finished: train it to its end before writing its card")
+    path = run.path / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    card = run.path / "README.md"
+    with atomic(card) as temporary:
+        temporary.write_text(_card(run, summary, repo_id or f"user/{run.name}"), encoding="utf-8")
+    return card
+
+
+def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
+    config, record, training = run.config, run.record, run.training
+    scheme, info = get_scheme(config.scheme), get_info(config.dataset)
+    split = load_split(config.split).limited(config.limit)
+    width, size, binary = config.width, config.image_size, scheme.logits == 1
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in UNet(3, scheme.logits, width).parameters())
+    classes = "\n".join(
+        f"| {index} | {name} | {'yes' if index in scheme.polyp else 'no'} |"
+        for index, name in enumerate(scheme.classes)
+    )
+    commits = dict.fromkeys(stage["commit"] for stage in (record, *record.get("resumed", [])))
+    where = "in this folder"
+    if not run.weights.is_file():
+        where = "not in this folder (files above 20 MB stay out of git): the command makes them"
+    terms = f"they derive from {info.title} ({info.licence}), so they are for research only"
+    unseen = "The data hold no normal frames, so specificity on them is not measured."
+    if _drawn(config):
+        terms = "they derive from frames that the code draws, so its licence holds for them too"
+        unseen = "The frames are drawn: the scores say nothing about endoscopy."
+    return f"""---
+{_front_matter(run, summary)}---
+
+# {run.name}
+
+A U-Net that marks polyps in colonoscopy frames, trained from scratch on {info.title} with the
+recipe `{config.recipe}` of `polyp_utils`.
+
+{_headline(summary)}
+
+## Network
+
+Four encoder stages ({", ".join(str(width * 2**i) for i in range(4))} channels), bottleneck
+({width * 16}), four decoder stages with skip connections,
+head (3×3 convolution {width} → {width // 2}, batch norm, ReLU), 1×1 convolution.
+
+- Parameters: {parameters:,}
+- Input: RGB, float in [0, 1], {size}×{size} px
+- Output per pixel: {"one logit" if binary else f"{scheme.logits} logits"}
+
+## Classes
+
+Label scheme `{scheme.name}`: {scheme.note}.
+
+| index | class | polyp |
+|---|---|---|
+{classes}
+
+## Data
+
+- {info.title}, {info.homepage or "no download"}. Terms: {info.licence}.
+- Citation: {info.citation}.
+- Split `{config.split}`: {", ".join(f"{part} {len(split.part(part))}" for part in PARTS)} frames.
+  The checkpoint is chosen on val.
+- Fingerprint of the data: `{record["fingerprints"]["data"]}`
+- Fingerprint of the split: `{record["fingerprints"]["split_ids"]}`
+
+## Training
+
+- Epochs: {config.epochs}, batches of {config.batch_size}, seed {config.seed}.
+- Adam, learning rate {config.lr:g}; times {config.lr_factor:g} when the validation loss has not
+  fallen for more than {config.lr_patience} epochs, never below {config.min_lr:g}.
+- Loss: {config.ce_weight:g} × {"binary cross-entropy" if binary else "cross-entropy"}
+  + {config.dice_weight:g} × Dice loss.
+- Kept: epoch {training["best_epoch"]}, polyp Dice {training["best_val_polyp_dice"]:.3f} on val
+  at {size} px.
+
+| | |
+|---|---|
+| hardware | {training["device"]} |
+| time | {timedelta(seconds=round(training["seconds"]))} (h:mm:ss) |
+| speed | {training["images_per_second"]:.1f} images/s |
+| peak memory | {training["peak_memory_mib"]:.0f} MiB |
+| commit | {", then ".join(commits)} |
+| versions | {", ".join(f"{name} {version}" for name, version in record["versions"].items())} |
+
+The command that gives this run (a `+` after the commit: with changes that are not in it):
+
+```bash
+{_command(config)}
+```
+
+Weights: {parameters * 4 / 1e6:.1f} MB, {where}.
+
+## Results
+
+{_results(summary)}
+
+## Limits
+
+- One split, one seed: how much another would change the scores is not in their intervals.
+- Frames are resized to {size}×{size} px, whatever their shape; small polyps suffer first.
+- {unseen}
+- For research and teaching. Not a medical device.
+
+## Use
+
+With `polyp_utils`, the package of the repository at the commit above:
+
+```python
+import torch
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+
+from polyp_utils.model import UNet
+
+model = UNet(in_channels=3, num_classes={scheme.logits}, width={width})
+model.load_state_dict(load_file(hf_hub_download("{repo_id}", "{run.weights.name}")))
+model.eval()
+
+x = torch.rand(1, 3, {size}, {size})  # your frames: RGB in [0, 1], (B, 3, H, W)
+with torch.no_grad():
+    classes = {"(model(x).sigmoid() > 0.5)[:, 0].long()" if binary else "model(x).argmax(dim=1)"}
+# (B, H, W): {", ".join(f"{index} {name}" for index, name in enumerate(scheme.classes))}
+```
+
+Frames of any size, uint8 RGB (H, W, 3), to a mask of their size:
+
+```python
+from polyp_utils.hub import load_model
+
+mask = load_model("{repo_id}").polyp_mask(frame)  # bool (H, W)
+```
+
+## Licence
+
+Code: MIT. Weights: {terms}.
+"""
+
+
+def _drawn(config: RunConfig) -> bool:
+    return config.dataset == "phantom"
+
+
+def _front_matter(run: Run, summary: dict[str, Any]) -> str:
+    import yaml
+
+    config, info = run.config, get_info(run.config.dataset)
+    licence = {"license": "mit"}
+    if not _drawn(config):
+        licence = {"license": "other", "license_name": "research-only"}
+        licence["license_link"] = info.homepage
+    metrics = [
+        {
+            "type": row["score"],
+            "name": f"{row['score']}, {POLYP}, {row['protocol']}",
+            "value": row["mean"],
+        }
+        for row in _merged(summary)
+    ]
+    result = {
+        "task": {"type": "image-segmentation"},
+        "dataset": {"type": info.name, "name": info.title, "split": summary.get("part")},
+        "metrics": metrics,
+    }
+    values = {
+        **licence,
+        "library_name": "pytorch",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["polyp-segmentation", "colonoscopy", "medical", "unet", "safetensors"],
+        "datasets": [info.name],
+        "metrics": list(dict.fromkeys(["dice", *(row["type"] for row in metrics)])),
+    }
+    if metrics:
+        values["model-index"] = [{"name": run.name, "results": [result]}]
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _merged(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = summary.get("scores", [])
+    return [row for row in rows if row["class"] == POLYP and row["mean"] is not None]
+
+
+def _headline(summary: dict[str, Any]) -> str:
+    for row in _merged(summary):
+        if row["score"] == "dice":
+            return (
+                f"Polyp Dice **{row['mean']:.3f}** {_interval(row)} on {row['n']} frames of "
+                f"{summary['part']} ({row['protocol']}; 95 % interval)."
+            )
+    return "It has not been evaluated."
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return "–" if row["low"] is None else f"[{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _results(summary: dict[str, Any]) -> str:
+    if not summary.get("scores"):
+        return "This run has not been evaluated: its folder holds no `summary.json`."
+    lines = [
+        f"{summary['n']} frames of {summary['part']}. Protocol: {summary['protocol']}.",
+        "",
+        "| protocol | class | score | mean | 95 % interval | n |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in summary["scores"]:
+        mean = "–" if row["mean"] is None else f"{row['mean']:.3f}"
+        cells = (row["protocol"], row["class"], row["score"], mean, _interval(row), str(row["n"]))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _command(config: RunConfig) -> str:
+    """The command line that trains this run: the recipe and what differs from it."""
+    recipe = RECIPES[config.recipe].to_dict()
+    words = ["python", "-m", "polyp_utils", "train", "--recipe", config.recipe]
+    for key, value in config.to_dict().items():
+        if value != recipe[key]:
+            flag = key.replace("_", "-")
+            boolean = [f"--{flag}" if value else f"--no-{flag}"]
+            words += boolean if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return shlex.join(words)
