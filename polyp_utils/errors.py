@@ -6,8 +6,9 @@ import pandas as pd
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import THRESHOLD, get_scheme
 from polyp_utils.evaluation import ORIGINAL, POLYP, Evaluation, polyp_and_classes
-from polyp_utils.explore import components, describe
+from polyp_utils.explore import Frame, components, describe
 from polyp_utils.inference import to_original
+from polyp_utils.runs import Run
 from polyp_utils.stats import Interval, mean_interval, spearman_interval
 
 FOUND_SHARE = 0.1  # of a component's pixels
@@ -50,6 +51,30 @@ def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
         rows.append({"id": frame_id, **describe(image, mask), **counted})
     scores = per_image.loc[wanted, ["id", "dice", "iou", "precision", "recall"]]
     return scores.merge(pd.DataFrame(rows), on="id").sort_values("dice", ignore_index=True)
+
+
+def gallery(
+    run: Run, part: str, dataset: PolypDataset, titles: dict[str, str], with_map: bool = False
+) -> list[Frame]:
+    """Frames at the original size with truth and prediction, for `plots.sheet`.
+
+    Args:
+        run: gives the predictions of ``part``.
+        part: ``val`` or ``test``.
+        dataset: the run's.
+        titles: frame id -> title, in the order of the gallery.
+        with_map: also the probability map.
+    """
+    scheme = get_scheme(run.config.scheme)
+    frames = []
+    for frame_id, title in titles.items():
+        image, mask = dataset.original(frame_id)
+        stored = run.probabilities(part, frame_id, scheme)
+        enlarged = to_original(stored, (mask.shape[0], mask.shape[1]))
+        predicted, _ = polyp_and_classes(enlarged, scheme)
+        polyp_map = scheme.polyp_probability(enlarged[None])[0].numpy() if with_map else None
+        frames.append(Frame(title, image, mask > THRESHOLD, predicted.numpy(), polyp_map))
+    return frames
 
 
 def by_stratum(table: pd.DataFrame, column: str, bins: int = 4) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """What is in a data set: sizes, grey levels, class shares, and what each frame is like."""
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,25 @@ from skimage import color, measure
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import SCHEMES, THRESHOLD, is_polyp
 from polyp_utils.data.splits import PARTS, Split
+from polyp_utils.metrics import count, dice
 
 MIN_SHARE = 5e-4  # of the frame; smaller components are specks, not polyps
+
+
+class Frame(NamedTuple):
+    """What a gallery shows: image uint8 (H, W, 3), masks bool (H, W), P(polyp) float (H, W)."""
+
+    title: str
+    image: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray | None = None
+    probability: np.ndarray | None = None
+
+
+def frames_of(dataset: PolypDataset, ids: Iterable[str]) -> list[Frame]:
+    """Frames at their original size, for a gallery; the title is the end of the id."""
+    pairs = ((frame_id, *dataset.original(frame_id)) for frame_id in ids)
+    return [Frame(f"…{i[-6:]}", image, mask > THRESHOLD) for i, image, mask in pairs]
 
 
 def frame_table(dataset: PolypDataset, split: Split) -> pd.DataFrame:
@@ -37,7 +55,7 @@ def frame_table(dataset: PolypDataset, split: Split) -> pd.DataFrame:
     return pd.DataFrame([n | d for n, d in zip(named, described, strict=True)])
 
 
-def level_counts(dataset: PolypDataset, ids: list[str]) -> np.ndarray:
+def level_counts(dataset: PolypDataset, ids: Iterable[str]) -> np.ndarray:
     """Pixels per grey level, int64 (256,), over masks at the original size."""
 
     def one(frame_id: str) -> np.ndarray:
@@ -47,7 +65,17 @@ def level_counts(dataset: PolypDataset, ids: list[str]) -> np.ndarray:
         return sum(pool.map(one, ids), np.zeros(256, np.int64))
 
 
-def class_shares(dataset: PolypDataset, ids: list[str]) -> pd.DataFrame:
+def dice_of_naive_mask(dataset: PolypDataset, ids: Iterable[str]) -> pd.Series:
+    """Dice of ``mask > 0`` against the thresholded mask, at network size: what the error costs.
+
+    Where it is 1 on average, the masks hold no JPEG traces.
+    """
+    masks = dataset.masks[dataset.rows(ids)]
+    counts = count(masks > 0, is_polyp(masks), num_classes=2)
+    return pd.Series(dice(counts)[:, 1].numpy()).dropna()
+
+
+def class_shares(dataset: PolypDataset, ids: Iterable[str]) -> pd.DataFrame:
     """Share of pixels per class for every scheme, at network size.
 
     Returns:
@@ -69,7 +97,7 @@ def class_shares(dataset: PolypDataset, ids: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def position_map(dataset: PolypDataset, ids: list[str]) -> np.ndarray:
+def position_map(dataset: PolypDataset, ids: Iterable[str]) -> np.ndarray:
     """How often a pixel is polyp, float64 (S, S) in [0, 1]."""
     return is_polyp(dataset.masks[dataset.rows(ids)]).double().mean(dim=0).numpy()
 

@@ -80,3 +80,22 @@ def check_size(height: int, width: int) -> None:
             below = max(STRIDE, size // STRIDE * STRIDE)
             near = f"{below} and {below + STRIDE}" if size > STRIDE else f"{STRIDE}"
             raise ValueError(f"{name} is {size}, no multiple of {STRIDE}; the nearest are {near}")
+
+
+def stage_table(model: UNet, image_size: int) -> list[dict[str, str]]:
+    """Output shape of each stage for a square input, and its parameters, in the data's order."""
+    blocks = [(f"encoder {i + 1}", [block], i) for i, block in enumerate(model.encoder)]
+    blocks.append(("bottleneck", [model.bottleneck], 4))
+    pairs = zip(model.up, model.decoder, strict=True)
+    blocks += [(f"up and decoder {i + 1}", list(pair), 3 - i) for i, pair in enumerate(pairs)]
+    blocks += [("head", [model.head], 0), ("output", [model.output], 0)]
+    width = 2 * model.output.in_channels
+    channels = {"head": width // 2, "output": model.output.out_channels}
+    return [
+        {
+            "stage": name,
+            "output": f"{channels.get(name, width * 2**depth)} × {image_size // 2**depth}²",
+            "parameters": f"{sum(p.numel() for m in modules for p in m.parameters()):,}",
+        }
+        for name, modules, depth in blocks
+    ]

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torchvision
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -98,6 +99,11 @@ class Run:
         image = Image.fromarray(levels[1] if len(levels) == 2 else levels.transpose(1, 2, 0))
         with atomic(self.prediction_path(part, frame_id)) as temporary:
             image.save(temporary, "PNG", optimize=True)
+
+    def save_figure(self, name: str, figure: Figure) -> None:
+        """Stores a figure as ``figures/<name>.png``."""
+        with atomic(self.path / "figures" / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=100)
 
     def prediction_path(self, part: str, frame_id: str) -> Path:
         """Where the prediction of a frame lies."""

@@ -122,7 +122,7 @@ def test_only_safetensors_are_loaded(tmp_path, write):
 
 
 def test_missing_weights_say_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match="absent.safetensors does not exist: train"):
+    with pytest.raises(FileNotFoundError, match=r"absent.safetensors does not exist: train"):
         load_weights(UNet(width=4), tmp_path / "absent.safetensors")
 
 

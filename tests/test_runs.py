@@ -150,7 +150,7 @@ def test_other_settings_or_data_are_refused_with_both_ways_out(change, prints, m
 
 def test_a_results_folder_that_cannot_be_written_is_named(results):
     results.write_text("a file, no folder")
-    with pytest.raises(RunError, match="cannot be written .* set POLYP_RESULTS"):
+    with pytest.raises(RunError, match=r"cannot be written .* set POLYP_RESULTS"):
         open_run(CONFIG, PRINTS, "a machine")
     assert list_runs() == []
 
