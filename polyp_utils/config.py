@@ -136,10 +136,12 @@ RECIPES: dict[str, RunConfig] = {
         recipe="quick",
         dataset="phantom",
         split="phantom-240",
-        image_size=128,
+        image_size=64,
         width=16,
-        epochs=12,
-        lr=3e-3,
+        epochs=26,
+        batch_size=4,
+        lr=1e-3,
+        lr_patience=2,
     ),
 }
 

@@ -12,7 +12,7 @@ GOLDEN = {
     "official-880": ((792, 88, 120), "e323825beffe65a5"),
     "pranet-kvasir": ((810, 90, 100), "8300fe56e669abf8"),
     "pranet-clinicdb": ((485, 65, 62), "be65177eaae99747"),
-    "phantom-240": ((240, 30, 30), "01c3a069cb931fe2"),
+    "phantom-240": ((240, 60, 60), "67fbac65caabf0e0"),
 }
 CSV = "id,part\na,train\nb,train\nc,val\nd,test\n"
 

@@ -199,7 +199,7 @@ def _add_polyp(
     warped = grid + 0.08 * radius * (_noise(rng, grid, size) + 1j * _noise(rng, grid, size))
     rho = _rho(warped, centre, radius, _outline(rng, rng.uniform(0.1, 0.4)))
     body = rho < 1
-    contrast = rng.uniform(0.4, 1)
+    contrast = rng.uniform(0.75, 1)
 
     lobes = 1 + 0.12 * _noise(rng, grid, 0.5 * radius)
     dome = np.maximum(1 - rho ** rng.uniform(1.5, 4), 0) ** rng.uniform(0.5, 1.3 - 0.5 * contrast)
@@ -208,7 +208,7 @@ def _add_polyp(
     sunk = scene.relief + np.clip((1 - rho) / 0.3, 0, 1) * (seat - scene.relief)
     relief = np.where(body, np.maximum(sunk, seat) + dome, scene.relief)
 
-    tint, redness = (contrast * rng.normal(mean, 0.12) for mean in (0.3, 0.15))
+    tint, redness = (contrast * rng.normal(mean, 0.08) for mean in (0.4, 0.3))
     pits = 0.04 * _grain(rng, grid, 1) + 0.12 * _noise(rng, grid, rng.uniform(0.035, 0.06))
     skin = scene.albedo[:, body].mean(1)[:, None, None] * np.exp(
         tint - (redness + rng.uniform(0.7, 1.4) * pits) * _per_channel(0.2, 1, 1.1)
@@ -243,7 +243,7 @@ def _photograph(
     )
     wet = np.clip(0.1 + 0.2 * _noise(rng, grid, 0.35), 0.02, 0.5)
     ripple = slope + wet * _slope(_grain(rng, grid, rng.uniform(1.2, 2.5)))
-    light = rng.uniform(1.5, 3.5) * (0.08 + facing(slope)) * falloff
+    light = rng.uniform(1.5, 3.5) * (0.12 + facing(slope)) * falloff
     gloss = np.clip((facing(ripple) - rng.uniform(0.985, 0.995)) * 200, 0, 1) * np.minimum(
         falloff, 1
     )

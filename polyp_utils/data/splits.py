@@ -5,7 +5,7 @@
 ``official-880`` and ``pranet-kvasir`` (Kvasir-SEG), ``pranet-clinicdb`` (CVC-ClinicDB) are
 published train and test lists. They have no validation part: 10 % of train was drawn once (the
 same generator; whole sequences in ClinicDB) and the test list is untouched.
-``phantom-240``: 240/30/30 in the order of the index.
+``phantom-240``: 240/60/60 in the order of the index.
 ``kvasir-sessile.txt`` is no split but the 196 ids of Kvasir-Sessile.
 """
 
