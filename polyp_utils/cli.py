@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -28,18 +29,66 @@ def main(arguments: list[str] | None = None) -> int:
                 train.add_argument(flag, action=action, default=None, help=help_text)
             else:
                 train.add_argument(flag, type=kind, default=None, help=help_text)
+    for verb, help_text in {
+        "evaluate": "score a finished run on test; writes its scores and its model card",
+        "publish": "copy a finished run to results/published, without heavy weights",
+    }.items():
+        command = verbs.add_parser(verb, help=help_text)
+        command.add_argument("--run", default="", help="name or path; default: the newest")
+    verbs.add_parser("report", help="write the documents' tables from the published runs")
     options = vars(parser.parse_args(arguments))
-    options.pop("verb")
-    return _train(options.pop("recipe"), options)
+    return _run(options.pop("verb"), options)
 
 
-def _train(recipe: str, overrides: dict[str, Any]) -> int:
+def _run(verb: str, options: dict[str, Any]) -> int:
     from polyp_utils.runs import RunError  # torch is slow to import: --help should not wait
-    from polyp_utils.training import DivergedError, fit
+    from polyp_utils.training import DivergedError
 
     try:
-        fit(RunConfig.from_recipe(recipe, **overrides))
+        _VERBS[verb](**options)
     except (ValueError, FileNotFoundError, RunError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _train(recipe: str, **overrides: Any) -> None:
+    from polyp_utils.training import fit
+
+    fit(RunConfig.from_recipe(recipe, **overrides))
+
+
+def _evaluate(run: str) -> None:
+    from polyp_utils.card import write_model_card
+    from polyp_utils.evaluation import evaluate
+    from polyp_utils.runs import find_run
+
+    found = find_run(run)
+    evaluation = evaluate(found)
+    evaluation.save()
+    write_model_card(found)
+    score = evaluation.headline
+    print(
+        f"{found.name}: polyp Dice {score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}] "
+        f"on {score['n']} test frames, per image at the original size"
+    )
+
+
+def _publish(run: str) -> None:
+    from polyp_utils.runs import find_run, publish
+
+    print(f"published as {publish(find_run(run)).path}")
+
+
+def _report() -> None:
+    from polyp_utils.report import write
+
+    print("\n".join(f"wrote {path}" for path in write()) or "the tables are up to date")
+
+
+_VERBS: dict[str, Callable[..., None]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "publish": _publish,
+    "report": _report,
+}

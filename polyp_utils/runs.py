@@ -11,6 +11,7 @@ Whoever reads a run never changes it.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ import polyp_utils
 from polyp_utils.config import RunConfig, repo_root, results_root, unknown
 from polyp_utils.data.labels import Scheme
 from polyp_utils.files import atomic, write_json
+
+MAX_COMMITTED_BYTES = 20_000_000  # of weights, in git
 
 
 class RunError(RuntimeError):
@@ -183,11 +186,8 @@ def git_commit() -> str:
     """The repository's commit, with ``+`` if the package has changed; "unknown" without git."""
     git = ["git", "-C", str(repo_root())]
     try:
-        options: dict[str, Any] = {"capture_output": True, "text": True, "check": True}
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "-uno", "polyp_utils"], **options
-        ).stdout
+        commit = _output(*git, "rev-parse", "HEAD")
+        changed = _output(*git, "status", "--porcelain", "-uno", "polyp_utils")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("+" if changed else "")
@@ -195,6 +195,25 @@ def git_commit() -> str:
 
 def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def publish(run: Run) -> Run:
+    """Copies a finished run to ``results/published``, without weights above 20 MB.
+
+    Raises:
+        RunError: the run is not finished, or another one of that name is published.
+    """
+    if not run.finished:
+        raise RunError(f"{run.path} is not finished: train it to its end before publishing it")
+    target = repo_root() / "results/published" / run.name
+    if target == run.path:
+        return run
+    if target.exists() and Run(target).record != run.record:
+        raise RunError(f"{target} holds another run of that name: rename one of them")
+    heavy = run.weights.is_file() and run.weights.stat().st_size > MAX_COMMITTED_BYTES
+    left_out = shutil.ignore_patterns("last", ".*", *([run.weights.name] if heavy else []))
+    shutil.copytree(run.path, target, ignore=left_out, dirs_exist_ok=True)
+    return Run(target)
 
 
 def save_weights(path: Path, model: torch.nn.Module, metadata: dict[str, Any]) -> None:

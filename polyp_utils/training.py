@@ -188,8 +188,9 @@ class Trainer:
 
     def _diverged(self, value: float, where: str) -> DivergedError:
         return DivergedError(
-            f"the loss is {value} {where}; the epoch before is safe in {self.run.path}. Try a "
-            f"smaller lr (now {self.optimizer.param_groups[0]['lr']:.1e}) or precision fp32"
+            f"the loss is {value} {where}; {len(self.history)} finished epochs are safe in "
+            f"{self.run.path}. Try a smaller lr (now {self.optimizer.param_groups[0]['lr']:.1e}) "
+            "or precision fp32"
         )
 
     @torch.inference_mode()

@@ -1,0 +1,104 @@
+"""The tables of results in the documents, made from the published runs' own files.
+
+A document holds a pair of markers per table, and what stands between them is written by
+``python -m polyp_utils report``: no number is typed by hand.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from polyp_utils.config import repo_root
+from polyp_utils.evaluation import CARD, NETWORK, ORIGINAL, POLYP
+from polyp_utils.files import atomic
+from polyp_utils.runs import Run
+
+DOCUMENTS = ("README.md", "results/README.md")
+
+
+def published() -> list[Run]:
+    """The evaluated runs under ``results/published``, by name."""
+    folder = repo_root() / "results/published"
+    return [Run(path.parent) for path in sorted(folder.glob("*/summary.json"))]
+
+
+def score_table(runs: list[Run]) -> str:
+    """Markdown: polyp scores per run, with intervals."""
+    rows = []
+    for run in runs:
+        summary = _summary(run)
+        cells = [_score(summary, ORIGINAL, "dice", bold=True), _score(summary, ORIGINAL, "iou")]
+        cells += [_score(summary, NETWORK, "dice"), str(summary["n"])]
+        rows.append([_link(run), run.config.scheme, str(run.config.width), *cells])
+    head = ["run", "scheme", "width", "polyp Dice [95 %]", "polyp IoU [95 %]"]
+    return _table([*head, "Dice at network size [95 %]", "n"], rows)
+
+
+def card_table(runs: list[Run]) -> str:
+    """Markdown: the card's three figures, and each run's under the card's own convention."""
+    rows = [["model card", "not said", *(f"{value:.4f}" for value in CARD.values()), "not said"]]
+    for run in runs:
+        summary = _summary(run)
+        figures = [f"{summary['card'][key]:.4f}" for key in CARD]
+        rows.append([_link(run), run.config.scheme, *figures, _score(summary, ORIGINAL, "dice")])
+    return _table(["run", "scheme", *CARD, "polyp Dice behind it"], rows)
+
+
+def cost_table(runs: list[Run]) -> str:
+    """Markdown: what each run took, and on what."""
+    rows = []
+    for run in runs:
+        training = run.training
+        minutes, memory = training["seconds"] / 60, training["peak_memory_mib"] / 1024
+        speed = f"{training['images_per_second']:.1f}"
+        cells = [f"{minutes:.0f}", speed, f"{memory:.1f}", training["device"]]
+        rows.append([_link(run), str(run.config.epochs), *cells])
+    head = ["run", "epochs", "minutes", "training images/s (median)", "peak memory (GiB)"]
+    return _table([*head, "hardware"], rows)
+
+
+TABLES = {"scores": score_table, "card": card_table, "cost": cost_table}
+
+
+def render(text: str, runs: list[Run]) -> str:
+    """The document with each marked table written anew."""
+    for name, make in TABLES.items():
+        marked = re.compile(rf"(<!-- table: {name} -->).*?(<!-- end -->)", flags=re.DOTALL)
+        text = marked.sub(rf"\1\n\n{make(runs)}\n\n\2", text)
+    return text
+
+
+def write() -> list[Path]:
+    """Writes the tables into the documents; returns those that changed."""
+    changed = []
+    for path in (repo_root() / name for name in DOCUMENTS):
+        old = path.read_text(encoding="utf-8")
+        new = render(old, published())
+        if new != old:
+            with atomic(path) as temporary:
+                temporary.write_text(new, encoding="utf-8")
+            changed.append(path)
+    return changed
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    return json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
+
+
+def _score(summary: dict[str, Any], size: str, score: str, bold: bool = False) -> str:
+    for row in summary["scores"]:
+        found = (row["protocol"].split()[0], row["class"], row["score"])
+        if found == (size, POLYP, score):
+            mean = f"**{row['mean']:.3f}**" if bold else f"{row['mean']:.3f}"
+            return f"{mean} [{row['low']:.3f}, {row['high']:.3f}]"
+    return "–"
+
+
+def _link(run: Run) -> str:
+    return f"`{run.name}`"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
