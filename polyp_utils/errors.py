@@ -87,10 +87,16 @@ def by_stratum(table: pd.DataFrame, column: str, bins: int = 4) -> pd.DataFrame:
     if values.dtype.kind == "f" and values.nunique() > bins:
         values = pd.qcut(values, bins, duplicates="drop")
     rows = [
-        {"stratum": str(stratum), **mean_interval(group["dice"])._asdict()}
+        {"stratum": _label(stratum), **mean_interval(group["dice"])._asdict()}
         for stratum, group in table.groupby(values, observed=True)
     ]
     return pd.DataFrame(rows)
+
+
+def _label(stratum: object) -> str:
+    if isinstance(stratum, pd.Interval):
+        return f"{max(stratum.left, 0):.2f}–{stratum.right:.2f}"
+    return {"True": "yes", "False": "no"}.get(str(stratum), str(stratum))
 
 
 def correlations(table: pd.DataFrame) -> pd.DataFrame:

@@ -36,7 +36,7 @@ def sheet(frames: Sequence[Frame], title: str, columns: int = 6) -> Figure:
         panels = [(frame, shows_map) for frame in frames for shows_map in (False, True)]
     rows = -(-len(panels) // columns)
     size = (2.1 * columns, 2.3 * rows + 0.7)
-    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, dpi=72)
     for axes in grid.flat:
         axes.axis("off")
     for axes, (frame, shows_map) in zip(grid.flat, panels, strict=False):
@@ -100,14 +100,14 @@ def position_map(share: np.ndarray, n_frames: int) -> Figure:
 
 
 def class_shares(shares: pd.DataFrame) -> Figure:
-    """Share of pixels per class, a row per scheme and class; log scale."""
+    """Share of pixels per class, a row per scheme and class."""
     labels = shares["scheme"] + ": " + shares["class"]
     figure, axes = plt.subplots(figsize=(9, 0.35 * len(shares) + 1.2))
     percent = 100 * shares["share"]
     sns.barplot(x=percent, y=labels, hue=shares["scheme"], legend=False, ax=axes, palette=_PALETTE)
     for container in axes.containers:
         axes.bar_label(container, fmt="%.3g %%", padding=3)  # type: ignore[arg-type]
-    axes.set(xscale="log", xlim=(0.05, 300), xlabel="pixels (%, log scale)", ylabel="")
+    axes.set(xlim=(0, 105), xlabel="pixels (%)", ylabel="")
     axes.set_title("What each label scheme makes of the same masks")
     figure.tight_layout()
     return figure
@@ -166,7 +166,7 @@ def curves(history: pd.DataFrame) -> Figure:
 def score_distributions(per_image: pd.DataFrame) -> Figure:
     """Distribution of Dice over images per class (one size), with the mean and its interval."""
     names = list(dict.fromkeys(per_image["class"]))
-    figure, axes = plt.subplots(figsize=(9, 1.1 * len(names) + 1.2))
+    figure, axes = plt.subplots(figsize=(9, 0.8 * len(names) + 1.2))
     sns.stripplot(per_image, x="dice", y="class", order=names, color="0.6", size=3, ax=axes)
     for row, name in enumerate(names):
         values = per_image.loc[per_image["class"] == name, "dice"]

@@ -64,8 +64,10 @@ TABLES = {"scores": score_table, "card": card_table, "cost": cost_table}
 def render(text: str, runs: list[Run]) -> str:
     """The document with each marked table written anew."""
     for name, make in TABLES.items():
-        marked = re.compile(rf"(<!-- table: {name} -->).*?(<!-- end -->)", flags=re.DOTALL)
-        text = marked.sub(rf"\1\n\n{make(runs)}\n\n\2", text)
+        marker = f"<!-- table: {name} -->"
+        if marker in text:
+            marked = re.compile(rf"({marker}).*?(<!-- end -->)", flags=re.DOTALL)
+            text = marked.sub(rf"\1\n\n{make(runs)}\n\n\2", text)
     return text
 
 

@@ -28,7 +28,7 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95, seed: int =
     are NaN with fewer than two values; equal values give an interval of no width.
     """
     kept = np.asarray(list(values), dtype=np.float64)
-    kept = kept[~np.isnan(kept)]
+    kept = np.sort(kept[~np.isnan(kept)])  # the order of the images must not matter
     if len(kept) < 2:
         return Interval(float(kept.mean()) if len(kept) else np.nan, np.nan, np.nan, len(kept))
     mean = float(kept.mean())

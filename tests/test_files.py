@@ -1,0 +1,71 @@
+"""Atomic writes: the old file or the new one, never less, and nothing beside it."""
+
+import json
+
+import pytest
+
+from polyp_utils.files import atomic, write_json
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_the_file_changes_at_the_end_and_at_once(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with atomic(path) as temporary:
+        assert temporary.parent == tmp_path  # another file system could not rename
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert contents(tmp_path) == {"file.txt": "new"}
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_error_keeps_the_old_file_and_leaves_nothing_else(tmp_path, error):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail_after_writing():
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise error("disk full")
+
+    with pytest.raises(error, match="disk full"):
+        fail_after_writing()
+    assert contents(tmp_path) == {"file.txt": "old"}
+
+
+def test_an_error_before_anything_is_written_is_the_one_that_is_seen(tmp_path):
+    def fail_at_once():
+        with atomic(tmp_path / "file.txt"):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_at_once()
+    assert contents(tmp_path) == {}
+
+
+def test_a_rename_that_fails_leaves_no_temporary_file(tmp_path):
+    folder = tmp_path / "taken"
+    folder.mkdir()
+    with pytest.raises(OSError, match="taken"):
+        write_json(folder, {})
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_write_json_comes_back_and_makes_its_folder(tmp_path):
+    values = {"name": "Kvasir – ü", "list": [1, 2.5, None], "nested": {"yes": True}}
+    path = tmp_path / "a" / "b" / "values.json"
+    write_json(path, values)
+    text = path.read_text(encoding="utf-8")
+    assert json.loads(text) == values
+    assert text.endswith("}\n")
+
+
+def test_values_that_are_no_json_keep_the_old_file(tmp_path):
+    path = tmp_path / "values.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(path, {"a": {1, 2}})
+    assert contents(tmp_path) == {"values.json": '{\n  "a": 1\n}\n'}

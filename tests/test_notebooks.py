@@ -1,0 +1,132 @@
+"""The notebooks as their users run them: papermill, headless, on phantoms; and their anatomy."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from polyp_utils.runs import Run
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TINY = {"recipe": "quick", "limit": 12, "epochs": 2, "width": 4, "image_size": 32}
+
+
+@pytest.fixture(scope="session")
+def tiny_results(tmp_path_factory):
+    return tmp_path_factory.mktemp("notebook-results")
+
+
+def run(name, cwd, results, out, **parameters):
+    """Runs a notebook in a folder as a user would; returns the executed copy."""
+    words = [
+        sys.executable,
+        "-m",
+        "papermill",
+        os.path.relpath(ROOT / f"notebooks/{name}.ipynb", cwd),
+    ]
+    for key, value in parameters.items():
+        words += ["-p", key, str(value)]
+    execute([*words[:4], str(out), *words[4:]], cwd, results)
+    return nbformat.read(out, as_version=4)
+
+
+def execute(words, cwd, results):
+    environment = {**os.environ, "POLYP_RESULTS": str(results)}
+    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def texts(notebook):
+    """All text that the outputs show."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    plain = [output.get("text", "") for output in outputs]
+    data = [output.get("data", {}) for output in outputs]
+    return "\n".join(plain + [d.get("text/markdown", d.get("text/plain", "")) for d in data])
+
+
+def figures(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_the_first_command_of_the_readme_trains_to_090(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    command = re.search(r"^uv run (papermill .* -p recipe quick)$", readme, flags=re.M)[1]
+    words = [sys.executable, "-m", *shlex.split(command)]
+    assert words[4] == "out.ipynb"
+    words[4] = str(tmp_path / "out.ipynb")
+    execute(words, ROOT, tmp_path / "results")
+    quick = Run(tmp_path / "results/quick-trimap-w16-s0")
+    assert quick.training["best_at_network_size"]["test"]["polyp_dice"] >= 0.90
+
+
+def test_the_second_command_is_what_ci_runs():
+    assert "\nuv run pytest\n" in (ROOT / "README.md").read_text()
+    assert (ROOT / ".ci/run").read_text().rstrip().endswith("uv run pytest")
+
+
+@pytest.mark.parametrize("folder", ["", "notebooks"])
+def test_all_notebooks_run_on_phantoms_by_parameters_alone(folder, tmp_path):
+    cwd, results = ROOT / folder, tmp_path / "results"
+    explored = run("01_explore_data", cwd, results, tmp_path / "1.ipynb", recipe="quick", sheet=6)
+    assert figures(explored) == 7
+    assert "0.00 % of the pixels are neither 0 nor 255" in texts(explored)  # phantoms are exact
+
+    trained = run("02_train", cwd, results, tmp_path / "2.ipynb", **TINY)
+    assert figures(trained) == 3
+    assert re.search(r"epoch 2/2 .*val polyp Dice 0\.\d+", texts(trained))
+    assert "application/vnd.jupyter.widget-view+json" not in str(trained)  # no dead widgets
+    again = run("02_train", cwd, results, tmp_path / "2.ipynb", **TINY)
+    assert "is finished: nothing to train" in texts(again)
+
+    evaluated = run("03_evaluate", cwd, results, tmp_path / "3.ipynb")
+    folder_of_run = results / "quick-trimap-w4-s0-n12"
+    for name in ("per_image.csv", "summary.json", "README.md", "figures/confusion.png"):
+        assert (folder_of_run / name).is_file()
+    assert re.search(r"Polyp Dice 0\.\d+ \[0\.\d+, 0\.\d+\]\*\* on 1\d frames", texts(evaluated))
+
+    analysed = run("04_error_analysis", cwd, results, tmp_path / "4.ipynb", gallery=3)
+    assert figures(analysed) == 4
+    assert re.search(r"As objects: \d+ of \d+ polyps found", texts(analysed))
+
+
+def test_bad_parameters_stop_with_their_message(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="did you mean 'quick'"):
+        papermill.execute_notebook(
+            ROOT / "notebooks/02_train.ipynb",
+            tmp_path / "out.ipynb",
+            {"recipe": "quik"},
+            progress_bar=False,
+        )
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_anatomy(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    cells = notebook.cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert cells[0].cell_type == "markdown"
+    assert cells[0].source.startswith("# ")
+    assert "results/published" in cells[0].source
+    assert code[0].source.startswith(("import ", "from "))
+    assert [cell.metadata.get("tags", []) for cell in code[:3]] == [[], ["parameters"], []]
+    for cell in code:
+        assert not cell.outputs
+        assert cell.execution_count is None
+        assert len(cell.source.splitlines()) <= 20
+        assert not re.search(r"^\s*(def|class) ", cell.source, flags=re.M)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_parameter_is_documented(path):
+    parameters = papermill.inspect_notebook(path)
+    assert parameters
+    assert all(p["help"] and p["inferred_type_name"] for p in parameters.values())

@@ -1,0 +1,281 @@
+"""Figures hold the numbers that they were given."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from polyp_utils import plots
+from polyp_utils.evaluation import POLYP
+from polyp_utils.explore import Frame
+from polyp_utils.stats import mean_interval
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+
+
+def drawn(figure):
+    """The figure's axes, after it has really been drawn."""
+    assert isinstance(figure, Figure)
+    figure.canvas.draw()
+    return figure.axes
+
+
+def image_frame(title="a", prediction=True, probability=False):
+    truth = np.zeros((20, 30), bool)
+    truth[5:10, 5:15] = True
+    shown = np.roll(truth, 3) if prediction else None
+    p_polyp = RNG.uniform(size=(20, 30)) if probability else None
+    return Frame(title, RNG.integers(255, size=(20, 30, 3), dtype=np.uint8), truth, shown, p_polyp)
+
+
+def with_images(axes):
+    return [one for one in axes if one.images]
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+# --- outlines and sheets -------------------------------------------------------------------------
+
+
+def test_no_outline_of_an_empty_mask():
+    axes = plt.figure().subplots()
+    plots.outline(axes, np.zeros((4, 6), bool), "red")
+    assert not axes.has_data()
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "box"),
+    [
+        (slice(1, 3), slice(2, 4), (1.5, 0.5, 3.5, 2.5)),
+        (slice(None), slice(None), (-0.5, -0.5, 5.5, 3.5)),  # the whole frame: along its edge
+        (slice(0, 2), slice(4, 6), (3.5, -0.5, 5.5, 1.5)),
+    ],
+)
+def test_an_outline_is_closed_and_runs_between_pixels(rows, columns, box):
+    mask = np.zeros((4, 6), bool)
+    mask[rows, columns] = True
+    axes = plt.figure().subplots()
+    plots.outline(axes, mask, "red")
+    (path,) = axes.collections[0].get_paths()
+    (polygon,) = path.to_polygons(closed_only=True)
+    assert (polygon[0] == polygon[-1]).all()
+    assert (*polygon.min(axis=0), *polygon.max(axis=0)) == box
+
+
+@pytest.mark.parametrize(("count", "columns", "grid"), [(1, 6, 6), (5, 3, 6), (4, 2, 4)])
+def test_a_sheet_shows_every_frame_with_its_title(count, columns, grid):
+    frames = [image_frame(f"frame {i}") for i in range(count)]
+    figure = plots.sheet(frames, "worst first", columns)
+    axes = drawn(figure)
+    assert len(axes) == grid
+    assert [one.get_title() for one in with_images(axes)] == [f.title for f in frames]
+    for one, frame in zip(axes, frames, strict=False):
+        assert (one.images[0].get_array() == frame.image).all()
+        assert len(one.collections) == 2  # truth and prediction
+        assert (one.get_xlim(), one.get_ylim()) == ((-0.5, 29.5), (19.5, -0.5))
+    assert figure.get_suptitle() == "worst first"
+    assert texts(figure) == ["truth", "prediction"]
+
+
+def test_a_sheet_without_predictions_has_none_in_its_legend():
+    figure = plots.sheet([image_frame(prediction=False)], "t")
+    assert len(drawn(figure)[0].collections) == 1
+    assert texts(figure) == ["truth"]
+
+
+def test_a_probability_map_takes_a_second_panel():
+    frames = [image_frame(f"frame {i}", probability=True) for i in range(2)]
+    panels = with_images(drawn(plots.sheet(frames, "t", columns=4)))
+    titles = [one.get_title() for one in panels]
+    assert titles == ["frame 0", "P(polyp), 0 to 1", "frame 1", "P(polyp), 0 to 1"]
+    assert (panels[3].images[0].get_array() == frames[1].probability).all()
+    assert panels[3].images[0].get_clim() == (0, 1)
+
+
+# --- the data ------------------------------------------------------------------------------------
+
+
+def test_frame_sizes():
+    frames = pd.DataFrame(
+        {
+            "width": [600, 600, 700, 720],
+            "height": [500, 500, 500, 576],
+            "area_share": [0.1, 0.2, 0.3, 0.05],
+            "part": ["train", "train", "val", "test"],
+        }
+    )
+    left, right = drawn(plots.frame_sizes(frames))
+    points = left.collections[0].get_offsets()
+    assert np.asarray(points).tolist() == frames[["width", "height"]].to_numpy().tolist()
+    assert (left.get_xlabel(), left.get_ylabel()) == ("width (px)", "height (px)")
+    assert left.get_title() == "3 different sizes among 4 frames"
+    assert right.get_title() == "Median polyp area 15.0 %"
+    assert len(right.lines) == 3
+    steps = {tuple(x[np.isfinite(x)]) for x in (line.get_xdata() for line in right.lines)}
+    assert steps == {(10, 20), (30,), (5,)}
+
+
+def test_grey_levels_has_a_bar_per_level():
+    counts = np.zeros(256, int)
+    counts[[0, 3, 250, 255]] = 600, 30, 20, 350
+    (axes,) = drawn(plots.grey_levels(counts, 12))
+    assert [bar.get_height() for bar in axes.patches] == counts.tolist()
+    assert axes.get_title() == "5.00 % of mask pixels are neither 0 nor 255 (12 masks)"
+    assert axes.get_yscale() == "log"
+
+
+def test_position_map_is_in_per_cent():
+    share = np.array([[0, 0.25], [0.5, 1]])
+    axes, colours = drawn(plots.position_map(share, 40))
+    assert (axes.images[0].get_array() == 100 * share).all()
+    assert axes.get_title() == "Where polyps are (40 frames)"
+    assert colours.get_ylabel() == "frames with polyp here (%)"
+
+
+def test_class_shares_has_a_bar_per_scheme_and_class():
+    shares = pd.DataFrame(
+        {
+            "scheme": ["binary", "binary", "trimap", "trimap", "trimap"],
+            "class": ["background", "polyp", "background", "polyp", "boundary"],
+            "share": [0.8, 0.2, 0.8, 0.17, 0.03],
+        }
+    )
+    (axes,) = drawn(plots.class_shares(shares))
+    bars = {
+        round(bar.get_y() + bar.get_height() / 2): bar.get_width()
+        for bar in axes.patches
+        if isinstance(bar, Rectangle) and bar.get_width() > 0
+    }
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == (shares["scheme"] + ": " + shares["class"]).tolist()
+    assert [bars[row] for row in range(5)] == pytest.approx((100 * shares["share"]).tolist())
+    assert "3 %" in {text.get_text() for text in axes.texts}
+
+
+def test_network_batch_shows_images_above_their_targets():
+    images, targets = RNG.uniform(size=(3, 16, 24, 3)), RNG.integers(3, size=(3, 16, 24))
+    figure = plots.network_batch(images, targets, ("background", "polyp", "boundary"))
+    axes = drawn(figure)
+    shown = [one.images[0].get_array() for one in axes]
+    assert len(shown) == 6
+    assert all((a == b).all() for a, b in zip(shown, [*images, *targets], strict=True))
+    assert texts(figure) == ["background", "polyp", "boundary"]
+    drawn_colours = axes[3].images[0].to_rgba(np.array([[0, 1, 2]]))[0].tolist()
+    handles = figure.legends[0].legend_handles
+    assert [plt.matplotlib.colors.to_rgba(h.get_color()) for h in handles] == [
+        pytest.approx(colour) for colour in map(tuple, drawn_colours)
+    ]
+    assert "24×16 px" in figure.get_suptitle()
+
+
+# --- training and scores -------------------------------------------------------------------------
+
+
+def history():
+    parts = {f"{part}_{name}" for part in ("train", "val") for name in ("loss", "ce", "dice_loss")}
+    values = {name: RNG.uniform(size=4) for name in sorted(parts)}
+    return pd.DataFrame(
+        {
+            "epoch": [1, 2, 3, 4],
+            **values,
+            "val_polyp_dice": [np.nan, 0.6, 0.8, 0.7],
+            "val_dice_background": [0.9, 0.91, 0.92, 0.93],
+            "val_dice_boundary": [0.1, 0.2, 0.3, 0.4],
+            "lr": [1e-3, 1e-3, 5e-4, 5e-4],
+        }
+    )
+
+
+def test_curves_mark_the_best_epoch():
+    table = history()
+    losses, scores, rates = drawn(plots.curves(table))
+    by_label = {line.get_label(): line for line in (*losses.lines, *scores.lines)}
+    assert by_label["val dice loss"].get_ydata() == pytest.approx(table["val_dice_loss"])
+    assert by_label["train ce"].get_ydata() == pytest.approx(table["train_ce"])
+    labels = [text.get_text() for text in scores.get_legend().get_texts()]
+    assert labels == ["class background", "class boundary", POLYP]
+    (star,) = [line for line in scores.lines if line.get_marker() == "*"]
+    assert (*star.get_xdata(), *star.get_ydata()) == (3, 0.8)
+    assert scores.get_title() == "Validation: best polyp Dice 0.800 in epoch 3"
+    assert rates.lines[0].get_ydata().tolist() == table["lr"].tolist()
+    assert [one.get_xlabel() for one in (losses, scores, rates)] == ["epoch"] * 3
+
+
+def test_score_distributions_show_every_image_and_the_mean_with_its_interval():
+    values = {POLYP: [0.2, 0.9, 0.8, np.nan], "background": [0.99, 0.95, 1.0, 0.97]}
+    per_image = pd.DataFrame([{"class": c, "dice": d} for c, ds in values.items() for d in ds])
+    (axes,) = drawn(plots.score_distributions(per_image))
+    dots, bars = axes.collections[:2], axes.collections[2:]
+    means = [line for line in axes.lines if line.get_marker() == "|"]
+    for row, (name, scores) in enumerate(values.items()):
+        expected = mean_interval(scores)
+        finite = [score for score in scores if score == score]
+        shown = np.ma.compressed(np.ma.masked_invalid(dots[row].get_offsets()[:, 0]))
+        assert sorted(shown) == sorted(finite)
+        ((start, end),) = bars[row].get_segments()
+        assert (start[0], end[0], start[1]) == pytest.approx((expected.low, expected.high, row))
+        assert means[row].get_xdata()[0] == pytest.approx(np.mean(finite))
+        assert axes.texts[row].get_text() == f"{expected}, n = {len(finite)}"
+        assert axes.get_yticklabels()[row].get_text() == name
+
+
+def test_confusion_is_in_per_cent_of_the_true_class():
+    matrix = np.array([[900_000, 100_000, 0], [50_000, 150_000, 0], [0, 0, 0]])
+    axes, colours = drawn(plots.confusion(matrix, ("background", "polyp", "unused")))
+    shown = np.ma.filled(axes.collections[0].get_array().astype(float), np.nan).reshape(3, 3)
+    np.testing.assert_allclose(shown, [[90, 10, 0], [25, 75, 0], [np.nan] * 3])
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    assert rows == ["background\n1.00 Mpx", "polyp\n0.20 Mpx", "unused\n0.00 Mpx"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    assert colours.get_ylabel() == "% of the true class's pixels"
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("features", [{"area": "size"}, {"area": "size", "light": "brightness"}])
+def test_dice_against_has_a_panel_per_feature(features):
+    area = np.arange(20.0)
+    table = pd.DataFrame({"dice": area / 20, "area": area[::-1], "light": RNG.uniform(size=20)})
+    table.loc[4, "area"] = np.nan
+    figure = plots.dice_against(table, features)
+    axes = drawn(figure)
+    assert [one.get_xlabel() for one in axes] == list(features.values())
+    points = np.asarray(axes[0].collections[0].get_offsets())
+    expected = table.dropna(subset="area").sort_values("area")[["area", "dice"]].to_numpy()
+    assert points.tolist() == expected.tolist()
+    medians = axes[0].lines[0].get_ydata()
+    assert (np.diff(medians) <= 0).all()  # Dice falls with the area here
+    assert axes[0].get_ylabel() == "polyp Dice, original size"
+    assert "20 images" in figure.get_suptitle()
+
+
+def test_strata_show_means_with_their_intervals():
+    small = pd.DataFrame(
+        {
+            "stratum": ["small", "large", "one"],
+            "mean": [0.6, 0.9, 0.7],
+            "low": [0.4, 0.85, np.nan],
+            "high": [0.7, 0.92, np.nan],
+            "n": [10, 12, 1],
+        }
+    )
+    axes = drawn(plots.strata({"by size": small, "by overlay": small[:2]}))
+    assert [one.get_title() for one in axes] == ["by size", "by overlay"]
+    points, _, (bars,) = axes[0].containers[0]
+    assert points.get_ydata().tolist() == small["mean"].tolist()
+    ends = [sorted(segment[:, 1]) for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends, [[0.4, 0.7], [0.85, 0.92], [0.7, 0.7]])
+    labels = [label.get_text() for label in axes[0].get_xticklabels()]
+    assert labels == ["small\nn=10", "large\nn=12", "one\nn=1"]
