@@ -163,7 +163,7 @@ def _note_change(run: Run, device: str) -> None:
     before = (record.get("resumed") or [record])[-1]
     changed = [key for key in ("device", "commit", "versions") if before[key] != now[key]]
     if changed:
-        print(f"{run.path}: goes on with another {' and '.join(changed)}; config.json says so")
+        print(f"{run.name}: goes on with another {' and '.join(changed)}; config.json says so")
         resumed = [*record.get("resumed", []), now]
         write_json(run.path / "config.json", {**record, "resumed": resumed})
 

@@ -32,7 +32,7 @@ from polyp_utils.progress import Progress
 from polyp_utils.runs import Run, open_run, save_weights
 
 READ_EVERY = 50  # steps between two looks at the losses
-ESTIMATE_AFTER = 5  # steps
+ESTIMATE_STEPS = (2, 6)  # the first steps are slow: the estimate is made between these two
 
 
 class DivergedError(RuntimeError):
@@ -72,7 +72,7 @@ def fit(config: RunConfig) -> Run:
     fingerprints = {"data": dataset.fingerprint, "split_ids": split.fingerprint}
     run = open_run(config, fingerprints, compute.describe())
     if run.finished:
-        print(f"{run.path} is finished: nothing to train")
+        print(f"{run.name} is finished: nothing to train")
         return run
     data = {
         part: Data(
@@ -153,10 +153,12 @@ class Trainer:
             sizes.append(len(batch[0]))
             if len(unread) == READ_EVERY:
                 read.append(self._read(unread, epoch, step))
-            if not self.history and step + 1 == ESTIMATE_AFTER:
+            if not self.history and step + 1 in ESTIMATE_STEPS:
                 self._read(unread[:], epoch, step)  # synchronises
-                seconds = (time.perf_counter() - start) / sum(sizes)
-                progress.line(self._estimate(seconds, len(data)))
+                before, start = start, time.perf_counter()
+                if step + 1 == ESTIMATE_STEPS[1]:
+                    images = sum(sizes[slice(*ESTIMATE_STEPS)])
+                    progress.line(self._estimate((start - before) / images, len(data)))
             progress.advance()
         if unread:
             read.append(self._read(unread, epoch, len(sizes) - 1))
@@ -267,7 +269,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.history = state["history"]
-        print(f"{self.run.path}: going on after epoch {len(self.history)}")
+        print(f"{self.run.name}: going on after epoch {len(self.history)}")
 
     def finish(self, parts: dict[str, Data]) -> None:
         """Stores the best checkpoint's predictions and losses and marks the run as finished.

@@ -1,5 +1,6 @@
 """The command line does what the notebook does, and says in one line what is wrong."""
 
+import json
 import subprocess
 import sys
 
@@ -82,3 +83,13 @@ def test_help_does_not_wait_for_torch():
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout.splitlines()[-1] == "False"
     assert "--dice-absent" in run.stdout
+
+
+def test_evaluate_scores_the_newest_run_and_writes_its_card(results, capsys):
+    main(words(**SMALL))
+    capsys.readouterr()
+    assert main(["evaluate"]) == 0
+    (folder,) = results.iterdir()
+    rows = json.loads((folder / "summary.json").read_text())["scores"]
+    assert f"polyp Dice {rows[0]['mean']:.3f} [" in capsys.readouterr().out
+    assert f"**{rows[0]['mean']:.3f}**" in (folder / "README.md").read_text()

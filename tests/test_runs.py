@@ -188,3 +188,24 @@ def test_reading_never_changes_a_run(tmp_path):
     assert run.history["val_polyp_dice"].tolist() == [0.25, 0.5]
     assert run.weights == run.path / "model.safetensors"
     assert contents(run.path) == before
+
+
+def test_publishing_leaves_out_heavy_weights_and_state(results, tmp_path, monkeypatch):
+    run = open_run(CONFIG, PRINTS, "a machine")
+    with pytest.raises(RunError, match="is not finished"):
+        runs.publish(run)
+    finished(run.path, 1)
+    for name in ("model.safetensors", "last/state.pt", "predictions/test/a.png", ".x.tmp"):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_bytes(b"12345")
+    published = runs.publish(run)
+    assert published.path == tmp_path / "repository/results/published" / run.name
+    names = {str(path.relative_to(published.path)) for path in contents(published.path)}
+    assert names == {"config.json", "training.json", "model.safetensors", "predictions/test/a.png"}
+    assert runs.publish(published) == published
+    published.weights.unlink()
+    monkeypatch.setattr(runs, "MAX_COMMITTED_BYTES", 4)
+    assert not runs.publish(run).weights.exists()
+    write_json(run.path / "config.json", {**run.record, "commit": "another"})
+    with pytest.raises(RunError, match="another run of that name"):
+        runs.publish(run)
