@@ -129,7 +129,7 @@ def findings(table: pd.DataFrame) -> list[str]:
 
 def _correlation_sentence(feature: str, rho: Interval) -> str:
     if np.isnan(rho.low):
-        return f"Nothing can be said about the {feature}: it does not vary here."
+        return f"Nothing can be said about the {feature}: it hardly varies here."
     if rho.low <= 0 <= rho.high:
         return f"No clear relation of Dice with the {feature} (Spearman ρ {rho})."
     verb = "rises" if rho.mean > 0 else "falls"

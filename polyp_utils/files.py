@@ -14,6 +14,7 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()  # with the user's mode: safetensors would make it private
         yield temporary
         os.replace(temporary, path)
     finally:
@@ -24,4 +25,5 @@ def atomic(path: Path) -> Iterator[Path]:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes indented JSON, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")

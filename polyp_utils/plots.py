@@ -200,7 +200,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     )
     axes.tick_params(axis="y", rotation=0)
     axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_title("All test pixels, original size")
+    axes.set_title("All pixels, original size")
     figure.tight_layout()
     return figure
 
@@ -217,7 +217,8 @@ def dice_against(table: pd.DataFrame, features: dict[str, str]) -> Figure:
         axes.set_xlabel(text, fontsize=8)
         axes.set_ylim(-0.02, 1.02)
     np.atleast_1d(grid)[0].set_ylabel("polyp Dice, original size")
-    figure.suptitle(f"Dice against properties of the frame ({len(table)} images, line: median)")
+    scored = table["dice"].notna().sum()
+    figure.suptitle(f"Dice against properties of the frame ({scored} images, line: median)")
     figure.tight_layout()
     return figure
 

@@ -54,7 +54,7 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """``config.json``: ``settings``, fingerprints, versions, device, commit."""
-        return json.loads((self.path / "config.json").read_text())
+        return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
 
     @property
     def config(self) -> RunConfig:
@@ -69,7 +69,7 @@ class Run:
     @property
     def training(self) -> dict[str, Any]:
         """``training.json``: seconds, images/s, peak memory, best epoch and its polyp Dice."""
-        return json.loads((self.path / "training.json").read_text())
+        return json.loads((self.path / "training.json").read_text(encoding="utf-8"))
 
     @property
     def finished(self) -> bool:
@@ -129,6 +129,8 @@ def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> Ru
         _check_same(run, config, fingerprints)
         if not run.finished:
             _note_change(run, device)
+            for leftover in run.path.rglob(".*.tmp"):  # of a process that was killed
+                leftover.unlink()
         return run
     try:
         record = {"settings": config.to_dict(), "fingerprints": fingerprints}

@@ -50,7 +50,8 @@ def spearman_interval(
 ) -> Interval:
     """Spearman's rank correlation with its percentile bootstrap interval, resampling pairs.
 
-    Pairs with a NaN are left out. NaN with fewer than three pairs or when one side is constant.
+    Pairs with a NaN are left out. NaN with fewer than three pairs or when one side is constant;
+    bounds of NaN when one side is so nearly constant that many resamples have no correlation.
     """
     pairs = np.stack([np.asarray(list(x), np.float64), np.asarray(list(y), np.float64)])
     pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
@@ -65,5 +66,7 @@ def spearman_interval(
         resampled = ranks.prod(axis=0).sum(axis=-1) / spread
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(resampled, [tail, 1 - tail])
+    if np.isnan(resampled).mean() > tail:  # nearly constant: the bounds would rest on a few pairs
+        low = high = np.nan
     rho = float(stats.spearmanr(*pairs).statistic)
     return Interval(rho, float(low), float(high), pairs.shape[1])

@@ -134,3 +134,9 @@ def test_pairs_with_nan_are_left_out():
 @pytest.mark.filterwarnings("error")
 def test_spearman_of_a_constant_or_of_too_few_pairs_is_nan(x, y, n):
     assert spearman_interval(x, y) == pytest.approx((NAN, NAN, NAN, n), nan_ok=True)
+
+
+def test_one_odd_pair_gives_no_bounds():
+    rho = spearman_interval([0] * 99 + [1], range(100))
+    assert rho.mean > 0
+    assert np.isnan([rho.low, rho.high]).all()
