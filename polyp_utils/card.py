@@ -111,7 +111,7 @@ Label scheme `{scheme.name}`: {scheme.note}.
 | | |
 |---|---|
 | hardware | {training["device"]} |
-| time | {timedelta(seconds=round(training["seconds"]))} (h:mm:ss) |
+| time (wall clock) | {timedelta(seconds=round(training["seconds"]))} (h:mm:ss) |
 | speed | {training["images_per_second"]:.1f} images/s |
 | peak memory | {training["peak_memory_mib"]:.0f} MiB |
 | commit | {", then ".join(commits)} |
@@ -132,6 +132,7 @@ Weights: {parameters * 4 / 1e6:.1f} MB, {where}.
 ## Limits
 
 - One split, one seed: how much another would change the scores is not in their intervals.
+- The split is not checked for near-duplicate frames on both sides.
 - Frames are resized to {size}×{size} px, whatever their shape; small polyps suffer first.
 - {unseen}
 - For research and teaching. Not a medical device.

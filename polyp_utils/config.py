@@ -105,6 +105,23 @@ class RunConfig:
                 raise ValueError(f"{key} is {value!r}; it must be of type {types[key].__name__}")
         return replace(RECIPES[recipe], **given)
 
+    @classmethod
+    def from_notebook(cls, namespace: dict[str, Any]) -> "RunConfig":
+        """The settings that a notebook's parameters give: ``from_notebook(globals())``.
+
+        Papermill takes any ``-p`` name, so a slip would be ignored; here it is refused.
+
+        Raises:
+            ValueError: a variable whose name is nearly that of a parameter, or as `from_recipe`.
+        """
+        names = [field.name for field in fields(cls)]
+        plain = (str, int, float, bool)
+        for key in namespace.keys() - set(names):
+            given = isinstance(namespace[key], plain) and not key.startswith("_")
+            if given and difflib.get_close_matches(key, names, n=1, cutoff=0.8):
+                raise unknown("parameter", key, names)
+        return cls.from_recipe(**{name: namespace[name] for name in names if name in namespace})
+
     @property
     def run_name(self) -> str:
         """Folder name of the run under the results folder."""
@@ -128,7 +145,7 @@ RECIPES: dict[str, RunConfig] = {
     "seed": _SEED,
     # The card's sibling: one logit, BCE instead of CE.
     "seed-binary": replace(_SEED, recipe="seed-binary", scheme="binary"),
-    # The card's recipe at a size that two CPU cores train in about five minutes.
+    # The card's recipe at 1/64 of its arithmetic, for machines without a GPU.
     "seed-small": replace(_SEED, recipe="seed-small", width=16, image_size=128, lr=1e-3),
     # No GPU, no data: a narrow network on drawn frames, in about a minute.
     "quick": replace(
@@ -150,7 +167,7 @@ def repo_root() -> Path:
     """The repository: the nearest folder upwards of the working folder, else of this file."""
     for start in (Path.cwd(), Path(__file__).resolve().parent):
         for folder in (start, *start.parents):
-            if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
+            if all((folder / name).is_dir() for name in ("notebooks", "polyp_utils")):
                 return folder
     return Path.cwd()
 

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import os
 import platform
-import resource
 import sys
 from dataclasses import dataclass
 
@@ -75,9 +74,13 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory_mib(compute: Compute) -> float:
-    """Highest memory so far, MiB: of the device's tensors on CUDA, else of the process."""
+    """Highest memory so far, MiB: of the tensors on CUDA, else of the process (NaN on Windows)."""
     if compute.device.type == "cuda":
         return torch.cuda.max_memory_allocated(compute.device) / 2**20
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return float("nan")
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes on macOS, else KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.labels import Scheme, get_scheme
-from polyp_utils.data.splits import load_split
+from polyp_utils.data.labels import Scheme, get_scheme, is_polyp
+from polyp_utils.data.splits import Split, load_split
 from polyp_utils.files import atomic, write_json
 from polyp_utils.inference import to_original
 from polyp_utils.metrics import (
@@ -116,8 +116,9 @@ def evaluate(run: Run, part: str = "test", dataset: PolypDataset | None = None) 
     config = run.config
     scheme = get_scheme(config.scheme)
     dataset = dataset or PolypDataset(config.dataset, config.image_size)
-    check_data(run, dataset)
-    ids = load_split(config.split).limited(config.limit).part(part)
+    split = load_split(config.split).limited(config.limit)
+    check_data(run, dataset, split)
+    ids = split.part(part)
     tables, matrices = [], []
     for frame_id, row in zip(ids, dataset.rows(ids).tolist(), strict=True):
         probabilities = run.probabilities(part, frame_id, scheme)
@@ -136,18 +137,22 @@ def evaluate(run: Run, part: str = "test", dataset: PolypDataset | None = None) 
     return Evaluation(run, part, scheme.classes, per_image, confusion, card_scores(run, dataset))
 
 
-def check_data(run: Run, dataset: PolypDataset) -> None:
-    """Refuses data that are not those of the run.
+def check_data(run: Run, dataset: PolypDataset, split: Split) -> None:
+    """Refuses data or a split that are not those of the run.
 
     Raises:
         RunError: another fingerprint, with both.
     """
-    made_with = run.record["fingerprints"]["data"]
-    if made_with != dataset.fingerprint:
-        raise RunError(
-            f"{run.name} was made with {run.config.dataset} of fingerprint {made_with}, what is "
-            f"on disk has {dataset.fingerprint}: files differ, fetch the data set again"
-        )
+    made_with = run.record["fingerprints"]
+    for what, name, then, now in (
+        ("data set", run.config.dataset, made_with["data"], dataset.fingerprint),
+        ("split", split.name, made_with["split_ids"], split.fingerprint),
+    ):
+        if then != now:
+            raise RunError(
+                f"{run.name} was made with {what} {name} of fingerprint {then}, here it has {now}: "
+                "take the files, or the version of this package, that the run was made with"
+            )
 
 
 def polyp_and_classes(probabilities: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
@@ -182,7 +187,7 @@ def _score_image(
     polyp, classes = polyp_and_classes(probabilities, scheme)
     target = scheme.encode(levels[None])
     matrix = confusion_matrix(classes[None], target, len(scheme.classes))
-    merged = counts_of(confusion_matrix(polyp[None], scheme.merge(target), 2))
+    merged = counts_of(confusion_matrix(polyp[None], is_polyp(levels[None]), 2))
     counts = Counts(
         *(torch.cat([m[:, 1:], c], dim=1) for m, c in zip(merged, counts_of(matrix), strict=True))
     )

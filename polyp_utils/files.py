@@ -14,8 +14,10 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()  # with the user's mode: safetensors would make it private
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # the user's: safetensors makes its files private
         os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):

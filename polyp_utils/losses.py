@@ -80,7 +80,8 @@ class CombinedLoss(nn.Module):
             probability_target = target.unsqueeze(1).to(logits_.dtype)
             ce = F.binary_cross_entropy_with_logits(logits_, probability_target)
         else:
-            ce = F.cross_entropy(logits_, target)
+            # the reduced form has no deterministic version on CUDA
+            ce = F.cross_entropy(logits_, target, reduction="none").mean()
         return ce, self.dice(logits, target)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:

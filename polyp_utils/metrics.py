@@ -42,7 +42,9 @@ def counts_of(matrices: Tensor) -> Counts:
 
 
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Pixels per image, int64 (B, C, C): rows are the target's classes, columns the prediction's.
+    """Pixels per image and pair of classes, int64 (B, C, C), on the CPU.
+
+    Rows are the target's classes, columns the prediction's.
 
     Args and errors as in `count`.
     """
@@ -63,7 +65,8 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Te
     batch = prediction.shape[0]
     cells = num_classes**2
     cell += torch.arange(batch, device=cell.device).view(-1, 1, 1) * cells
-    return torch.bincount(cell.flatten(), minlength=batch * cells).view(batch, num_classes, -1)
+    matrices = torch.bincount(cell.flatten(), minlength=batch * cells)
+    return matrices.view(batch, num_classes, -1).cpu()  # scores are float64, which MPS lacks
 
 
 def dice(counts: Counts) -> Tensor:

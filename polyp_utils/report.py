@@ -50,12 +50,13 @@ def cost_table(runs: list[Run]) -> str:
     rows = []
     for run in runs:
         training = run.training
-        minutes, memory = training["seconds"] / 60, training["peak_memory_mib"] / 1024
+        minutes = run.history["seconds"].median() * run.config.epochs / 60
+        memory = training["peak_memory_mib"] / 1024
         speed = f"{training['images_per_second']:.1f}"
         cells = [f"{minutes:.0f}", speed, f"{memory:.1f}", training["device"]]
         rows.append([_link(run), str(run.config.epochs), *cells])
-    head = ["run", "epochs", "minutes", "training images/s (median)", "peak memory (GiB)"]
-    return _table([*head, "hardware"], rows)
+    head = ["run", "epochs", "minutes (median epoch × epochs)", "training images/s (median)"]
+    return _table([*head, "peak memory (GiB)", "hardware"], rows)
 
 
 TABLES = {"scores": score_table, "card": card_table, "cost": cost_table}
@@ -67,7 +68,8 @@ def render(text: str, runs: list[Run]) -> str:
         marker = f"<!-- table: {name} -->"
         if marker in text:
             marked = re.compile(rf"({marker}).*?(<!-- end -->)", flags=re.DOTALL)
-            text = marked.sub(rf"\1\n\n{make(runs)}\n\n\2", text)
+            table = make(runs).replace("\\", r"\\")  # a backslash is itself, no group
+            text = marked.sub(rf"\1\n\n{table}\n\n\2", text)
     return text
 
 
@@ -93,7 +95,8 @@ def _score(summary: dict[str, Any], size: str, score: str, bold: bool = False) -
         found = (row["protocol"].split()[0], row["class"], row["score"])
         if found == (size, POLYP, score):
             mean = f"**{row['mean']:.3f}**" if bold else f"{row['mean']:.3f}"
-            return f"{mean} [{row['low']:.3f}, {row['high']:.3f}]"
+            bounds = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
+            return mean + bounds
     return "–"
 
 

@@ -10,10 +10,12 @@ training.json        time, memory, best epoch; its presence means "finished"
 Whoever reads a run never changes it.
 """
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torchvision
+from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import save_file
@@ -103,6 +106,22 @@ class Run:
         with atomic(self.prediction_path(part, frame_id)) as temporary:
             image.save(temporary, "PNG", optimize=True)
 
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the folder for one process; the system lets go when the process ends or is killed.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise RunError(
+                f"{self.path} is being trained by another process: wait for it, or give this run "
+                "another name"
+            ) from error
+
     def save_figure(self, name: str, figure: Figure) -> None:
         """Stores a figure as ``figures/<name>.png``."""
         with atomic(self.path / "figures" / f"{name}.png") as temporary:
@@ -129,8 +148,6 @@ def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> Ru
         _check_same(run, config, fingerprints)
         if not run.finished:
             _note_change(run, device)
-            for leftover in run.path.rglob(".*.tmp"):  # of a process that was killed
-                leftover.unlink()
         return run
     try:
         record = {"settings": config.to_dict(), "fingerprints": fingerprints}
@@ -242,8 +259,9 @@ def find_run(name: str = "") -> Run:
         RunError: there is none.
         ValueError: no run of that name, with the nearest one.
     """
-    if name and (Path(name) / "training.json").is_file():
-        return Run(Path(name))
+    for path in (Path(name), repo_root() / name):
+        if name and (path / "training.json").is_file():
+            return Run(path)
     runs = list_runs()
     if not runs:
         raise RunError(f"no finished run under {results_root()}: train one (02_train.ipynb)")

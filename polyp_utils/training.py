@@ -19,7 +19,7 @@ from torch import Tensor
 
 from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.labels import Scheme, get_scheme
+from polyp_utils.data.labels import Scheme, get_scheme, is_polyp
 from polyp_utils.data.splits import load_split
 from polyp_utils.data.transforms import to_input
 from polyp_utils.device import Compute, get_compute, keep_freed_memory, peak_memory_mib
@@ -73,6 +73,7 @@ def fit(config: RunConfig) -> Run:
     run = open_run(config, fingerprints, compute.describe())
     if run.finished:
         print(f"{run.name} is finished: nothing to train")
+        shutil.rmtree(run.path / "last", ignore_errors=True)  # if it was killed just before that
         return run
     data = {
         part: Data(
@@ -82,10 +83,11 @@ def fit(config: RunConfig) -> Run:
         )
         for part in rows
     }
-    trainer = Trainer(config, scheme, compute, run)
-    trainer.resume()
-    trainer.train(data["train"], data["val"])
-    trainer.finish({part: data[part] for part in ("val", "test")})
+    with run.lock():
+        trainer = Trainer(config, scheme, compute, run)
+        trainer.resume()
+        trainer.train(data["train"], data["val"])
+        trainer.finish({part: data[part] for part in ("val", "test")})
     return run
 
 
@@ -210,7 +212,7 @@ class Trainer:
             counts = count(probabilities.argmax(dim=1), target, len(self.scheme.classes))
             class_dice.append(dice(counts).cpu())
             polyp = self.scheme.polyp_probability(probabilities) > 0.5
-            polyp_dice.append(dice(count(polyp, self.scheme.merge(target), 2))[:, 1].cpu())
+            polyp_dice.append(dice(count(polyp, is_polyp(masks), 2))[:, 1].cpu())
         ce, dice_loss = (torch.stack(losses).sum(0) / len(data)).tolist()
         means = torch.cat(class_dice).nanmean(dim=0).tolist()
         return {
@@ -227,7 +229,7 @@ class Trainer:
             yield to_input(data.images[rows], self.compute.device), data.masks[rows]
 
     def _estimate(self, seconds_per_image: float, images: int) -> str:
-        """What the whole run will cost here, and what would be quicker."""
+        """What training will cost here, validation aside, and what would be quicker."""
         hours = seconds_per_image * images * self.config.epochs / 3600
         text = (
             f"about {_duration(hours)} for {self.config.epochs} epochs on "
@@ -264,6 +266,8 @@ class Trainer:
         path = self.run.path / "last/state.pt"
         if not path.is_file():
             return
+        for leftover in self.run.path.rglob(".*.tmp"):  # of a process that was killed
+            leftover.unlink()
         state = torch.load(path, map_location=self.compute.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

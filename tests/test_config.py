@@ -150,3 +150,10 @@ def test_default_folders(pytestconfig, monkeypatch, tmp_path):
     assert config.data_root() == repo / "data"
     assert config.results_root() == repo / "results"
     assert config.cache_root() == tmp_path / "polyp_utils"
+
+
+def test_a_notebook_gives_its_parameters_and_slips_are_refused():
+    cells = {"recipe": "quick", "epochs": 5, "width": None, "other": [1], "sheet": 24, "_i": "x"}
+    assert RunConfig.from_notebook(cells) == RunConfig.from_recipe("quick", epochs=5)
+    with pytest.raises(ValueError, match="unknown parameter 'epoch': did you mean 'epochs'"):
+        RunConfig.from_notebook({**cells, "epoch": 3})

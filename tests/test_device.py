@@ -1,6 +1,7 @@
 """Where to compute: what is asked for is what is got, or an error."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -70,3 +71,14 @@ def test_peak_memory_is_what_the_kernel_counted():
     peak = peak_memory_mib(get_compute("cpu"))
     (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert peak == pytest.approx(int(line) / 1024, rel=0.02)
+
+
+def test_without_the_resource_module_all_but_the_peak_memory_works():  # as on Windows
+    code = (
+        "import sys; sys.modules['resource'] = None\n"
+        "import polyp_utils.hub, polyp_utils.training\n"
+        "from polyp_utils.device import get_compute, peak_memory_mib\n"
+        "print(peak_memory_mib(get_compute('cpu')))"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "nan\n"

@@ -12,7 +12,15 @@ from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import SCHEMES, get_scheme
 from polyp_utils.data.splits import load_split
-from polyp_utils.evaluation import CARD, NETWORK, ORIGINAL, POLYP, evaluate, polyp_and_classes
+from polyp_utils.evaluation import (
+    CARD,
+    NETWORK,
+    ORIGINAL,
+    POLYP,
+    _score_image,
+    evaluate,
+    polyp_and_classes,
+)
 from polyp_utils.files import write_json
 from polyp_utils.runs import RunError, open_run
 from polyp_utils.stats import mean_interval
@@ -298,3 +306,12 @@ def test_a_missing_prediction_is_named(dataset):
 def test_evaluate_opens_the_runs_data_set_itself(dataset):
     run = finished_run(dataset, "binary", perfect("binary"), limit=2)
     pd.testing.assert_frame_equal(evaluate(run).per_image, evaluate(run, dataset=dataset).per_image)
+
+
+def test_polyp_is_the_mask_whatever_the_scheme_makes_of_its_levels():
+    """`jpeg-levels` takes 246–254 for another class; its polyp is scored against the mask."""
+    levels = torch.tensor([[[0, 3, 250, 255]]], dtype=torch.uint8)
+    predicted = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]])[:, None]
+    table, _ = _score_image(predicted, levels[0], get_scheme("jpeg-levels"))
+    assert table.set_index("class").loc[POLYP, "dice"] == 1
+    assert table.set_index("class").loc["level 255", "dice"] == pytest.approx(2 / 3)

@@ -447,7 +447,7 @@ def test_command_of_the_card_trains_the_same_run(run, capsys):
     words = shlex.split(re.search(r"```bash\n(.*?)\n```", text)[1])
     assert words[:4] == ["python", "-m", "polyp_utils", "train"]
     assert cli.main(words[3:]) == 0  # other settings would be another folder, or an error
-    assert capsys.readouterr().out == f"{run.path} is finished: nothing to train\n"
+    assert capsys.readouterr().out == f"{run.name} is finished: nothing to train\n"
 
 
 def test_research_data_make_research_weights(run):

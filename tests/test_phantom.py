@@ -103,3 +103,13 @@ def test_picture_changes_where_the_mask_is(index):
         assert np.mean(change[inside] > 2) > 0.9
         # what is black in both (corners, box) is never polyp
         assert not np.any(inside & (image.max(-1) == 0) & (bare.max(-1) == 0))
+
+
+GOLDEN_MEANS = [[66.52, 4.55], [84.32, 26.99], [90.15, 6.52]]
+
+
+def test_the_drawing_has_changed_only_with_its_version():
+    """Means of three frames and masks; if this fails, raise VERSION and write the new ones."""
+    means = [[float(part.mean()) for part in phantom.draw(index)] for index in (0, 1, 2)]
+    assert phantom.VERSION == 1
+    np.testing.assert_allclose(means, GOLDEN_MEANS, atol=0.3)

@@ -131,7 +131,7 @@ def test_another_device_is_noted_while_the_run_goes_on(capsys):
     ("change", "prints", "message"),
     [
         ({"epochs": 5}, {}, "epochs is 2 there and 5 now"),
-        ({"lr": 0.1, "dice_absent": "exclude"}, {}, "lr is 0.003 there and 0.1 now; dice_absent"),
+        ({"lr": 0.1, "dice_absent": "exclude"}, {}, "lr is 0.001 there and 0.1 now; dice_absent"),
         ({}, {"data": "d2"}, "data is 'd1' there and 'd2' now"),
         ({}, {"split_ids": "s2"}, "split_ids is 's1' there and 's2' now"),
     ],

@@ -134,7 +134,7 @@ def test_equals_a_plain_loop(monkeypatch):
     target = get_scheme("trimap").encode(data.masks[data.rows(ids)])
     torch.manual_seed(5)
     model = UNet(num_classes=3, width=4).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     model.train()
     for epoch, state in enumerate(states):
         losses = []
@@ -227,8 +227,8 @@ def test_other_settings_are_refused_before_any_step(monkeypatch):
     run = fit(small(epochs=1))
     weights = run.weights.read_bytes()
     monkeypatch.setattr(Trainer, "train", lambda *_: pytest.fail("it trained"))
-    with pytest.raises(RunError, match=r"lr is 0.003 there and 0.001 now"):
-        fit(small(epochs=1, lr=1e-3))
+    with pytest.raises(RunError, match=r"lr is 0.001 there and 0.002 now"):
+        fit(small(epochs=1, lr=2e-3))
     assert run.weights.read_bytes() == weights
 
 
@@ -337,7 +337,7 @@ def test_validation_scores_are_those_of_the_best_weights_worked_out_anew(longer)
 
 def test_the_learning_rate_halves_when_the_validation_loss_stalls(monkeypatch):
     steered(monkeypatch, loss=[1.0] * 8)
-    run = fit(small(epochs=8, lr_patience=1, min_lr=1e-3))
+    run = fit(small(epochs=8, lr=3e-3, lr_patience=1, min_lr=1e-3))
     # Epoch 1 sets the mark, 2 is patience, 3 halves what 4 uses; then every second epoch.
     expected = [3e-3] * 3 + [1.5e-3] * 2 + [1e-3] * 3
     assert run.history["lr"].tolist() == pytest.approx(expected)
@@ -350,7 +350,7 @@ def test_losses_are_read_now_and_then_not_at_every_step(monkeypatch):
     monkeypatch.setattr(Trainer, "_read", spy(Trainer._read, lambda _: reads.append(1)))
     run = fit(small(limit=40))  # ten steps in an epoch: read after 4, 8, 10
     assert len(steps) == 20
-    assert len(reads) == 2 * 3 + 1  # and once for the estimate of the time
+    assert len(reads) == 2 * 3 + 2  # and twice for the estimate of the time
     assert run.history["train_loss"].notna().all()
 
 
@@ -376,7 +376,7 @@ def test_each_scheme_writes_the_predictions_of_its_best_weights(scheme):
 
 
 def test_the_estimate_names_the_cost_and_what_would_be_quicker(capsys):
-    run = fit(small(limit=20, epochs=1))  # five steps
+    run = fit(small(limit=24, epochs=1))  # six steps
     assert "for 1 epochs on cpu" in capsys.readouterr().out
     trainer = Trainer(
         RunConfig.from_recipe("seed"), get_scheme("trimap"), get_compute("cpu", "fp32"), run
@@ -385,3 +385,17 @@ def test_the_estimate_names_the_cost_and_what_would_be_quicker(capsys):
     assert trainer._estimate(0.36, 800).startswith("about 1.6 h for 20 epochs on cpu")
     assert "seed-small (width 16, 128 px: 64 times less work)" in trainer._estimate(0.36, 800)
     assert "quicker" not in trainer._estimate(0.01, 800)
+
+
+def test_a_second_process_is_told_that_the_run_is_being_trained(monkeypatch):
+    messages = []
+
+    def meanwhile(trainer, *data):
+        with pytest.raises(RunError, match="is being trained by another process"):
+            fit(small())
+        messages.append("refused")
+
+    monkeypatch.setattr(Trainer, "train", meanwhile)
+    with pytest.raises(FileNotFoundError):  # nothing was trained here, so there are no weights
+        fit(small())
+    assert messages == ["refused"]

@@ -7,7 +7,6 @@ file, its size or its time changes.
 
 import functools
 import hashlib
-import inspect
 import os
 import warnings
 from collections.abc import Iterable
@@ -133,7 +132,7 @@ class PhantomSource:
 
     def __init__(self, count: int) -> None:
         self.ids = tuple(f"phantom-{index:04d}" for index in range(count))
-        self._stamp = f"{inspect.getsource(phantom)} {count}"
+        self._stamp = f"phantom drawing {phantom.VERSION}, {count} frames"
         self._draw = functools.lru_cache(maxsize=8)(phantom.draw)
 
     def read_image(self, frame_id: str) -> np.ndarray:
@@ -145,7 +144,7 @@ class PhantomSource:
         return self._draw(int(frame_id.removeprefix("phantom-")))[1]
 
     def stamp(self) -> str:
-        """Source of the drawing code, and the count."""
+        """Version of the drawing, and the count."""
         return self._stamp
 
     def fingerprint(self) -> str:
