@@ -89,6 +89,8 @@ def locate(info: DatasetInfo) -> Path:
     folder = data_root() / info.folder
     if folder.is_dir():
         return folder
+    if os.environ.get("POLYP_DATA") and not data_root().is_dir():
+        raise FileNotFoundError(_missing(info, folder, "POLYP_DATA names no folder that exists"))
     if info.archive is None:
         raise FileNotFoundError(_missing(info, folder, "it has no automatic download"))
     return fetch(info, info.archive, data_root())
