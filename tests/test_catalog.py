@@ -133,7 +133,7 @@ def test_missing_data_without_archive(root, monkeypatch):
 
 def test_a_data_root_that_does_not_exist_is_not_made(root):
     root.rmdir()
-    with pytest.raises(FileNotFoundError, match="POLYP_DATA names no folder that exists. Put"):
+    with pytest.raises(FileNotFoundError, match=r"POLYP_DATA names no folder that exists\. Put"):
         locate(get_info("kvasir-seg"))
 
 
