@@ -200,5 +200,5 @@ def _plain(value: Any) -> Any:
     """JSON has no NaN and no numpy types."""
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float):
-        return None if np.isnan(value) else round(value, 5)
+        return None if np.isnan(value) else value
     return value

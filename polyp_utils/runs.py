@@ -95,14 +95,21 @@ class Run:
             raise RunError(f"{path} is missing: the run holds no prediction of {frame_id}")
         with Image.open(path) as image:
             values = torch.from_numpy(np.array(image)).float() / 255
-        if values.ndim == 2:
-            return torch.stack([1 - values, values])
-        return values.permute(2, 0, 1)[: len(scheme.classes)]
+        rest = values[None] if values.ndim == 2 else values.permute(2, 0, 1)
+        if len(rest) != len(scheme.classes) - 1:
+            raise RunError(
+                f"{path} holds {len(rest) + 1} classes, scheme {scheme.name} has "
+                f"{len(scheme.classes)}"
+            )
+        return torch.cat([(1 - rest.sum(dim=0, keepdim=True)).clamp(min=0), rest])
 
     def save_probabilities(self, part: str, frame_id: str, probabilities: Tensor) -> None:
-        """Stores probabilities (C, H, W), C = 2 (grey PNG of class 1) or 3 (RGB PNG), as 8 bit."""
-        levels = (probabilities.float() * 255).round().to(torch.uint8).cpu().numpy()
-        image = Image.fromarray(levels[1] if len(levels) == 2 else levels.transpose(1, 2, 0))
+        """Stores probabilities (C, H, W), C from 2 to 4, as an 8-bit PNG (L, LA or RGB).
+
+        A channel per class but the background, which is what is left to 1.
+        """
+        levels = (probabilities[1:].float() * 255).round().to(torch.uint8).cpu().numpy()
+        image = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
         with atomic(self.prediction_path(part, frame_id)) as temporary:
             image.save(temporary, "PNG", optimize=True)
 
@@ -227,7 +234,7 @@ def publish(run: Run) -> Run:
     target = repo_root() / "results/published" / run.name
     if target == run.path:
         return run
-    if target.exists() and Run(target).record != run.record:
+    if (target / "config.json").is_file() and Run(target).record != run.record:
         raise RunError(f"{target} holds another run of that name: rename one of them")
     heavy = run.weights.is_file() and run.weights.stat().st_size > MAX_COMMITTED_BYTES
     left_out = shutil.ignore_patterns("last", ".*", *([run.weights.name] if heavy else []))

@@ -370,7 +370,7 @@ def test_each_scheme_writes_the_predictions_of_its_best_weights(scheme):
         expected = predict(model, data.images[data.rows(ids)], get_compute("cpu", "fp32"))
         for frame_id, probabilities in zip(ids, expected, strict=True):
             with Image.open(run.prediction_path(part, frame_id)) as image:
-                assert (image.mode, image.size) == ("L" if scheme == "binary" else "RGB", (32, 32))
+                assert (image.mode, image.size) == ("L" if scheme == "binary" else "LA", (32, 32))
             stored = run.probabilities(part, frame_id, get_scheme(scheme))
             torch.testing.assert_close(stored, probabilities, rtol=0, atol=0.51 / 255)
     columns = [f"val_dice_{name}" for name in get_scheme(scheme).classes]
