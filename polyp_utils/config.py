@@ -49,7 +49,7 @@ class RunConfig:
     limit: int = 0  # first n ids of each part, for smoke runs; 0 = all
     device: str = "auto"  # auto, cuda, mps, cpu
     precision: str = "auto"  # auto (bf16 where the hardware has it), bf16, fp32
-    deterministic: bool = False  # on CUDA; the CPU always is
+    deterministic: bool = False  # on CUDA (not run there yet); the CPU always is
     name: str = ""  # run folder; empty = derived from the settings
 
     def __post_init__(self) -> None:

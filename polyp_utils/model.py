@@ -33,8 +33,8 @@ class UNet(nn.Module):
         head         18,496
         output       99
 
-    What the card leaves open is settled in the repository's design notes: upsampling is a 2×2
-    transposed convolution, the skip comes first in the concatenation, the reduction is 3×3.
+    What the card leaves open is settled here: a block's convolutions have no bias, upsampling is
+    a 2×2 transposed convolution, the skip comes first in the concatenation, the reduction is 3×3.
     """
 
     def __init__(self, in_channels: int = 3, num_classes: int = 3, width: int = 64) -> None:

@@ -1,6 +1,5 @@
 """The run folder: atomic, faithful, refuses what it is not."""
 
-import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from PIL import Image
 from polyp_utils import runs
 from polyp_utils.config import RunConfig
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.files import atomic, write_json
+from polyp_utils.files import write_json
 from polyp_utils.runs import Run, RunError, find_run, list_runs, open_run
 
 CONFIG = RunConfig.from_recipe("quick", epochs=2)
@@ -32,31 +31,6 @@ def finished(folder, time, **values):
 
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("before", [None, "old"])
-def test_a_failed_write_leaves_what_was_there(tmp_path, before):
-    path = tmp_path / "sub" / "file.txt"
-    if before:
-        path.parent.mkdir()
-        path.write_text(before)
-
-    def write_half():
-        with atomic(path) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert contents(tmp_path) == ({path: before.encode()} if before else {})
-
-
-def test_a_finished_write_replaces_and_leaves_nothing_else(tmp_path):
-    path = tmp_path / "values.json"
-    write_json(path, {"a": 1})
-    write_json(path, {"name": "Kvasir – ü"})
-    assert list(tmp_path.iterdir()) == [path]
-    assert json.loads(path.read_text(encoding="utf-8")) == {"name": "Kvasir – ü"}
 
 
 @pytest.mark.parametrize(("scheme", "mode"), [("binary", "L"), ("trimap", "LA")])
