@@ -44,7 +44,7 @@ def write_model_card(run: Run, repo_id: str = "") -> Path:
 def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
     config, record, training = run.config, run.record, run.training
     scheme, info = get_scheme(config.scheme), get_info(config.dataset)
-    split = load_split(config.split).limited(config.limit)
+    split = load_split(config.split, config.dataset).limited(config.limit)
     width, size, binary = config.width, config.image_size, scheme.logits == 1
     with torch.device("meta"):
         parameters = sum(p.numel() for p in UNet(3, scheme.logits, width).parameters())

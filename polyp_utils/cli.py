@@ -35,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     }.items():
         command = verbs.add_parser(verb, help=help_text)
         command.add_argument("--run", default="", help="name or path; default: the newest")
+    look = verbs.add_parser("audit", help="look for what is wrong with a data set; writes tables")
+    look.add_argument("--dataset", required=True, help="name in the catalogue, or a folder")
+    look.add_argument("--recall", type=int, default=0, help="copies to measure recall with; slow")
     verbs.add_parser("report", help="write the documents' tables from the published runs")
     options = vars(parser.parse_args(arguments))
     return _run(options.pop("verb"), options)
@@ -80,6 +83,20 @@ def _publish(run: str) -> None:
     print(f"published as {publish(find_run(run)).path}")
 
 
+def _audit(dataset: str, recall: int) -> None:
+    from polyp_utils import audit
+    from polyp_utils.config import results_root
+    from polyp_utils.data.catalog import get_info
+
+    folder = results_root() / f"audit-{get_info(dataset).name}"
+    found = audit.audit(dataset)
+    found.save(folder)
+    print(found.summary.to_string(index=False))
+    if recall:
+        audit.save_table(folder / "recall.csv", audit.recall_of_copies(dataset, recall))
+    print(f"{len(found.frames)} frames in {found.seconds:.0f} s; written to {folder}")
+
+
 def _report() -> None:
     from polyp_utils.report import write
 
@@ -90,5 +107,6 @@ _VERBS: dict[str, Callable[..., None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "publish": _publish,
+    "audit": _audit,
     "report": _report,
 }

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import torch
 
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import THRESHOLD, get_scheme
@@ -13,6 +14,7 @@ from polyp_utils.stats import Interval, mean_interval, spearman_interval
 
 FOUND_SHARE = 0.1  # of a component's pixels
 FAILURE_DICE = 0.5
+MISSED = "missed"
 
 # What a frame is like, and how to say it.
 FEATURES = {
@@ -51,6 +53,53 @@ def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
         rows.append({"id": frame_id, **describe(image, mask), **counted})
     scores = per_image.loc[wanted, ["id", "dice", "iou", "precision", "recall"]]
     return scores.merge(pd.DataFrame(rows), on="id").sort_values("dice", ignore_index=True)
+
+
+def kind_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
+    """A row per true polyp: is it found, and is it given its kind?
+
+    A polyp's true kind is that of most of its pixels; the predicted one is the kind with the
+    higher mean probability over those of its pixels that are predicted as polyp.
+
+    Returns:
+        ``id``, ``kind``, ``predicted`` (a kind, or ``missed`` as in `count_components`).
+    """
+    run, part = evaluation.run, evaluation.part
+    scheme = get_scheme(run.config.scheme)
+    names = list(scheme.kinds)
+    rows = []
+    for frame_id in evaluation.per_image["id"].unique():
+        levels = torch.from_numpy(dataset.original_mask(frame_id))
+        probabilities = to_original(
+            run.probabilities(part, frame_id, scheme), (levels.shape[0], levels.shape[1])
+        )
+        predicted = polyp_and_classes(probabilities, scheme)[0].numpy()
+        truth = scheme.encode(levels[None])[0].numpy()
+        per_kind = np.stack([probabilities[list(c)].sum(dim=0) for c in scheme.kinds.values()])
+        for polyp in components(levels.numpy() > THRESHOLD):
+            pixels = [np.isin(truth[polyp], c).sum() for c in scheme.kinds.values()]
+            row = {"id": frame_id, "kind": names[int(np.argmax(pixels))], "predicted": MISSED}
+            if predicted[polyp].mean() >= FOUND_SHARE:
+                row["predicted"] = names[int(per_kind[:, polyp & predicted].mean(axis=1).argmax())]
+            rows.append(row)
+    return pd.DataFrame(rows, columns=["id", "kind", "predicted"])
+
+
+def kind_findings(table: pd.DataFrame) -> list[str]:
+    """How often the kind is right given that the polyp is found, in sentences."""
+    if table["kind"].nunique() < 2:
+        return ["The label scheme knows one kind of polyp, so there is none to mistake."]
+    found = table[table["predicted"] != MISSED]
+    right = mean_interval(found["kind"] == found["predicted"])
+    usual = found["kind"].mode().iloc[0]
+    sentences = [
+        f"Of {len(table)} polyps {len(found)} are found; {right} of these are given their right "
+        f"kind (calling all of them {usual} would give {(found['kind'] == usual).mean():.3f})."
+    ]
+    for kind, group in found.groupby("kind"):
+        share = mean_interval(group["kind"] == group["predicted"])
+        sentences.append(f"Of the {len(group)} {kind} ones that are found: {share}.")
+    return sentences
 
 
 def gallery(

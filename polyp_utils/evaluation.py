@@ -116,7 +116,7 @@ def evaluate(run: Run, part: str = "test", dataset: PolypDataset | None = None) 
     config = run.config
     scheme = get_scheme(config.scheme)
     dataset = dataset or PolypDataset(config.dataset, config.image_size)
-    split = load_split(config.split).limited(config.limit)
+    split = load_split(config.split, config.dataset).limited(config.limit)
     check_data(run, dataset, split)
     ids = split.part(part)
     tables, matrices = [], []
@@ -167,10 +167,11 @@ def card_scores(run: Run, dataset: PolypDataset) -> dict[str, float]:
     Dice: argmax at network size, pixels summed over batches of 8, absent class = 1, mean over
     the scheme's classes, then over batches. Loss: as computed from logits at the end of training.
     """
-    scheme, split = get_scheme(run.config.scheme), load_split(run.config.split)
+    config = run.config
+    scheme, split = get_scheme(config.scheme), load_split(config.split, config.dataset)
     scores = {}
     for part in ("val", "test"):
-        ids = split.limited(run.config.limit).part(part)
+        ids = split.limited(config.limit).part(part)
         target = scheme.encode(dataset.masks[dataset.rows(ids)])
         predicted = [run.probabilities(part, i, scheme).argmax(dim=0) for i in ids]
         matrices = confusion_matrix(torch.stack(predicted), target, len(scheme.classes))

@@ -1,17 +1,20 @@
 """What is in a data set: sizes, grey levels, class shares, and what each frame is like."""
 
+import itertools
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
 from skimage import color, measure
 
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.labels import SCHEMES, THRESHOLD, is_polyp
-from polyp_utils.data.splits import PARTS, Split
+from polyp_utils.data.duplicates import green_box, reduce
+from polyp_utils.data.labels import SCHEMES, THRESHOLD, inner_rim, is_polyp
+from polyp_utils.data.splits import PARTS, Split, load_split, split_names
 from polyp_utils.metrics import count, dice
 
 MIN_SHARE = 5e-4  # of the frame; smaller components are specks, not polyps
@@ -55,24 +58,95 @@ def frame_table(dataset: PolypDataset, split: Split) -> pd.DataFrame:
     return pd.DataFrame([n | d for n, d in zip(named, described, strict=True)])
 
 
-def level_counts(dataset: PolypDataset, ids: Iterable[str]) -> np.ndarray:
-    """Pixels per grey level, int64 (256,), over masks at the original size."""
+def mask_files(dataset: PolypDataset, ids: Iterable[str]) -> tuple[np.ndarray, pd.Series]:
+    """What the mask files hold, at the original size.
 
-    def one(frame_id: str) -> np.ndarray:
-        return np.bincount(dataset.original_mask(frame_id).ravel(), minlength=256)
+    Returns:
+        Pixels per level of the brightest channel, int64 (256,); and the Dice of ``mask > 0``
+        against the right mask per frame, which is what that mistake costs (1: no traces of JPEG).
+    """
+
+    def one(frame_id: str) -> tuple[np.ndarray, float]:
+        raw, polyp = dataset.source.read_raw(frame_id), dataset.original_mask(frame_id) > THRESHOLD
+        both = (raw > 0).sum() + polyp.sum()
+        score = 2 * polyp[raw > 0].sum() / both if both else np.nan
+        return np.bincount(raw.ravel(), minlength=256), float(score)
 
     with ThreadPoolExecutor() as pool:
-        return sum(pool.map(one, ids), np.zeros(256, np.int64))
+        counts, scores = zip(*pool.map(one, ids), strict=True)
+    return np.sum(counts, axis=0), pd.Series(scores).dropna()
 
 
-def dice_of_naive_mask(dataset: PolypDataset, ids: Iterable[str]) -> pd.Series:
-    """Dice of ``mask > 0`` against the thresholded mask, at network size: what the error costs.
+def rim_study(
+    dataset: PolypDataset,
+    ids: Iterable[str],
+    widths: Iterable[float] = (1, 2, 3, 5),
+    shifts: Iterable[int] = (1, 2),
+) -> pd.DataFrame:
+    """How wide a boundary class should be: what a mask that is a pixel or two off would score.
 
-    Where it is 1 on average, the masks hold no JPEG traces.
+    Returns:
+        A row per rim width (px, at network size): ``rim_px``, ``share`` of all pixels, and for
+        each shift d (px, along both axes) the mean Dice per image of rim and of whole polyp,
+        ``rim_dice_d`` and ``polyp_dice_d``, of the true mask moved by it.
     """
-    masks = dataset.masks[dataset.rows(ids)]
-    counts = count(masks > 0, is_polyp(masks), num_classes=2)
-    return pd.Series(dice(counts)[:, 1].numpy()).dropna()
+    polyp = is_polyp(dataset.masks[dataset.rows(ids)])
+    rows = []
+    for width in widths:
+        rim = torch.cat([inner_rim(part, width) for part in polyp.split(64)])
+        row = {"rim_px": width, "share": float(rim.float().mean())}
+        for d in shifts:
+            for name, truth in (("rim", rim), ("polyp", polyp)):
+                inner, moved = truth[:, d:, d:], truth[:, :-d, :-d]
+                scores = dice(count(moved, inner, 2))[:, 1]
+                row[f"{name}_dice_{d}"] = float(scores.nanmean())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def split_table(dataset: PolypDataset, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Every split of a data set: who crosses it, and whether its parts look alike.
+
+    Args:
+        dataset: gives the polyp areas.
+        pairs: near-duplicates, see `find_near_duplicates`.
+
+    Returns:
+        A row per split: ``split``, ``pairs`` (wholly inside it), how many of them stand in
+        ``train and val``, ``train and test``, ``val and test``, and ``area`` (median polyp area
+        in per cent, for train / val / test).
+    """
+    area = pd.Series(
+        100 * is_polyp(dataset.masks).flatten(1).float().mean(dim=1).numpy(), dataset.ids
+    )
+    rows = []
+    for name in split_names(dataset.info.name) or ["grouped"]:
+        split = load_split(name, dataset.info.name)
+        part = {i: p for p in PARTS for i in split.part(p) if i in area}
+        ends = pairs[["id_a", "id_b"]].map(part.get).dropna()
+        apart = [{a, b} for a, b in zip(ends["id_a"], ends["id_b"], strict=True) if a != b]
+        row: dict[str, Any] = {"split": name, "pairs": len(ends)}
+        for one, other in itertools.combinations(PARTS, 2):
+            row[f"{one} and {other}"] = apart.count({one, other})
+        medians = area.groupby(pd.Series(part)).median()
+        row["area"] = " / ".join(f"{medians[p]:.1f}" for p in PARTS)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def pair_frames(dataset: PolypDataset, pairs: pd.DataFrame) -> list[Frame]:
+    """Both frames of each pair, reduced, for `plots.sheet` with an even number of columns."""
+    frames = []
+    for number, pair in enumerate(pairs.to_dict("records"), start=1):
+        mirror = ", mirrored" if pair["mirrored"] else ""
+        for frame_id, text in (
+            (pair["id_a"], f"{number}: {pair['inliers']} agree"),
+            (pair["id_b"], f"{number}: ×{pair['scale']:.2f}, {pair['rotation']:.0f}°{mirror}"),
+        ):
+            image, mask = dataset.original(frame_id)
+            truth = reduce(mask, 256) > THRESHOLD
+            frames.append(Frame(text, reduce(image, 256), truth))
+    return frames
 
 
 def class_shares(dataset: PolypDataset, ids: Iterable[str]) -> pd.DataFrame:
@@ -155,9 +229,7 @@ def overlay(image: np.ndarray) -> str:
     A black block darkens a patch that the vignette's corner leaves lit on the other side.
     """
     height, width = image.shape[:2]
-    corner = image[int(0.6 * height) :, : int(0.4 * width)].astype(np.int16)
-    red, green, blue = corner[..., 0], corner[..., 1], corner[..., 2]
-    if ((green > red + 15) & (green > blue + 15) & (green > 40)).mean() > 0.1:
+    if green_box(image[int(0.6 * height) :, : int(0.4 * width)]).mean() > 0.1:
         return "green box"
     rows = slice(int(0.80 * height), int(0.92 * height))
     left, right = (
@@ -168,6 +240,25 @@ def overlay(image: np.ndarray) -> str:
         )
     )
     return "black block" if left > 0.98 and right < 0.5 else "none"
+
+
+def has_text(image: np.ndarray) -> bool:
+    """Whether two lines of burned-in text stand below each other, flush left.
+
+    Lines are thin bright strokes that join to flat bars; text that merges with the border or with
+    highlights is missed.
+    """
+    small = reduce(image, 640)
+    darkest = small.min(axis=-1)
+    strokes = cv2.morphologyEx(darkest, cv2.MORPH_TOPHAT, np.ones((15, 15), np.uint8)) > 60
+    bars = cv2.morphologyEx(strokes.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((1, 15), np.uint8))
+    x, y, width, height, area = cv2.connectedComponentsWithStats(bars)[2][1:].T
+    line = (height >= 5) & (height <= 18) & (width >= 2.5 * height) & (width < 0.3 * small.shape[1])
+    x, y, height = (values[line & (area > 0.6 * width * height)] for values in (x, y, height))
+    flush = abs(x[:, None] - x) <= 6
+    near = abs(y[:, None] - y) < 140
+    alike = np.maximum(height[:, None] / height, height / height[:, None]) < 1.7
+    return bool(((flush & near & alike).sum(axis=1) >= 2).any())
 
 
 def components(polyp: np.ndarray) -> list[np.ndarray]:

@@ -63,15 +63,22 @@ class CombinedLoss(nn.Module):
     """``ce_weight`` × cross-entropy + ``dice_weight`` × Dice loss; the card's weights are 0.5.
 
     With one logit the cross-entropy is the binary one (with logits). Both are means over the
-    pixels of the batch, no class weights.
+    pixels of the batch. ``class_weights`` float (C,), if given, weigh the pixels of the
+    multi-class cross-entropy by their true class; their mean over the pixels of the training part
+    should be 1, so that the loss keeps its scale (`inverse_sqrt_weights`).
     """
 
     def __init__(
-        self, ce_weight: float = 0.5, dice_weight: float = 0.5, absent: str = "include"
+        self,
+        ce_weight: float = 0.5,
+        dice_weight: float = 0.5,
+        absent: str = "include",
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.ce_weight, self.dice_weight = ce_weight, dice_weight
         self.dice = MulticlassDiceLoss(absent)
+        self.class_weights = class_weights
 
     def terms(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy and Dice loss, unweighted; arguments as in `forward`."""
@@ -81,8 +88,8 @@ class CombinedLoss(nn.Module):
             ce = F.binary_cross_entropy_with_logits(logits_, probability_target)
         else:
             # the reduced form has no deterministic version on CUDA
-            ce = F.cross_entropy(logits_, target, reduction="none").mean()
-        return ce, self.dice(logits, target)
+            ce = F.cross_entropy(logits_, target, self.class_weights, reduction="none").mean()
+        return ce, self.dice(logits_, target)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Scalar loss of logits (B, C, H, W) against class indices int64 (B, H, W).
@@ -92,6 +99,20 @@ class CombinedLoss(nn.Module):
         """
         ce, dice = self.terms(logits, target)
         return self.ce_weight * ce + self.dice_weight * dice
+
+
+def inverse_sqrt_weights(pixels: Tensor) -> Tensor:
+    """Class weights ∝ 1/√frequency with mean 1 over the pixels, float32 (C,).
+
+    The square root is the usual middle way: 1/frequency lets a class of 1 % of the pixels shout
+    down the rest, equal weights let it be ignored. A class without pixels gets weight 0.
+
+    Args:
+        pixels: per class, (C,).
+    """
+    share = pixels.double() / pixels.sum()
+    weights = torch.where(share > 0, share.clamp(min=1e-12).rsqrt(), 0)
+    return (weights / (weights * share).sum()).float()
 
 
 def _check(logits: Tensor, target: Tensor) -> Tensor:

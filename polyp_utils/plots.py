@@ -135,6 +135,42 @@ def network_batch(images: np.ndarray, targets: np.ndarray, classes: Sequence[str
     return figure
 
 
+def augmentations(images: np.ndarray, masks: np.ndarray, title: str) -> Figure:
+    """Draws of one frame: images float (B, H, W, 3) with outlines of masks bool (B, H, W)."""
+    columns = 6
+    rows = -(-len(images) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(2 * columns, 2 * rows + 0.5), squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, mask in zip(grid.flat, images, masks, strict=False):
+        axes.imshow(image)
+        outline(axes, mask, TRUTH)
+        axes.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
+    figure.suptitle(title)
+    figure.tight_layout()
+    return figure
+
+
+def rim_widths(study: pd.DataFrame) -> Figure:
+    """Dice of a mask that is slightly off, against the width of the rim; see `rim_study`."""
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    shifts = [str(c).removeprefix("rim_dice_") for c in study if str(c).startswith("rim_dice_")]
+    for shift, style in zip(shifts, ("solid", "dashed", "dotted"), strict=False):
+        label = f"rim, mask {shift} px off"
+        axes.plot(study["rim_px"], study[f"rim_dice_{shift}"], "o", linestyle=style, label=label)
+        polyp = study[f"polyp_dice_{shift}"].iloc[0]
+        axes.axhline(polyp, color="0.5", linestyle=style, label=f"whole polyp, {shift} px off")
+    widths = zip(study["rim_px"], 100 * study["share"], strict=True)
+    labels = [f"{width:g}\n{percent:.1f} %" for width, percent in widths]
+    axes.set_xticks(study["rim_px"], labels)
+    axes.set(xlabel="width of the rim (px), and its share of all pixels", ylim=(0, 1))
+    axes.set(ylabel="mean Dice of a perfect mask, moved")
+    axes.set_title("A thin boundary class punishes what no one can see")
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
 def curves(history: pd.DataFrame) -> Figure:
     """Losses, validation Dice and learning rate per epoch; the best epoch is marked."""
     figure, (losses, scores, rates) = plt.subplots(1, 3, figsize=(14, 3.8))
@@ -201,6 +237,20 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     axes.tick_params(axis="y", rotation=0)
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title("All pixels, original size")
+    figure.tight_layout()
+    return figure
+
+
+def kinds(table: pd.DataFrame) -> Figure:
+    """What becomes of each true polyp: counts of predicted kinds and misses, a row per kind."""
+    names = sorted(table["kind"].unique())
+    counts = pd.crosstab(table["kind"], table["predicted"]).reindex(
+        index=names, columns=[*names, "missed"], fill_value=0
+    )
+    figure, axes = plt.subplots(figsize=(1.6 * len(names) + 3, 0.9 * len(names) + 1.6))
+    sns.heatmap(counts, annot=True, fmt="d", cmap="Blues", vmin=0, cbar=False, ax=axes)
+    axes.tick_params(axis="y", rotation=0)
+    axes.set(xlabel="predicted", ylabel="true kind", title=f"{len(table)} true polyps, by kind")
     figure.tight_layout()
     return figure
 

@@ -2,14 +2,14 @@
 
 The whole training set lies on the device as uint8; a step slices it, so no loader is needed.
 Losses stay on the device and are read every `READ_EVERY` steps: no synchronisation per step.
-Order follows from (seed, epoch), so a run that was killed ends like one that was not.
+Order follows from (seed, epoch) and augmentation from (seed, epoch, frame), so a run that was
+killed ends like one that was not.
 """
 
 import math
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 
 from polyp_utils.config import RunConfig
+from polyp_utils.data.augment import PRESETS, augment, draw
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.labels import Scheme, get_scheme, is_polyp
-from polyp_utils.data.splits import load_split
-from polyp_utils.data.transforms import to_input
+from polyp_utils.data.labels import Scheme, get_scheme
+from polyp_utils.data.splits import PARTS, load_split
 from polyp_utils.device import Compute, get_compute, keep_freed_memory, peak_memory_mib
 from polyp_utils.files import atomic, write_json
-from polyp_utils.inference import load_weights, predict, to_probabilities
-from polyp_utils.losses import CombinedLoss
-from polyp_utils.metrics import count, dice
+from polyp_utils.inference import load_weights, predict
+from polyp_utils.losses import CombinedLoss, inverse_sqrt_weights
 from polyp_utils.model import UNet
 from polyp_utils.progress import Progress
 from polyp_utils.runs import Run, open_run, save_weights
+from polyp_utils.validation import Data, validate
 
 READ_EVERY = 50  # steps between two looks at the losses
 ESTIMATE_STEPS = (2, 6)  # the first steps are slow: the estimate is made between these two
@@ -37,18 +37,6 @@ ESTIMATE_STEPS = (2, 6)  # the first steps are slow: the estimate is made betwee
 
 class DivergedError(RuntimeError):
     """The loss is not finite; the message says since which step and what to try."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """One part of a split, on the device: uint8 images (N, 3, S, S) and grey masks (N, S, S)."""
-
-    ids: tuple[str, ...]
-    images: Tensor
-    masks: Tensor
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 def fit(config: RunConfig) -> Run:
@@ -60,15 +48,21 @@ def fit(config: RunConfig) -> Run:
         DivergedError: the loss is not finite.
     """
     scheme = get_scheme(config.scheme)
-    split = load_split(config.split).limited(config.limit)
+    split = load_split(config.split, config.dataset).limited(config.limit)
     compute = get_compute(config.device, config.precision)
+    if config.class_weights != "none" and scheme.logits == 1:
+        raise ValueError(
+            f"class_weights is {config.class_weights!r} but scheme {scheme.name} has one logit: "
+            "take class_weights 'none', or a scheme with classes"
+        )
     if config.batch_size > len(split.train):
         raise ValueError(
             f"batch_size is {config.batch_size} but the training part of {split.name} has "
             f"{len(split.train)} frames: take at most that"
         )
     dataset = PolypDataset(config.dataset, config.image_size)
-    rows = {part: dataset.rows(split.part(part)) for part in ("train", "val", "test")}
+    scheme.check(dataset.masks, dataset.info.title)
+    rows = {part: dataset.rows(split.part(part)) for part in PARTS}
     fingerprints = {"data": dataset.fingerprint, "split_ids": split.fingerprint}
     run = open_run(config, fingerprints, compute.describe())
     if run.finished:
@@ -81,27 +75,47 @@ def fit(config: RunConfig) -> Run:
             dataset.images[rows[part]].to(compute.device),
             dataset.masks[rows[part]].to(compute.device),
         )
-        for part in rows
+        for part in PARTS
     }
     with run.lock():
-        trainer = Trainer(config, scheme, compute, run)
+        trainer = Trainer(config, scheme, compute, run, _class_weights(config, data["train"]))
         trainer.resume()
         trainer.train(data["train"], data["val"])
         trainer.finish({part: data[part] for part in ("val", "test")})
     return run
 
 
+def _class_weights(config: RunConfig, train: Data) -> Tensor | None:
+    """Of the cross-entropy, from the pixels of the training part."""
+    if config.class_weights == "none":
+        return None
+    scheme = get_scheme(config.scheme)
+    pixels = [
+        torch.bincount(scheme.encode(masks).flatten(), minlength=len(scheme.classes))
+        for masks in train.masks.split(64)
+    ]
+    return inverse_sqrt_weights(torch.stack(pixels).sum(dim=0))
+
+
 class Trainer:
     """State of a run in progress: model, optimizer, scheduler, history."""
 
-    def __init__(self, config: RunConfig, scheme: Scheme, compute: Compute, run: Run) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        scheme: Scheme,
+        compute: Compute,
+        run: Run,
+        class_weights: Tensor | None = None,
+    ) -> None:
         keep_freed_memory()
         torch.use_deterministic_algorithms(config.deterministic)
         torch.manual_seed(config.seed)
         self.config, self.scheme, self.compute, self.run = config, scheme, compute, run
         model = UNet(3, scheme.logits, config.width)
         self.model = model.to(memory_format=torch.channels_last).to(compute.device)
-        self.loss = CombinedLoss(config.ce_weight, config.dice_weight, config.dice_absent)
+        parts = (config.ce_weight, config.dice_weight, config.dice_absent)
+        self.loss = CombinedLoss(*parts, class_weights)
         fused = compute.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr, fused=fused)
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -149,8 +163,7 @@ class Trainer:
         read: list[Tensor] = []
         sizes: list[int] = []
         start = time.perf_counter()
-        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(data))
-        for step, batch in enumerate(self._batches(data, torch.from_numpy(order))):
+        for step, batch in enumerate(self._batches(data, epoch)):
             unread.append(self._step(*batch))
             sizes.append(len(batch[0]))
             if len(unread) == READ_EVERY:
@@ -197,36 +210,20 @@ class Trainer:
             "or precision fp32"
         )
 
-    @torch.inference_mode()
     def _validate(self, data: Data) -> dict[str, float]:
-        """Losses, Dice per class and polyp Dice: per image at network size, then the mean."""
-        self.model.eval()
-        losses, class_dice, polyp_dice = [], [], []
-        for images, masks in self._batches(data, torch.arange(len(data))):
-            with self.compute.autocast():
-                logits = self.model(images)
-            target = self.scheme.encode(masks)
-            ce, dice_loss = self.loss.terms(logits, target)
-            losses.append(torch.stack([ce, dice_loss]).cpu() * len(images))
-            probabilities = to_probabilities(logits)
-            counts = count(probabilities.argmax(dim=1), target, len(self.scheme.classes))
-            class_dice.append(dice(counts).cpu())
-            polyp = self.scheme.polyp_probability(probabilities) > 0.5
-            polyp_dice.append(dice(count(polyp, is_polyp(masks), 2))[:, 1].cpu())
-        ce, dice_loss = (torch.stack(losses).sum(0) / len(data)).tolist()
-        means = torch.cat(class_dice).nanmean(dim=0).tolist()
-        return {
-            "loss": self.loss.ce_weight * ce + self.loss.dice_weight * dice_loss,
-            "ce": ce,
-            "dice_loss": dice_loss,
-            **{f"dice_{name}": v for name, v in zip(self.scheme.classes, means, strict=True)},
-            "polyp_dice": float(torch.cat(polyp_dice).nanmean()),
-        }
+        return validate(
+            self.model, data, self.scheme, self.loss, self.compute, self.config.batch_size
+        )
 
-    def _batches(self, data: Data, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Input floats (B, 3, S, S) and grey masks (B, S, S), in the given order of rows."""
-        for rows in order.to(self.compute.device).split(self.config.batch_size):
-            yield to_input(data.images[rows], self.compute.device), data.masks[rows]
+    def _batches(self, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches in the epoch's order, augmented; frames are known by their row in the part."""
+        seed, preset = self.config.seed, PRESETS.get(self.config.augment)
+        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(data)))
+        for rows in order.split(self.config.batch_size):
+            images, masks = data.batch(rows)
+            if preset:
+                images, masks = augment(images, masks, draw(preset, seed, epoch, rows.tolist()))
+            yield images, masks
 
     def _estimate(self, seconds_per_image: float, images: int) -> str:
         """What training will cost here, validation aside, and what would be quicker."""

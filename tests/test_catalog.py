@@ -116,7 +116,8 @@ def test_missing_data_and_no_network(root, monkeypatch):
     for part in (
         f"Kvasir-SEG is not at {root / 'Kvasir-SEG'}",
         f"the download from {url} failed",
-        "Put images/ and masks/ there (1000 pairs, from https://datasets.simula.no/kvasir-seg/)",
+        "Get it from https://datasets.simula.no/kvasir-seg/ (terms: free for research",
+        "put its images and masks (1000 pairs) there",
         "set POLYP_DATA",
         "dataset 'phantom' with split 'phantom-240'",
     ):
@@ -126,14 +127,14 @@ def test_missing_data_and_no_network(root, monkeypatch):
 
 def test_missing_data_without_archive(root, monkeypatch):
     info = with_archive(monkeypatch, None)
-    with pytest.raises(FileNotFoundError, match=r"it has no automatic download\. Put images/ and"):
+    with pytest.raises(FileNotFoundError, match=r"its terms allow no automatic download\. Get"):
         locate(info)
     assert not any(root.iterdir())
 
 
 def test_a_data_root_that_does_not_exist_is_not_made(root):
     root.rmdir()
-    with pytest.raises(FileNotFoundError, match=r"POLYP_DATA names no folder that exists\. Put"):
+    with pytest.raises(FileNotFoundError, match=r"POLYP_DATA names no folder that exists\. Get"):
         locate(get_info("kvasir-seg"))
 
 
@@ -149,6 +150,31 @@ def test_entries_are_complete(name):
     assert info.title
     assert info.licence
     assert info.citation
+    assert info.count > 0
+    if name != "phantom":
+        assert info.folders
+        assert info.homepage.startswith("https://")
+
+
+def test_a_folder_is_a_data_set(drawn_folder, monkeypatch):
+    monkeypatch.chdir(drawn_folder.parent)
+    for name in (str(drawn_folder), "Kvasir-SEG"):
+        info = get_info(name)
+        assert locate(info) == drawn_folder
+        assert (info.name, info.archive, info.count) == ("Kvasir-SEG", None, 0)
+    with pytest.raises(FileNotFoundError, match="dataset my/frames is no folder"):
+        get_info("my/frames")
+
+
+@pytest.mark.parametrize("name", [n for n, info in CATALOG.items() if info.folders])
+def test_sets_are_found_under_each_of_their_names(name, root):
+    for folder in CATALOG[name].folders[::-1]:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        assert locate(CATALOG[name]) == root / folder  # the first named wins
+
+
+def test_only_kvasir_seg_is_fetched_without_asking():
+    assert [name for name, info in CATALOG.items() if info.archive] == ["kvasir-seg"]
 
 
 def test_kvasir_archive_is_the_official_one():

@@ -43,7 +43,7 @@ def test_recipes_are_complete(name):
     recipe = RECIPES[name]
     assert recipe.recipe == name
     get_scheme(recipe.scheme)
-    split = load_split(recipe.split)
+    split = load_split(recipe.split, recipe.dataset)
     assert len(split.train + split.val + split.test) == get_info(recipe.dataset).count
 
 

@@ -136,24 +136,24 @@ def test_stray_pixel(polyp, kept, kvasir_like):
 
 def missing_mask(folder):
     (folder / "masks" / "frame-2.jpg").unlink()
-    return "1 of 8 files have no mask, first {0}/images/frame-2.jpg: put the mask into {0}/masks"
+    return "{0}/images/frame-2.jpg has no mask, like 1 of 8 files: put the mask into {0}/masks"
 
 
 def missing_image(folder):
     (folder / "images" / "frame-2.jpg").unlink()
-    return "1 of 8 files have no image, first {0}/masks/frame-2.jpg: put the image into {0}/images"
+    return "{0}/masks/frame-2.jpg has no image, like 1 of 8 files: put the image into {0}/images"
 
 
 def missing_folder(folder):
     shutil.rmtree(folder / "masks")
-    return "{0}/masks does not exist: a data set needs images/ and masks/"
+    return "{0}/images holds images but no masks: put them into a folder masks/"
 
 
 def empty_folder(folder):
     shutil.rmtree(folder / "images")
     (folder / "images").mkdir()
     (folder / "images" / "notes.txt").touch()
-    return "{0}/images holds no image files (.jpg, .jpeg, .png, .bmp)"
+    return "{0} holds masks (masks) but no images"
 
 
 def same_stem(folder):
@@ -185,12 +185,14 @@ def no_image(folder):
 
 def grey_values(folder):
     mask = np.zeros_like(phantom.draw(2)[1])
-    mask[5, 7:10] = 100, 9, 245
-    mask[6, 7:9] = 8, 246  # still JPEG traces
+    count = mask.size // 50
+    mask.flat[:count] = 100
+    mask.flat[count : 2 * count], mask.flat[2 * count : 3 * count] = 60, 190  # decided
     write_mask(folder / "masks" / "frame-2.jpg", mask)
     return (
-        f"{{0}}/masks/frame-2.jpg: 3 of {mask.size} pixels are neither near 0 nor near 255 "
-        "(first: 100 at row 5, column 7)"
+        f"{{0}}/masks/frame-2.jpg: {count} of {mask.size} pixels are neither near 0 nor near 255, "
+        "nor red or green (first: 100 at row 0, column 0); traces of JPEG and soft edges make at "
+        "most 1 %"
     )
 
 

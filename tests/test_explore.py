@@ -18,12 +18,12 @@ from polyp_utils.explore import (
     class_shares,
     components,
     describe,
-    dice_of_naive_mask,
     frame_table,
     frames_of,
-    level_counts,
+    mask_files,
     overlay,
     position_map,
+    rim_study,
 )
 
 IDS = tuple(f"frame-{index}" for index in range(8))
@@ -202,15 +202,15 @@ def test_frame_table_has_a_row_per_frame_with_its_part_and_size(drawn, kvasir_li
     assert table["area_share"].nunique() > 4
 
 
-def test_level_counts_are_those_of_the_files(drawn, kvasir_like):
+def test_mask_files_are_counted_as_they_are(drawn, kvasir_like):
     expected = np.zeros(256, int)
     for frame_id in IDS[:5]:
         with Image.open(kvasir_like / "masks" / f"{frame_id}.jpg") as mask:
             expected += np.bincount(np.array(mask.convert("L")).ravel(), minlength=256)
-    found = level_counts(drawn, IDS[:5])
-    assert np.abs(found - expected).sum() <= 2 * 5  # a stray white pixel at (0, 0) is removed
-    assert found.sum() == drawn.sizes[:5].prod(dim=1).sum()
+    found, naive = mask_files(drawn, IDS[:5])
+    np.testing.assert_array_equal(found, expected)
     assert found[1:9].sum() > 0  # traces of JPEG
+    assert ((naive > 0.5) & (naive < 1)).all()  # which `mask > 0` takes for polyp
 
 
 def test_frames_of_shows_originals_with_their_masks(drawn):
@@ -242,8 +242,25 @@ def test_dice_of_the_naive_mask_by_hand():
     masks[0, 0] = 255, 255, 250, 246  # no traces
     masks[1, 0], masks[1, 1] = 255, (3, 8, 0, 0)  # 4 px of polyp, 2 of traces: 8 / (4 + 6)
     masks[2, 2, :3] = 1  # traces alone
-    found = dice_of_naive_mask(made_of(masks), range(4))
-    assert found.tolist() == pytest.approx([1, 0.8, 0])  # the frame without either is left out
+    dataset = made_of(masks)
+    dataset.source = SimpleNamespace(read_raw=lambda row: masks[row])
+    dataset.original_mask = lambda row: masks[row]
+    counts, naive = mask_files(dataset, range(4))
+    assert naive.tolist() == pytest.approx([1, 0.8, 0])  # the frame without either is left out
+    assert counts[[0, 1, 3, 8, 246, 250, 255]].tolist() == [51, 3, 1, 1, 1, 1, 6]
+
+
+def test_rim_study_by_hand():
+    mask = np.zeros((1, 32, 32), np.uint8)
+    mask[0, 8:24, 8:24] = 255  # 16×16; a rim of 1 px has 60 px
+    row = rim_study(made_of(mask), [0], widths=(1, 4), shifts=(1,)).iloc[0]
+    assert row["share"] == pytest.approx(60 / 1024)
+    assert row["polyp_dice_1"] == pytest.approx(15 * 15 / 256)
+    square = np.zeros((32, 32), bool)
+    square[8:24, 8:24] = True
+    square[9:23, 9:23] = False
+    overlap = (square & np.roll(square, (1, 1), (0, 1))).sum()
+    assert row["rim_dice_1"] == pytest.approx(overlap / 60)
 
 
 def test_position_map_is_the_mean_mask_and_flips_with_it(blobs):

@@ -106,7 +106,7 @@ def test_schemes_are_consistent(scheme):
     ],
 )
 def test_encode_refuses_other_tensors(name, masks, seen):
-    with pytest.raises(ValueError, match=rf"masks are {seen}; give grey levels uint8 \(B, H, W\)"):
+    with pytest.raises(ValueError, match=rf"masks are {seen}; give levels uint8 \(B, H, W\)"):
         get_scheme(name).encode(masks)
 
 

@@ -1,31 +1,68 @@
+import itertools
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from polyp_utils.data.splits import PARTS, load_split, parse_split, sessile_ids, split_names
+from polyp_utils.data import splits
+from polyp_utils.data.splits import (
+    PARTS,
+    Split,
+    grouped_parts,
+    known_pairs,
+    known_sequences,
+    leaks,
+    load_split,
+    parse_split,
+    sessile_ids,
+    split_names,
+)
 
-# name: sizes of train, val, test; fingerprint. Published splits never change: a new list gets a
-# new name, and these lines stay.
+# data set, name: sizes of train, val, test; fingerprint. Published splits never change: a new list
+# gets a new name, and these lines stay.
 GOLDEN = {
-    "random-800-s42": ((800, 100, 100), "5b1be0a5f5e3a220"),
-    "official-880": ((792, 88, 120), "e323825beffe65a5"),
-    "pranet-kvasir": ((810, 90, 100), "8300fe56e669abf8"),
-    "pranet-clinicdb": ((485, 65, 62), "be65177eaae99747"),
-    "phantom-240": ((240, 60, 60), "67fbac65caabf0e0"),
+    ("kvasir-seg", "grouped"): ((800, 100, 100), "b2663cb6751bb3b9"),
+    ("kvasir-seg", "grouped-fold1"): ((600, 200, 200), "d0cee33efbcf6e05"),
+    ("kvasir-seg", "grouped-fold2"): ((600, 200, 200), "88b3b944807805bd"),
+    ("kvasir-seg", "grouped-fold3"): ((600, 200, 200), "4638af3042370ca7"),
+    ("kvasir-seg", "grouped-fold4"): ((600, 200, 200), "a032bf28225bc1cf"),
+    ("kvasir-seg", "grouped-fold5"): ((600, 200, 200), "4018bbf77c61dbcf"),
+    ("kvasir-seg", "official-880"): ((792, 88, 120), "e323825beffe65a5"),
+    ("kvasir-seg", "pranet-kvasir"): ((810, 90, 100), "8300fe56e669abf8"),
+    ("kvasir-seg", "random-800-s42"): ((800, 100, 100), "5b1be0a5f5e3a220"),
+    ("kvasir-seg", "sklearn-42"): ((800, 100, 100), "388d7f753610f316"),
+    ("cvc-clinicdb", "grouped"): ((493, 57, 62), "5b3c0c7cc6d78561"),
+    ("cvc-clinicdb", "grouped-fold1"): ((365, 125, 122), "9d4c4c5e56df786a"),
+    ("cvc-clinicdb", "grouped-fold2"): ((372, 115, 125), "8204095e203e9066"),
+    ("cvc-clinicdb", "grouped-fold3"): ((377, 120, 115), "7c2cc29ea384e554"),
+    ("cvc-clinicdb", "grouped-fold4"): ((362, 130, 120), "9be46d8ff0d67873"),
+    ("cvc-clinicdb", "grouped-fold5"): ((360, 122, 130), "1759f467712e8210"),
+    ("cvc-clinicdb", "pranet-clinicdb"): ((485, 65, 62), "be65177eaae99747"),
+    ("neopolyp", "grouped"): ((800, 100, 100), "6682d2434e4cfa48"),
+    ("neopolyp", "grouped-fold1"): ((600, 200, 200), "05393866ca725a59"),
+    ("neopolyp", "grouped-fold2"): ((600, 200, 200), "a9de1522edf93229"),
+    ("neopolyp", "grouped-fold3"): ((600, 200, 200), "d03c9be234910773"),
+    ("neopolyp", "grouped-fold4"): ((600, 200, 200), "0f6419e6349db997"),
+    ("neopolyp", "grouped-fold5"): ((600, 200, 200), "e8546702169d2b35"),
+    ("phantom", "phantom-240"): ((240, 60, 60), "67fbac65caabf0e0"),
 }
 CSV = "id,part\na,train\nb,train\nc,val\nd,test\n"
 
 
 def test_every_split_has_a_golden_line():
-    assert split_names() == sorted(GOLDEN)
+    for dataset in ("kvasir-seg", "cvc-clinicdb", "neopolyp", "phantom"):
+        assert split_names(dataset) == sorted(name for of, name in GOLDEN if of == dataset)
+    assert split_names() == sorted({name for _, name in GOLDEN})
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_published_splits_are_immutable(name):
-    split = load_split(name)
+@pytest.mark.parametrize(("dataset", "name"), GOLDEN)
+def test_published_splits_are_immutable(dataset, name):
+    split = load_split(name, dataset)
     parts = [split.part(part) for part in PARTS]
-    assert (tuple(map(len, parts)), split.fingerprint) == GOLDEN[name]
+    assert (tuple(map(len, parts)), split.fingerprint) == GOLDEN[dataset, name]
     assert len(set().union(*parts)) == sum(map(len, parts)), "parts overlap"
 
 
@@ -45,12 +82,29 @@ def test_validation_part_is_a_seeded_tenth_of_the_published_train_list(name):
     assert split.val == tuple(sorted(train[i] for i in order[: len(train) // 10]))
 
 
-def test_kvasir_splits_are_of_the_same_1000_frames():
-    names = ("random-800-s42", "official-880", "pranet-kvasir")
-    ids = [{i for part in PARTS for i in load_split(name).part(part)} for name in names]
-    assert ids[0] == ids[1] == ids[2]
+def test_sklearn_split_is_what_train_test_split_gives():
+    """Its shuffle is numpy's old generator, the first in the permutation being the test part."""
+    ids = np.array(sorted(sum((load_split("sklearn-42").part(part) for part in PARTS), ())))
+    expected = {}
+    for part in ("test", "val"):
+        order = np.random.RandomState(42).permutation(len(ids))
+        expected[part], ids = ids[order[:100]], ids[order[100:]]
+    expected["train"] = ids
+    for part in PARTS:
+        assert load_split("sklearn-42").part(part) == tuple(sorted(expected[part]))
+
+
+def test_splits_of_a_set_are_of_the_same_frames():
+    for dataset, count in (("kvasir-seg", 1000), ("cvc-clinicdb", 612), ("neopolyp", 1000)):
+        ids = [
+            {i for part in PARTS for i in load_split(name, dataset).part(part)}
+            for name in split_names(dataset)
+        ]
+        assert all(found == ids[0] for found in ids)
+        assert len(ids[0]) == count
+    ids = {i for part in PARTS for i in load_split("sklearn-42").part(part)}
     assert len(sessile_ids()) == 196
-    assert sessile_ids() < ids[0]
+    assert sessile_ids() < ids
 
 
 def published(root, name):
@@ -135,3 +189,131 @@ def test_unknown_split():
 def test_unknown_part():
     with pytest.raises(ValueError, match=r"unknown part 'vall': did you mean 'val'\?"):
         load_split("phantom-240").part("vall")
+
+
+# Groups
+
+
+@pytest.mark.parametrize("dataset", ["kvasir-seg", "cvc-clinicdb", "neopolyp"])
+def test_grouped_splits_leak_nothing(dataset):
+    for name in split_names(dataset):
+        if name.startswith("grouped"):
+            found = leaks(load_split(name, dataset), dataset)
+            assert found
+            assert all(crossing == 0 < known for crossing, known in found.values())
+
+
+@pytest.mark.parametrize("dataset", ["kvasir-seg", "cvc-clinicdb", "neopolyp"])
+def test_each_frame_is_test_once_and_validation_once(dataset):
+    folds = [load_split(f"grouped-fold{k}", dataset) for k in range(1, 6)]
+    everything = sorted(load_split("grouped", dataset).train + load_split("grouped", dataset).val)
+    everything = sorted([*everything, *load_split("grouped", dataset).test])
+    for part in ("val", "test"):
+        assert sorted(i for fold in folds for i in fold.part(part)) == everything
+    for fold, after in itertools.pairwise(folds):
+        assert fold.val == after.test
+
+
+def test_leaks_by_hand(monkeypatch):
+    pairs = pd.DataFrame({"id_a": ["a", "a", "b", "x"], "id_b": ["b", "c", "d", "a"]})
+    monkeypatch.setattr(splits, "known_pairs", lambda dataset: pairs)
+    sequences = {"a": "1", "b": "1", "c": "2", "d": "2", "x": "1"}
+    monkeypatch.setattr(splits, "known_sequences", lambda dataset: sequences)
+    found = leaks(parse_split("mine", CSV), "mine")  # x is in no part
+    assert found == {"near-duplicate pairs": (2, 3), "video sequences": (1, 2)}
+
+
+def test_crossing_by_hand():
+    split = Split("mine", ("a", "b", "c"), ("d", "e"), ("f",))
+    groups = {"a": 1, "b": 2, "c": 3, "d": 1, "e": 4, "f": 1, "unknown": 3}
+    assert split.crossing(groups) == {"train and val and test": 1}
+    assert split.crossing(groups | {"f": 2}) == {"train and val": 1, "train and test": 1}
+
+
+def test_a_split_that_leaks_says_so_once(capsys):
+    splits._say_leaks.cache_clear()
+    for _ in range(2):
+        load_split("pranet-clinicdb")
+    said = capsys.readouterr().out
+    assert re.fullmatch(
+        r"split pranet-clinicdb leaks: \d+ of 1529 near-duplicate pairs and 26 of 29 video "
+        r"sequences of CVC-ClinicDB stand on both sides of it; split grouped has none there\n",
+        said,
+    )
+    load_split("grouped", "cvc-clinicdb")
+    assert capsys.readouterr().out == ""
+
+
+def test_known_pairs_and_sequences():
+    pairs = known_pairs("kvasir-seg")
+    assert (pairs["id_a"] < pairs["id_b"]).all()
+    assert not pairs.duplicated(["id_a", "id_b"]).any()
+    assert (pairs["inliers"] >= 9).all()
+    assert len(known_sequences("cvc-clinicdb")) == 612
+    assert known_pairs("etis").empty
+    assert known_sequences("kvasir-seg") == {}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=30),
+    singles=st.integers(60, 200),
+    strata=st.integers(1, 5),
+    seed=st.integers(0, 3),
+)
+def test_grouped_parts_keep_groups_and_sizes_and_strata(sizes, singles, strata, seed):
+    groups = {}
+    for number, size in enumerate([*sizes, *[1] * singles]):
+        groups |= {f"{number}-{i}": number for i in range(size)}
+    rng = np.random.default_rng(seed)
+    stratum = {i: int(rng.integers(strata)) for i in groups}
+    parts = grouped_parts(groups, stratum, (0.8, 0.1, 0.1), 42)
+    assert sorted(sum(parts, ())) == sorted(groups)
+    homes = [{groups[i] for i in part} for part in parts]
+    assert not homes[0] & homes[1]
+    assert not homes[0] & homes[2]
+    assert not homes[1] & homes[2]
+    tenth = round(len(groups) / 10)
+    assert list(map(len, parts)) == [len(groups) - 2 * tenth, tenth, tenth]
+    assert parts == grouped_parts(dict(reversed(groups.items())), stratum, (0.8, 0.1, 0.1), 42)
+
+
+def test_grouped_parts_are_alike():
+    groups = {f"{i:03d}": i for i in range(500)}
+    strata = {i: int(i) % 5 for i in groups}
+    for part in grouped_parts(groups, strata, (0.8, 0.1, 0.1), 42):
+        counts = np.bincount([strata[i] for i in part])
+        assert counts.max() - counts.min() <= 1
+
+
+# Which split for which data set
+
+
+def test_a_split_file_of_yours(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text(CSV)
+    assert load_split(str(path), "kvasir-seg") == Split(str(path), ("a", "b"), ("c",), ("d",))
+    assert parse_split("mine", load_split(str(path)).to_csv()).part("train") == ("a", "b")
+    with pytest.raises(ValueError, match="is no file: give a CSV with the columns id and part"):
+        load_split(str(tmp_path / "none.csv"))
+    with pytest.raises(ValueError, match=r"has columns \['a', 'b'\]; it needs id and part"):
+        parse_split("mine", "a,b\n1,2\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "message"),
+    [
+        ("grouped", "", "split grouped exists for every data set: say of which"),
+        (
+            "random-800-s42",
+            "neopolyp",
+            "split random-800-s42 is one of kvasir-seg, not of neopolyp",
+        ),
+        ("grouped-fold6", "kvasir-seg", "unknown split 'grouped-fold6': did you mean"),
+        ("groupd", "neopolyp", "unknown split 'groupd': did you mean 'grouped'?"),
+        ("sklearn", "", "unknown split 'sklearn': did you mean 'sklearn-42'?"),
+    ],
+)
+def test_splits_that_do_not_fit(name, dataset, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_split(name, dataset)

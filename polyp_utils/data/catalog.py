@@ -1,13 +1,14 @@
 """The known data sets: layout, archive, checksum, licence, citation; verified download."""
 
 import os
+import re
 import shutil
 import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from polyp_utils.config import data_root, unknown
+from polyp_utils.config import data_root, repo_root, unknown
 
 
 @dataclass(frozen=True)
@@ -24,20 +25,28 @@ class DatasetInfo:
     """What is known about a data set before opening it.
 
     Attributes:
-        folder: its folder under the data root, with ``images`` and ``masks`` sub-folders.
-        count: number of image-mask pairs.
-        archive: where it comes from, if its terms allow an automatic download.
+        folders: where it may lie under the data root, the first that exists is taken; sub-folders
+            and file names are found by :mod:`polyp_utils.data.layout`.
+        count: number of image-mask pairs; 0 where nothing is known.
+        licence: its terms, in a sentence.
+        homepage: where to get it, or to ask for it.
+        archive: its file, if the terms allow an automatic download.
+        ignore: sub-folders without masks.
     """
 
     name: str
     title: str
-    folder: str
+    folders: tuple[str, ...]
     count: int
     licence: str
     citation: str
     homepage: str
     archive: Archive | None = None
+    ignore: tuple[str, ...] = ()
 
+
+_PRANET = "https://github.com/DengPingFan/PraNet"
+_RESEARCH = "research and education only; commercial use is forbidden"
 
 CATALOG: dict[str, DatasetInfo] = {
     info.name: info
@@ -45,7 +54,7 @@ CATALOG: dict[str, DatasetInfo] = {
         DatasetInfo(
             name="kvasir-seg",
             title="Kvasir-SEG",
-            folder="Kvasir-SEG",
+            folders=("Kvasir-SEG",),
             count=1000,
             licence="free for research and education; commercial use needs permission",
             citation='Jha et al., "Kvasir-SEG: A Segmented Polyp Dataset", MMM 2020',
@@ -57,9 +66,80 @@ CATALOG: dict[str, DatasetInfo] = {
             ),
         ),
         DatasetInfo(
+            name="cvc-clinicdb",
+            title="CVC-ClinicDB",
+            folders=("CVC-ClinicDB/PNG", "CVC-ClinicDB/TIF", "CVC-ClinicDB"),
+            count=612,
+            licence=_RESEARCH,
+            citation='Bernal et al., "WM-DOVA maps for accurate polyp highlighting in '
+            'colonoscopy", Computerized Medical Imaging and Graphics 43, 2015',
+            homepage="https://polyp.grand-challenge.org/CVCClinicDB/",
+        ),
+        DatasetInfo(
+            name="cvc-colondb",
+            title="CVC-ColonDB",
+            folders=("CVC-ColonDB", "TestDataset/CVC-ColonDB"),
+            count=380,
+            licence="research only, on request; also in the PraNet bundle",
+            citation='Bernal et al., "Towards automatic polyp detection with a polyp appearance '
+            'model", Pattern Recognition 45, 2012',
+            homepage=_PRANET,
+        ),
+        DatasetInfo(
+            name="etis",
+            title="ETIS-LaribPolypDB",
+            folders=("ETIS-LaribPolypDB", "TestDataset/ETIS-LaribPolypDB"),
+            count=196,
+            licence="research only, on request; also in the PraNet bundle",
+            citation='Silva et al., "Toward embedded detection of polyps in WCE images for early '
+            'diagnosis of colorectal cancer", IJCARS 9, 2014',
+            homepage="https://polyp.grand-challenge.org/ETISLarib/",
+        ),
+        DatasetInfo(
+            name="cvc-300",
+            title="CVC-300 (the test frames of CVC-EndoSceneStill)",
+            folders=("CVC-300", "EndoScene", "TestDataset/CVC-300"),
+            count=60,
+            licence="research only, on request; also in the PraNet bundle",
+            citation='Vázquez et al., "A Benchmark for Endoluminal Scene Segmentation of '
+            'Colonoscopy Images", Journal of Healthcare Engineering, 2017',
+            homepage=_PRANET,
+        ),
+        DatasetInfo(
+            name="neopolyp",
+            title="BKAI-IGH NeoPolyp-Small",
+            folders=("BKAI-NeoPolyp-640", "BKAI-IGH-NeoPolyp", "bkai-igh-neopolyp"),
+            count=1000,
+            licence="research only; acknowledge BKAI (HUST) and IGH",
+            citation='Lan et al., "NeoUNet: Towards Accurate Colon Polyp Segmentation and '
+            'Neoplasm Detection", ISVC 2021',
+            homepage="https://www.kaggle.com/c/bkai-igh-neopolyp",
+            ignore=("test",),
+        ),
+        DatasetInfo(
+            name="pranet-train",
+            title="PraNet training set (900 of Kvasir-SEG, 550 of CVC-ClinicDB)",
+            folders=("TrainDataset", "PraNet/TrainDataset"),
+            count=1450,
+            licence=_RESEARCH,
+            citation='Fan et al., "PraNet: Parallel Reverse Attention Network for Polyp '
+            'Segmentation", MICCAI 2020, and the sets that it joins',
+            homepage=_PRANET,
+        ),
+        DatasetInfo(
+            name="pranet-test",
+            title="PraNet test sets (Kvasir, CVC-ClinicDB, CVC-ColonDB, ETIS, CVC-300)",
+            folders=("TestDataset", "PraNet/TestDataset"),
+            count=798,
+            licence=_RESEARCH,
+            citation='Fan et al., "PraNet: Parallel Reverse Attention Network for Polyp '
+            'Segmentation", MICCAI 2020, and the sets that it joins',
+            homepage=_PRANET,
+        ),
+        DatasetInfo(
             name="phantom",
             title="Phantoms",
-            folder="",
+            folders=(),
             count=360,
             licence="same as the code",
             citation="drawn by polyp_utils.data.phantom",
@@ -70,14 +150,30 @@ CATALOG: dict[str, DatasetInfo] = {
 
 
 def get_info(name: str) -> DatasetInfo:
-    """The catalogue's entry of that name.
+    """The catalogue's entry of that name, or one for a folder with images and masks.
+
+    Args:
+        name: of an entry, or a path (absolute, or from the working folder or the repository).
 
     Raises:
-        ValueError: unknown name, with the nearest valid one.
+        ValueError: neither, with the nearest valid name.
     """
-    if name not in CATALOG:
-        raise unknown("dataset", name, CATALOG)
-    return CATALOG[name]
+    if name in CATALOG:
+        return CATALOG[name]
+    for folder in (Path(name).expanduser(), repo_root() / name):
+        if name and folder.is_dir():
+            return DatasetInfo(
+                name=re.sub(r"[^\w.-]+", "-", folder.resolve().name),
+                title=folder.resolve().name,
+                folders=(str(folder.resolve()),),
+                count=0,
+                licence="not known to this package: ask whoever gave you the data",
+                citation="not known to this package",
+                homepage="",
+            )
+    if len(Path(name).parts) > 1:
+        raise FileNotFoundError(f"dataset {name} is no folder: name one with images and masks")
+    raise unknown("dataset", name, CATALOG)
 
 
 def locate(info: DatasetInfo) -> Path:
@@ -86,13 +182,15 @@ def locate(info: DatasetInfo) -> Path:
     Raises:
         FileNotFoundError: not there and not to be had, with what to put where.
     """
-    folder = data_root() / info.folder
-    if folder.is_dir():
-        return folder
+    for name in info.folders:
+        if (data_root() / name).is_dir():
+            return data_root() / name
+    folder = data_root() / info.folders[0]
     if os.environ.get("POLYP_DATA") and not data_root().is_dir():
         raise FileNotFoundError(_missing(info, folder, "POLYP_DATA names no folder that exists"))
     if info.archive is None:
-        raise FileNotFoundError(_missing(info, folder, "it has no automatic download"))
+        reason = "its terms allow no automatic download"
+        raise FileNotFoundError(_missing(info, folder, reason))
     return fetch(info, info.archive, data_root())
 
 
@@ -105,7 +203,7 @@ def fetch(info: DatasetInfo, archive: Archive, root: Path) -> Path:
     """
     import pooch  # only needed here, and not on every machine
 
-    target = root / info.folder
+    target = root / info.folders[0]
     try:
         root.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".fetch-", dir=root))
@@ -125,7 +223,7 @@ def fetch(info: DatasetInfo, archive: Archive, root: Path) -> Path:
                 f"get the archive from {info.homepage} and unpack it to {target}"
             )
         unpack(path, staging / "unpacked")
-        os.replace(staging / "unpacked" / info.folder, target)
+        os.replace(staging / "unpacked" / info.folders[0], target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
@@ -147,8 +245,8 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def _missing(info: DatasetInfo, folder: Path, reason: str) -> str:
     return (
-        f"{info.title} is not at {folder} and {reason}. Put images/ and masks/ there "
-        f"({info.count} pairs, from {info.homepage}) or set POLYP_DATA to the folder that holds "
-        f"{info.folder}/. Without the data, take the drawn frames: recipe 'quick', or dataset "
-        "'phantom' with split 'phantom-240'"
+        f"{info.title} is not at {folder} and {reason}. Get it from {info.homepage} (terms: "
+        f"{info.licence}) and put its images and masks ({info.count} pairs) there, or set "
+        f"POLYP_DATA to the folder that holds {info.folders[0]}/. Without the data, take the drawn "
+        "frames: recipe 'quick', or dataset 'phantom' with split 'phantom-240'"
     )

@@ -1,6 +1,6 @@
 """A data set as uint8 tensors: decoded and resized once, then opened from the cache.
 
-Images (N, 3, S, S) and scheme-free masks (N, S, S, grey levels) hold a whole set in memory:
+Images (N, 3, S, S) and scheme-free masks (N, S, S, levels) hold a whole set in memory:
 Kvasir-SEG at 256 px is 260 MB. The cache file is memory-mapped and its key changes when any
 file, its size or its time changes.
 """
@@ -11,29 +11,29 @@ import os
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from skimage import io
 from torch import Tensor
 
 from polyp_utils.config import cache_root
 from polyp_utils.data import phantom
 from polyp_utils.data.catalog import DatasetInfo, get_info, locate
+from polyp_utils.data.labels import THRESHOLD, colour_levels, is_coloured, undecided
+from polyp_utils.data.layout import DataError, find_pairs
 from polyp_utils.data.transforms import resize_image, resize_mask
 from polyp_utils.files import atomic
 
 _CACHE_VERSION = 2
+MAX_UNDECIDED = 0.01  # of a mask's pixels
 _TENSORS = ("images", "masks", "sizes")
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-
-
-class DataError(ValueError):
-    """A file or folder that cannot be used; the message names it and says what to do."""
 
 
 class Source(Protocol):
@@ -45,7 +45,10 @@ class Source(Protocol):
         """RGB uint8 (H, W, 3)."""
 
     def read_mask(self, frame_id: str) -> np.ndarray:
-        """Grey levels uint8 (H, W), of the image's size."""
+        """Levels uint8 (H, W), of the image's size; see :mod:`polyp_utils.data.labels`."""
+
+    def read_raw(self, frame_id: str) -> np.ndarray:
+        """The brightest channel of the mask as it is on disk, uint8 (H, W)."""
 
     def stamp(self) -> str:
         """Cheap text that changes when the data may have changed."""
@@ -55,23 +58,21 @@ class Source(Protocol):
 
 
 class FolderSource:
-    """Pairs ``images/<id>.*`` and ``masks/<id>.*``.
+    """The pairs of a folder, see `find_pairs`.
+
+    Attributes:
+        problems: of the pairing; always empty if ``strict``.
 
     Raises:
-        DataError: a sub-folder is missing or empty, an image has no mask, a mask no image.
+        DataError: folders that cannot be paired, or (if ``strict``) the first file without partner.
     """
 
-    def __init__(self, folder: Path) -> None:
-        images, masks = (_by_stem(folder / name) for name in ("images", "masks"))
-        for one, other, what in ((images, masks, "mask"), (masks, images, "image")):
-            alone = sorted(one.keys() - other.keys())
-            if alone:
-                raise DataError(
-                    f"{len(alone)} of {len(one)} files have no {what}, first {one[alone[0]]}: "
-                    f"put the {what} into {folder / (what + 's')} or take the file away"
-                )
-        self.ids = tuple(sorted(images))
-        self.pairs = {frame_id: (images[frame_id], masks[frame_id]) for frame_id in self.ids}
+    def __init__(self, folder: Path, ignore: Iterable[str] = (), strict: bool = True) -> None:
+        found = find_pairs(folder, ignore)
+        if strict and found.problems:
+            raise DataError(found.problems[0])
+        self.pairs, self.problems = found.pairs, found.problems
+        self.ids = tuple(self.pairs)
 
     def read_image(self, frame_id: str) -> np.ndarray:
         """Decodes an image.
@@ -79,39 +80,33 @@ class FolderSource:
         Raises:
             DataError: unreadable file.
         """
-        return _decode(self.pairs[frame_id][0], "RGB")
+        return np.array(read_file(self.pairs[frame_id][0]).convert("RGB"))
 
     def read_mask(self, frame_id: str) -> np.ndarray:
         """Decodes a mask; the stray white pixel at (0, 0) of some masks is removed.
 
         Raises:
-            DataError: unreadable file, another size than the image's, or values that are no
-                JPEG trace of a binary mask.
+            DataError: unreadable file, another size than the image's, or more undecided pixels
+                than JPEG and soft edges explain.
         """
         image_path, path = self.pairs[frame_id]
-        mask = _decode(path, "L")
-        with Image.open(image_path) as image:
-            if image.size != mask.shape[::-1]:
-                raise DataError(
-                    f"{path} is {mask.shape[1]}×{mask.shape[0]} px but its image "
-                    f"{image.size[0]}×{image.size[1]}: they must be of one size"
-                )
-        between = (mask > 8) & (mask < 246)
-        if between.any():
-            row, column = np.argwhere(between)[0]
+        mask = read_levels(path)
+        size = image_size(image_path)
+        if size != mask.levels.shape:
             raise DataError(
-                f"{path}: {between.sum()} of {mask.size} pixels are neither near 0 nor near "
-                f"255 (first: {mask[row, column]} at row {row}, column {column}); a binary mask "
-                "with JPEG traces holds only 0–8 and 246–255"
+                f"{path} is {mask.levels.shape[1]}×{mask.levels.shape[0]} px but its image "
+                f"{size[1]}×{size[0]}: they must be of one size"
             )
-        if 0 < mask.max() <= 8:
-            raise DataError(
-                f"{path} holds only 0–{mask.max()}, so it would count as empty; if these are "
-                "class labels, write polyp as 255"
-            )
-        if mask[0, 0] > 127 and mask[0, 1] < 128 and mask[1, 0] < 128:
-            mask[0, 0] = 0
-        return mask
+        mask.check(path)
+        levels = mask.levels
+        if levels[0, 0] > THRESHOLD and not (levels[0, 1] > THRESHOLD or levels[1, 0] > THRESHOLD):
+            levels[0, 0] = 0
+        return levels
+
+    def read_raw(self, frame_id: str) -> np.ndarray:
+        """The mask as it is on disk; errors as in `read_levels`."""
+        raw = read_levels(self.pairs[frame_id][1]).raw
+        return raw if raw.ndim == 2 else raw.max(axis=-1)
 
     def stamp(self) -> str:
         """Path, size and time of every file."""
@@ -143,6 +138,10 @@ class PhantomSource:
         """Draws its mask."""
         return self._draw(int(frame_id.removeprefix("phantom-")))[1]
 
+    def read_raw(self, frame_id: str) -> np.ndarray:
+        """The drawn mask."""
+        return self.read_mask(frame_id)
+
     def stamp(self) -> str:
         """Version of the drawing, and the count."""
         return self._stamp
@@ -158,7 +157,7 @@ class PolypDataset(torch.utils.data.Dataset):
     Attributes:
         ids: frame ids, sorted, length N.
         images: uint8 (N, 3, S, S) RGB.
-        masks: uint8 (N, S, S), grey levels; a label scheme makes classes of them.
+        masks: uint8 (N, S, S), levels; a label scheme makes classes of them.
         sizes: int64 (N, 2), original height and width in pixels.
         fingerprint: hash of the content on disk, for the run's record.
         source: gives frames at their original size.
@@ -168,7 +167,7 @@ class PolypDataset(torch.utils.data.Dataset):
         """Opens a data set of the catalogue.
 
         Args:
-            name: its name in the catalogue.
+            name: its name in the catalogue, or the path of a folder.
             image_size: side S of the square that frames are resized to, in pixels, >= 32.
 
         Raises:
@@ -181,7 +180,7 @@ class PolypDataset(torch.utils.data.Dataset):
         self.info = get_info(name)
         self.source: Source = open_source(self.info)
         self.ids = self.source.ids
-        tensors, self.fingerprint = _load(self.source, name, image_size)
+        tensors, self.fingerprint = _load(self.source, self.info.name, image_size)
         self.images, self.masks, self.sizes = (tensors[key] for key in _TENSORS)
         self._row = {frame_id: row for row, frame_id in enumerate(self.ids)}
 
@@ -208,7 +207,7 @@ class PolypDataset(torch.utils.data.Dataset):
         return torch.tensor([self._row[frame_id] for frame_id in ids], dtype=torch.int64)
 
     def original(self, frame_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8 (H, W, 3) and mask uint8 (H, W), grey levels, at the original size.
+        """Image uint8 (H, W, 3) and mask uint8 (H, W), levels, at the original size.
 
         Raises:
             ValueError: an id that is not in the data set.
@@ -230,8 +229,8 @@ def open_source(info: DatasetInfo) -> Source:
     """The source of a catalogue entry: drawn, or a folder that is fetched if absent."""
     if info.name == "phantom":
         return PhantomSource(info.count)
-    source = FolderSource(locate(info))
-    if len(source.ids) != info.count:
+    source = FolderSource(locate(info), info.ignore)
+    if info.count and len(source.ids) != info.count:
         warnings.warn(
             f"{info.title} has {len(source.ids)} pairs on disk, {info.count} are published",
             stacklevel=3,
@@ -274,25 +273,95 @@ def _decode_all(source: Source, size: int) -> dict[str, Tensor]:
         return {key: torch.stack(column) for key, column in zip(_TENSORS, columns, strict=True)}
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise DataError(f"{folder} does not exist: a data set needs images/ and masks/")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in _IMAGE_SUFFIXES:
-            if path.stem in files:
-                raise DataError(f"{files[path.stem]} and {path} share a stem: keep one")
-            files[path.stem] = path
-    if not files:
-        raise DataError(f"{folder} holds no image files ({', '.join(_IMAGE_SUFFIXES)})")
-    return files
+@dataclass(frozen=True)
+class MaskFile:
+    """What a mask file holds: levels uint8 (H, W) and how many pixels are of which level is open.
+
+    Attributes:
+        undecided: bool (H, W), see `labels.undecided` and `labels.colour_levels`.
+        raw: the pixels as they are on disk, (H, W) or (H, W, 3).
+    """
+
+    levels: np.ndarray
+    undecided: np.ndarray
+    raw: np.ndarray
+
+    @property
+    def traces(self) -> np.ndarray:
+        """Pixels that hold no pure value (0, 255, or a pure colour), bool (H, W)."""
+        if self.raw.ndim == 2:
+            return (self.raw != 0) & (self.raw != 255)
+        return np.asarray(~np.isin(self.raw, (0, 255)).all(axis=-1))
+
+    def check(self, path: Path) -> None:
+        """Refuses what is no binary or red-green mask.
+
+        Raises:
+            DataError: how many pixels, and the first of them.
+        """
+        share = self.undecided.mean()
+        if share > MAX_UNDECIDED:
+            row, column = np.argwhere(self.undecided)[0]
+            raise DataError(
+                f"{path}: {self.undecided.sum()} of {self.undecided.size} pixels are neither near "
+                f"0 nor near 255, nor red or green (first: {self.raw[row, column]} at row {row}, "
+                f"column {column}); traces of JPEG and soft edges make at most "
+                f"{100 * MAX_UNDECIDED:g} %. Save the mask as PNG, polyp 255 and background 0"
+            )
+        if 0 < self.levels.max() <= THRESHOLD:
+            raise DataError(
+                f"{path} holds only 0–{self.levels.max()}, so it would count as empty; if these "
+                "are class labels, write polyp as 255"
+            )
 
 
-def _decode(path: Path, mode: str) -> np.ndarray:
+def read_levels(path: Path) -> MaskFile:
+    """Reads a mask of greys, or of red and green on black.
+
+    Raises:
+        DataError: unreadable file.
+    """
+    image = read_file(path)
+    if image.mode not in ("L", "1"):
+        rgb = np.array(image.convert("RGB"))
+        if is_coloured(rgb):
+            return MaskFile(*colour_levels(rgb), rgb)
+    grey = np.array(image.convert("L"))
+    return MaskFile(grey, undecided(grey), grey.copy())
+
+
+def read_file(path: Path) -> Image.Image:
+    """Decodes an image file wholly; TIFF through scikit-image, as Pillow cannot read them all.
+
+    Raises:
+        DataError: empty, truncated or no image, or of more than 8 bits per channel.
+    """
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes): fetch it again")
     try:
+        if path.suffix.lower() in (".tif", ".tiff"):
+            pixels = io.imread(path)
+            image = Image.fromarray(pixels * 255 if pixels.dtype == bool else pixels)
+        else:
+            with Image.open(path) as image:
+                image.load()
+    except Exception as error:  # Pillow and tifffile raise a dozen kinds
+        raise DataError(f"{path} cannot be decoded ({error}): fetch it again") from error
+    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
+        raise DataError(f"{path} holds pixels of mode {image.mode}: save it with 8 bits a channel")
+    return image
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width in pixels, without decoding where the format allows.
+
+    Raises:
+        DataError: unreadable file.
+    """
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return read_file(path).size[::-1]
+    try:
         with Image.open(path) as image:
-            return np.array(image.convert(mode))
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            return image.size[::-1]
+    except (OSError, SyntaxError) as error:
         raise DataError(f"{path} cannot be decoded ({error}): fetch it again") from error

@@ -1,15 +1,17 @@
-"""Label schemes: from the grey levels of a mask to class indices, and back to "polyp".
+"""Label schemes: from the levels of a mask to class indices, and back to "polyp".
 
-The cache keeps a mask as it is on disk, uint8 grey levels (B, H, W); polyp is what is above
-``THRESHOLD``. A scheme is applied to a batch, after any geometry, so that a rim is always true
-to its width. Every scheme merges back to the binary mask that the literature scores, but for
-``jpeg-levels``, whose third class mixes both sides of the threshold: it exists to show that.
+Masks are kept free of any scheme as uint8 levels (B, H, W): grey masks as they are on disk, of
+coloured ones the nearest colour's level (`colour_levels`). Polyp is what is above ``THRESHOLD``.
+A scheme is applied to a batch, after any geometry, so that a rim is always true to its width.
+Every scheme merges back to the binary mask that the literature scores, but for ``jpeg-levels``,
+whose third class mixes both sides of the threshold: it exists to show that.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +20,9 @@ from polyp_utils.config import unknown
 
 THRESHOLD = 127  # JPEG masks hold 0–8 and 246–255: any value between gives the same mask
 RIM_PX = 3.0  # at 256×256; scales with √(H·W)
+NEOPLASTIC, NON_NEOPLASTIC = 255, 191  # levels of red and green; both are above the threshold
+_COLOURS = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)])
+_LEVELS = np.array([0, NEOPLASTIC, NON_NEOPLASTIC], dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -26,25 +31,46 @@ class Scheme:
 
     Attributes:
         classes: name per index; index 0 is background.
-        polyp: the indices that together are polyp.
+        kinds: kind of polyp -> its class indices; a lesion is of one kind.
         logits: output channels of a network for this scheme (1 = one sigmoid logit for polyp).
         note: one sentence for tables and model cards.
+        levels: mask levels that a data set must hold for this scheme to mean anything.
     """
 
     name: str
     classes: tuple[str, ...]
-    polyp: tuple[int, ...]
+    kinds: dict[str, tuple[int, ...]]
     logits: int
     note: str
     _encode: Callable[[Tensor], Tensor]
+    levels: tuple[int, ...] = ()
+
+    @property
+    def polyp(self) -> tuple[int, ...]:
+        """The indices that together are polyp."""
+        return tuple(index for indices in self.kinds.values() for index in indices)
 
     def encode(self, masks: Tensor) -> Tensor:
-        """Grey levels uint8 (B, H, W) -> class indices int64 (B, H, W), on the same device."""
+        """Levels uint8 (B, H, W) -> class indices int64 (B, H, W), on the same device."""
         if masks.dtype != torch.uint8 or masks.ndim != 3:
             raise ValueError(
-                f"masks are {masks.dtype} {tuple(masks.shape)}; give grey levels uint8 (B, H, W)"
+                f"masks are {masks.dtype} {tuple(masks.shape)}; give levels uint8 (B, H, W)"
             )
         return self._encode(masks)
+
+    def check(self, masks: Tensor, title: str) -> None:
+        """Refuses a data set whose masks (levels) lack what the scheme tells apart.
+
+        Raises:
+            ValueError: names the data set and the schemes that fit.
+        """
+        missing = [level for level in self.levels if not (masks == level).any()]
+        if missing:
+            fit = ", ".join(scheme.name for scheme in SCHEMES.values() if not scheme.levels)
+            raise ValueError(
+                f"scheme {self.name} needs masks that tell {' from '.join(self.kinds)}, red from "
+                f"green; those of {title} do not: take one of {fit}, or dataset neopolyp"
+            )
 
     def merge(self, class_map: Tensor) -> Tensor:
         """Class indices (any shape) -> bool, true where a polyp class stands."""
@@ -56,8 +82,38 @@ class Scheme:
 
 
 def is_polyp(masks: Tensor) -> Tensor:
-    """Grey levels uint8 -> bool: the thresholded mask."""
+    """Levels uint8 -> bool: the thresholded mask."""
     return masks > THRESHOLD
+
+
+def undecided(grey: np.ndarray) -> np.ndarray:
+    """Grey levels -> bool: less than twice as far from the other of 0 and 255 as from the nearer.
+
+    Traces of JPEG (0–8, 246–255) and of soft edges leave few; an interpolated mask, or one with
+    class labels as greys, has many.
+    """
+    return (grey > 85) & (grey < 170)
+
+
+def colour_levels(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coloured mask uint8 (H, W, 3) -> levels uint8 (H, W), and which pixels are undecided.
+
+    Each pixel takes the nearest (Euclidean, RGB) of black 0, red 255 (neoplastic) and green 191
+    (non-neoplastic). It is undecided when the second nearest is less than twice as far.
+    """
+    squared = np.stack([_squared_distance(rgb, colour) for colour in _COLOURS])
+    first, second = np.partition(squared, 1, axis=0)[:2]
+    return _LEVELS[squared.argmin(axis=0)], second < 4 * first
+
+
+def _squared_distance(rgb: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    return ((rgb.astype(np.int32) - colour) ** 2).sum(axis=-1)
+
+
+def is_coloured(rgb: np.ndarray) -> bool:
+    """Whether a mask uint8 (H, W, 3) is one of colours: some pixel is far from grey."""
+    low, high = rgb.min(axis=-1), rgb.max(axis=-1)
+    return bool((high - low > THRESHOLD).any())
 
 
 def rim_width(height: int, width: int) -> float:
@@ -91,13 +147,18 @@ def _jpeg_levels(masks: Tensor) -> Tensor:
     return torch.where(masks == 0, 0, torch.where(masks == 255, 1, 2))
 
 
+def _neopolyp(masks: Tensor) -> Tensor:
+    between = (NEOPLASTIC + NON_NEOPLASTIC) // 2
+    return is_polyp(masks).long() + (is_polyp(masks) & (masks < between)).long()
+
+
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
         Scheme(
             "trimap",
             ("background", "polyp", "boundary"),
-            (1, 2),
+            {"polyp": (1, 2)},
             3,
             "boundary is the inner rim of the mask, 3·√(H·W)/256 px wide",
             _trimap,
@@ -105,7 +166,7 @@ SCHEMES: dict[str, Scheme] = {
         Scheme(
             "binary",
             ("background", "polyp"),
-            (1,),
+            {"polyp": (1,)},
             1,
             "one sigmoid logit for polyp",
             _binary,
@@ -113,7 +174,7 @@ SCHEMES: dict[str, Scheme] = {
         Scheme(
             "unused-third",
             ("background", "polyp", "unused"),
-            (1,),
+            {"polyp": (1,)},
             3,
             "three channels, the third never occurs in the masks",
             _binary,
@@ -121,10 +182,19 @@ SCHEMES: dict[str, Scheme] = {
         Scheme(
             "jpeg-levels",
             ("level 0", "level 255", "other levels"),
-            (1,),
+            {"polyp": (1,)},
             3,
             "raw JPEG levels 0, 255, anything else: what a loader that trusts the pixels sees",
             _jpeg_levels,
+        ),
+        Scheme(
+            "neopolyp",
+            ("background", "neoplastic", "non-neoplastic"),
+            {"neoplastic": (1,), "non-neoplastic": (2,)},
+            3,
+            "the kind of polyp, from red and green masks",
+            _neopolyp,
+            levels=(NEOPLASTIC, NON_NEOPLASTIC),
         ),
     )
 }

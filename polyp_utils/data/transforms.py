@@ -14,7 +14,7 @@ def resize_image(image_CHW: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_mask(mask_HW: Tensor, size: tuple[int, int]) -> Tensor:
-    """Nearest-exact resize of grey levels or class indices (…, H, W): no new values appear."""
+    """Nearest-exact resize of mask levels or class indices (…, H, W): no new values appear."""
     return F.resize(mask_HW.unsqueeze(-3), list(size), interpolation=_MASK_MODE).squeeze(-3)
 
 

@@ -1,0 +1,331 @@
+"""What is wrong with a data set: every file looked at once, every pair of frames compared.
+
+`audit` never stops at a bad file: it reports it and goes on, so that one call shows all there is
+to mend. What it finds is either an ``error`` (`PolypDataset` refuses the file), or a ``note``.
+"""
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from scipy import stats
+from skimage import measure
+
+from polyp_utils.data import duplicates
+from polyp_utils.data.catalog import get_info, locate
+from polyp_utils.data.dataset import FolderSource, MaskFile, Source, open_source, read_levels
+from polyp_utils.data.labels import THRESHOLD, undecided
+from polyp_utils.data.layout import DataError
+from polyp_utils.explore import MIN_SHARE, has_text, overlay
+from polyp_utils.files import atomic
+
+OUTLIER_Z = 3.5  # robust z-score, Iglewicz and Hoaglin 1993
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What `audit` found.
+
+    Attributes:
+        title: of the data set.
+        frames: a row per readable frame: ``id``, ``height`` and ``width`` (px), ``border_share``
+            and ``brightness`` (mean of the brightest channel, 0–255, of what the border leaves),
+            ``overlay``, ``text``, ``polyp_share``, ``specks`` and ``speck_px``, ``traces_px``
+            (mask pixels of no pure value), ``undecided_px``, ``same_bytes`` and ``same_pixels``
+            (hashes of the image).
+        findings: a row each: ``check``, ``severity`` (``error`` or ``note``), ``id``, ``detail``.
+        pairs: near-duplicates, see `find_near_duplicates`.
+        seconds: that it took.
+    """
+
+    title: str
+    frames: pd.DataFrame
+    findings: pd.DataFrame
+    pairs: pd.DataFrame
+    seconds: float
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """A row per check: ``findings``, how many ``frames``, an example."""
+        rows = []
+        for check, severity in CHECKS.items():
+            found = self.findings[self.findings["check"] == check]
+            example = "; ".join(found["id"].iloc[:1] + ": " + found["detail"].iloc[:1])
+            row = {"check": check, "severity": severity, "findings": len(found)}
+            rows.append(row | {"frames": found["id"].nunique(), "for example": example})
+        return pd.DataFrame(rows)
+
+    def save(self, folder: Path) -> None:
+        """Writes ``frames.csv``, ``findings.csv`` and ``pairs.csv``, each atomically."""
+        for name in ("frames", "findings", "pairs"):
+            save_table(folder / f"{name}.csv", getattr(self, name))
+
+
+def save_table(path: Path, table: pd.DataFrame) -> None:
+    """Writes a CSV file, atomically."""
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.4g")
+
+
+CHECKS = {
+    "pairing": "error",
+    "unreadable": "error",
+    "size mismatch": "error",
+    "values outside the scheme": "error",
+    "undecided mask pixels": "note",
+    "stray specks": "note",
+    "empty mask": "note",
+    "same bytes": "note",
+    "same pixels": "note",
+    "near-duplicate": "note",
+    "resolution outlier": "note",
+    "brightness outlier": "note",
+    "black block": "note",
+    "green box": "note",
+    "text": "note",
+}
+
+
+def audit(name: str) -> Audit:
+    """Looks at every file of a data set and compares all frames.
+
+    Args:
+        name: of the catalogue, or a folder.
+
+    Raises:
+        ValueError: unknown name.
+        FileNotFoundError: not on disk and not to be had.
+        DataError: folders that cannot be paired at all.
+    """
+    start = time.perf_counter()
+    info = get_info(name)
+    source: Source = open_source(info) if info.name == "phantom" else _lenient(name)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        looks = list(pool.map(lambda frame_id: _look(source, frame_id), source.ids))
+    frames = pd.DataFrame([look.row for look in looks if look.row])
+    features = {look.row["id"]: look.features for look in looks if look.row and look.features}
+    pairs = duplicates.find_near_duplicates(list(features), list(features.values()))
+    found = [("pairing", "", problem) for problem in getattr(source, "problems", ())]
+    found += [finding for look in looks for finding in look.findings]
+    found += _compared(frames, pairs)
+    order = {check: i for i, check in enumerate(CHECKS)}
+    found = sorted(found, key=lambda finding: order[finding[0]])
+    rows = [(check, CHECKS[check], frame_id, detail) for check, frame_id, detail in found]
+    findings = pd.DataFrame(rows, columns=["check", "severity", "id", "detail"])
+    return Audit(info.title, frames, findings, pairs, time.perf_counter() - start)
+
+
+def _lenient(name: str) -> FolderSource:
+    info = get_info(name)
+    return FolderSource(locate(info), info.ignore, strict=False)
+
+
+Finding = tuple[str, str, str]  # check, id, detail
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One frame: its row (empty if it cannot be read), what is wrong, its features."""
+
+    row: dict[str, Any]
+    findings: list[Finding]
+    features: duplicates.Features | None
+
+
+def _look(source: Source, frame_id: str) -> _Look:
+    findings: list[Finding] = []
+    try:
+        image = source.read_image(frame_id)
+        mask = _mask(source, frame_id)
+    except DataError as error:
+        return _Look({}, [("unreadable", frame_id, str(error))], None)
+    row = {"id": frame_id, "height": image.shape[0], "width": image.shape[1]}
+    row |= _image_row(image) | {"same_bytes": _bytes_hash(source, frame_id)}
+    size = mask.levels.shape
+    if size != image.shape[:2]:
+        detail = f"mask {size[1]}×{size[0]}, image {image.shape[1]}×{image.shape[0]} px"
+        findings.append(("size mismatch", frame_id, detail))
+    try:
+        mask.check(_name(source, frame_id))
+    except DataError as error:
+        findings.append(("values outside the scheme", frame_id, str(error)))
+    row |= _mask_row(mask)
+    findings += _mask_findings(mask, row)
+    findings += [
+        (what, frame_id, "lower left corner" if what != "text" else "two lines or more")
+        for what in (row["overlay"], "text" if row["text"] else "none")
+        if what != "none"
+    ]
+    return _Look(row, findings, duplicates.extract(image))
+
+
+def _mask(source: Source, frame_id: str) -> MaskFile:
+    if isinstance(source, FolderSource):
+        return read_levels(source.pairs[frame_id][1])
+    levels = source.read_mask(frame_id)
+    return MaskFile(levels, undecided(levels), levels)
+
+
+def _name(source: Source, frame_id: str) -> Any:
+    return source.pairs[frame_id][1] if isinstance(source, FolderSource) else frame_id
+
+
+def _bytes_hash(source: Source, frame_id: str) -> str:
+    if not isinstance(source, FolderSource):
+        return ""
+    return _hash(source.pairs[frame_id][0].read_bytes())
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _image_row(image: np.ndarray) -> dict[str, Any]:
+    small = duplicates.reduce(image)
+    value = small.max(axis=-1)
+    border = _border(value)
+    return {
+        "border_share": border.mean(),
+        "brightness": value[~border].mean() if not border.all() else np.nan,
+        "overlay": overlay(small),
+        "text": has_text(image),
+        "same_pixels": _hash(repr(image.shape).encode() + image.tobytes()),
+    }
+
+
+def _border(value: np.ndarray) -> np.ndarray:
+    """Dark pixels that are connected to the frame's edge, bool (H, W)."""
+    dark = np.pad((value < 30).astype(np.uint8), 1, constant_values=1)
+    return cv2.connectedComponents(dark, connectivity=4)[1][1:-1, 1:-1] == 1
+
+
+def _mask_row(mask: MaskFile) -> dict[str, Any]:
+    polyp = mask.levels > THRESHOLD
+    sizes = np.bincount(measure.label(polyp, connectivity=2).ravel())[1:]
+    specks = sizes[sizes < MIN_SHARE * polyp.size]
+    return {
+        "polyp_share": polyp.mean(),
+        "specks": len(specks),
+        "speck_px": int(specks.sum()),
+        "traces_px": int(mask.traces.sum()),
+        "undecided_px": int(mask.undecided.sum()),
+    }
+
+
+def _mask_findings(mask: MaskFile, row: dict[str, Any]) -> Iterator[Finding]:
+    frame_id = row["id"]
+    if row["undecided_px"]:
+        y, x = np.argwhere(mask.undecided)[0]
+        value = mask.raw[y, x].tolist()
+        detail = f"{row['undecided_px']} px, first {value} at row {y}, column {x}"
+        yield "undecided mask pixels", frame_id, detail
+    if row["specks"]:
+        polyp = mask.levels > THRESHOLD
+        regions = measure.regionprops(measure.label(polyp, connectivity=2))
+        y, x = min(regions, key=lambda region: region.area).coords[0]
+        detail = f"{row['specks']} of {row['speck_px']} px, the smallest at row {y}, column {x}"
+        yield "stray specks", frame_id, detail
+    if not row["polyp_share"]:
+        yield "empty mask", frame_id, "no polyp pixel"
+
+
+def _compared(frames: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
+    """Findings that need all frames."""
+    if frames.empty:
+        return
+    for what, column in (("same bytes", "same_bytes"), ("same pixels", "same_pixels")):
+        known = frames[frames[column] != ""]
+        for _, same in known.groupby(column):
+            for frame_id in same["id"].iloc[1:]:
+                yield what, str(frame_id), f"as {same['id'].iloc[0]}"
+    for pair in pairs.itertuples():
+        detail = f"{pair.inliers} features agree with {pair.id_b}, scale {pair.scale:.2f}, "
+        detail += f"rotation {pair.rotation:.0f}°{', mirrored' if pair.mirrored else ''}"
+        yield "near-duplicate", str(pair.id_a), detail
+    sizes = frames["width"].astype(str) + "×" + frames["height"].astype(str) + " px"
+    for what, values, details in (
+        ("resolution outlier", (frames["height"] * frames["width"]).map(math.log), sizes),
+        ("brightness outlier", frames["brightness"], frames["brightness"].round().astype(str)),
+    ):
+        far = robust_z(values).abs() > OUTLIER_Z
+        yield from zip(repeat(what), frames.loc[far, "id"], details[far], strict=False)
+
+
+def robust_z(values: pd.Series) -> pd.Series:
+    """Distance from the median in robust standard deviations (MAD, else mean deviation)."""
+    distance = values - values.median()
+    spread = 1.4826 * distance.abs().median() or 1.2533 * distance.abs().mean()
+    return distance / spread if spread else distance * 0
+
+
+def known_copies(image: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Copies of a frame uint8 (H, W, 3) as they turn up in data sets, by what was done."""
+    height, width = image.shape[:2]
+
+    def crop(share: float) -> np.ndarray:
+        rows, columns = round((1 - share) * height), round((1 - share) * width)
+        top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+        return image[top : top + rows, left : left + columns]
+
+    def scaled(factor: float) -> np.ndarray:
+        middle = cv2.getRotationMatrix2D((width / 2, height / 2), 0, factor)
+        return cv2.warpAffine(image, middle, (width, height))
+
+    angle = rng.uniform(0, 2 * np.pi)
+    x, y = 0.1 * width * np.cos(angle), 0.1 * height * np.sin(angle)
+    shift = np.array([[1, 0, x], [0, 1, y]])
+    encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 30])[1]
+    return {
+        "5 % cropped from each side's length": crop(0.05),
+        "15 % cropped": crop(0.15),
+        "25 % cropped": crop(0.25),
+        "shifted by 10 %": cv2.warpAffine(image, shift, (width, height)),
+        "darker by 30 %": (0.7 * image).astype(np.uint8),
+        "brighter by 30 %": np.clip(1.3 * image, 0, 255).astype(np.uint8),
+        "JPEG at quality 30": np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[..., ::-1],
+        "mirrored": np.ascontiguousarray(image[:, ::-1]),
+        "zoomed to 130 %": scaled(1.3),
+        "zoomed to 80 %": scaled(0.8),
+    }
+
+
+def recall_of_copies(name: str, count: int = 200, seed: int = 0) -> pd.DataFrame:
+    """How many known copies of real frames are flagged, hidden among all frames of a data set.
+
+    Args:
+        name: of the catalogue, or a folder.
+        count: frames that are copied, drawn by ``seed``; copies of one kind at a time are added.
+        seed: also of the crops and shifts.
+
+    Returns:
+        Rows ``copy``, ``n``, ``found``, ``recall``, ``low``, ``high`` (95 %, Wilson).
+    """
+    source = open_source(get_info(name))
+    features = duplicates.extract_all(source.read_image, source.ids)
+    rng = np.random.default_rng(seed)
+    chosen = sorted(rng.permutation(len(source.ids))[:count].tolist())
+    copies = [
+        {kind: duplicates.extract(copy) for kind, copy in known_copies(image, rng).items()}
+        for image in (source.read_image(source.ids[i]) for i in chosen)
+    ]
+    rows = []
+    for kind in copies[0]:
+        names = [*source.ids, *(f"copy of {source.ids[i]}" for i in chosen)]
+        pairs = duplicates.find_near_duplicates(names, features + [copy[kind] for copy in copies])
+        flagged = set(zip(pairs["id_a"], pairs["id_b"], strict=True))
+        hidden = (sorted((source.ids[i], f"copy of {source.ids[i]}")) for i in chosen)
+        found = sum(tuple(pair) in flagged for pair in hidden)
+        low, high = stats.binomtest(found, len(chosen)).proportion_ci(method="wilson")
+        row = {"copy": kind, "n": len(chosen), "found": found, "recall": found / len(chosen)}
+        rows.append(row | {"low": float(low), "high": float(high)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,201 @@
+"""Random geometry and colour for a batch, drawn per frame: one implementation for CPU and GPU.
+
+What a frame gets follows from (seed, epoch, its index) alone, so order, batch size and a resumed
+run do not matter. Image and mask share the geometry; label schemes are applied after it, so a rim
+keeps its width. Presets:
+
+- ``light``: mirror images on both axes, rotation ±15°, zoom 0.9–1.1, shift 5 %, brightness and
+  contrast ±15 %.
+- ``strong``: mirror images, any rotation, zoom 0.7–1.4, shift 10 %, shear ±10°, brightness,
+  contrast and saturation ±35 %, hue ±0.02, blur: the kinds that FCBFormer (Sanderson and
+  Matuszewski 2022) draws from.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from polyp_utils.config import unknown
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.labels import is_polyp
+from polyp_utils.data.transforms import to_input
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Ranges; each is drawn uniformly, per frame.
+
+    Attributes:
+        rotation, shear: degrees, both signs.
+        zoom: factor, as likely below as above 1 (drawn in its logarithm).
+        shift: share of the side, both signs and both axes.
+        brightness, contrast, saturation: factor's distance from 1.
+        hue: share of the circle, both signs.
+        blur: largest standard deviation in pixels at 256×256; half of the frames get none.
+    """
+
+    rotation: float
+    zoom: float
+    shift: float
+    shear: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    blur: float
+
+
+PRESETS = {
+    "light": Preset(15, 1.1, 0.05, 0, 0.15, 0.15, 0, 0, 0),
+    "strong": Preset(180, 1.4, 0.1, 10, 0.35, 0.35, 0.35, 0.02, 1.5),
+}
+
+
+def draw(preset: Preset, seed: int, epoch: int, rows: list[int]) -> dict[str, Tensor]:
+    """Parameters of a batch, each float32 (B,), from (seed, epoch, row) alone."""
+    columns = {}
+    uniform = np.stack([np.random.default_rng([seed, epoch, r]).uniform(-1, 1, 12) for r in rows])
+    draws = iter(torch.from_numpy(uniform.T.astype(np.float32)))
+    for name, largest in (("rotation", preset.rotation), ("shear", preset.shear)):
+        columns[name] = next(draws) * math.radians(largest)
+    columns["zoom"] = (next(draws) * math.log(preset.zoom)).exp()
+    columns["mirror_x"], columns["mirror_y"] = next(draws).sign(), next(draws).sign()
+    columns["shift_x"], columns["shift_y"] = (next(draws) * 2 * preset.shift for _ in range(2))
+    for name in ("brightness", "contrast", "saturation"):
+        columns[name] = 1 + next(draws) * getattr(preset, name)
+    columns["hue"] = next(draws) * preset.hue
+    columns["blur"] = next(draws).clamp(min=0) * preset.blur
+    return columns
+
+
+def draw_many(
+    dataset: PolypDataset, frame_id: str, preset: str, count: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """A frame and ``count`` − 1 draws of it, as a network would see it in as many epochs.
+
+    Args:
+        dataset: holds the frame.
+        frame_id: of the frame.
+        preset: name of one of `PRESETS`.
+        count: images to return, the first of them the frame as it is.
+        seed: of the draws.
+
+    Returns:
+        Images float32 (count, S, S, 3) in [0, 1], polyp masks bool (count, S, S).
+
+    Raises:
+        ValueError: unknown preset or id.
+    """
+    if preset not in PRESETS:
+        raise unknown("augment", preset, PRESETS)
+    row = dataset.rows([frame_id])
+    image, mask = to_input(dataset.images[row], torch.device("cpu")), dataset.masks[row]
+    drawn = [
+        augment(image, mask, draw(PRESETS[preset], seed, epoch, row.tolist()))
+        for epoch in range(count - 1)
+    ]
+    images, masks = (torch.cat(list(parts)) for parts in zip((image, mask), *drawn, strict=True))
+    return images.permute(0, 2, 3, 1).numpy(), is_polyp(masks).numpy()
+
+
+def augment(images: Tensor, masks: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Applies drawn parameters; what comes from outside the frame is black background.
+
+    Args:
+        images: float (B, 3, H, W) in [0, 1].
+        masks: levels uint8 (B, H, W).
+        parameters: of `draw`, on any device.
+
+    Returns:
+        New images and masks, of the same kinds and on the same device.
+    """
+    p = {name: values.to(images.device) for name, values in parameters.items()}
+    height, width = images.shape[-2:]
+    grid = F.affine_grid(_matrices(p, width / height), list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
+    levels = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
+    blurred = _blur(moved, parameters["blur"] * math.sqrt(height * width) / 256)
+    coloured = _colour(blurred, p)
+    inside = F.grid_sample(torch.ones_like(images[:, :1]), grid, align_corners=False)
+    coloured = (coloured * inside).contiguous(memory_format=torch.channels_last)
+    return coloured, levels[:, 0].round().to(torch.uint8)
+
+
+def _matrices(p: dict[str, Tensor], aspect: float) -> Tensor:
+    """Affine maps from output to input coordinates in [-1, 1], (B, 2, 3).
+
+    Rotation is one of pixels also where the frame is not square: x is taken to the scale of y.
+    """
+    cos, sin = p["rotation"].cos(), p["rotation"].sin()
+    rotation = _stack([[cos, -sin], [sin, cos]])
+    one = torch.ones_like(cos)
+    shear = _stack([[one, p["shear"].tan()], [0 * one, one]])
+    scale = _stack([[p["mirror_x"] / p["zoom"], 0 * one], [0 * one, p["mirror_y"] / p["zoom"]]])
+    linear = rotation @ shear @ scale
+    stretch = torch.tensor([[1, 1 / aspect], [aspect, 1]], device=cos.device)
+    shift = torch.stack([p["shift_x"], p["shift_y"]], dim=1)[..., None]
+    return torch.cat([linear * stretch, shift], dim=2)
+
+
+def _stack(rows: list[list[Tensor]]) -> Tensor:
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def _colour(images: Tensor, p: dict[str, Tensor]) -> Tensor:
+    """Brightness, contrast, saturation and hue, in this order, each as in torchvision's v2."""
+    brightness, contrast, saturation, hue = (
+        p[name].view(-1, 1, 1, 1) for name in ("brightness", "contrast", "saturation", "hue")
+    )
+    images = (images * brightness).clamp(0, 1)
+    mean = _luma(images).mean(dim=(2, 3), keepdim=True)
+    images = (mean + contrast * (images - mean)).clamp(0, 1)
+    grey = _luma(images)
+    images = (grey + saturation * (images - grey)).clamp(0, 1)
+    return _turn_hue(images, hue)
+
+
+def _luma(images: Tensor) -> Tensor:
+    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device, dtype=images.dtype)
+    return (images * weights.view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+
+
+def _turn_hue(images: Tensor, hue: Tensor) -> Tensor:
+    """Rotates chroma in YIQ by ``hue`` turns: for small angles what a shift in HSV does."""
+    angle = -2 * math.pi * hue[:, :, 0, 0]  # HSV turns the other way
+    to_yiq = torch.tensor(
+        [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]],
+        device=images.device,
+        dtype=images.dtype,
+    )
+    cos, sin = angle.cos()[:, 0], angle.sin()[:, 0]
+    one, zero = torch.ones_like(cos), torch.zeros_like(cos)
+    turn = _stack([[one, zero, zero], [zero, cos, -sin], [zero, sin, cos]])
+    matrix = torch.linalg.inv(to_yiq) @ turn @ to_yiq
+    return torch.einsum("bij,bjhw->bihw", matrix, images).clamp(0, 1)
+
+
+def _blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur with a standard deviation (px) per frame, (B,) on the CPU; 0 changes nothing.
+
+    The kernels are made on the CPU, so that a GPU need not be waited for.
+    """
+    if not (sigma > 0).any():
+        return images
+    batch, channels, height, width = images.shape
+    reach = math.ceil(3 * float(sigma.max()))
+    offset = torch.arange(-reach, reach + 1)
+    kernel = (-(offset**2) / (2 * sigma.clamp(min=1e-3)[:, None] ** 2)).exp()
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
+    kernel = kernel.to(images)
+    flat = images.reshape(1, batch * channels, height, width)
+    for shape, pad in (
+        ((-1, 1, 1, 2 * reach + 1), (reach, reach, 0, 0)),
+        ((-1, 1, 2 * reach + 1, 1), (0, 0, reach, reach)),
+    ):
+        padded = F.pad(flat, pad, mode="replicate")
+        flat = F.conv2d(padded, kernel.view(shape), groups=batch * channels)
+    return flat.view(batch, channels, height, width)

@@ -1,0 +1,205 @@
+"""Which image belongs to which mask, in a folder of whatever layout.
+
+Folders are paired by place and name (``images``/``masks``, ``Original``/``Ground Truth``,
+``train``/``train_gt``, …), files by stem. What cannot be told for certain is an error that lists
+what was found: no file is dropped in silence.
+"""
+
+import itertools
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+_SIDE_FILES = (".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".pdf")
+_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}  # and whatever begins with a dot
+_IMAGE_WORDS = {"image", "images", "img", "imgs", "original", "originals", "frames"}
+_MASK_WORDS = {"mask", "masks", "gt", "groundtruth", "ground", "truth", "label", "labels"}
+_MASK_WORDS |= {"annotation", "annotations", "segmentation", "segmentations", "seg"}
+
+
+class DataError(ValueError):
+    """A file or folder that cannot be used; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of a folder.
+
+    Attributes:
+        pairs: id -> (image, mask), in the order of the ids. The id is the image's stem, after its
+            place (``Kvasir/1``) where a folder holds several pairs of folders.
+        problems: a message for each file that has no partner, shares its stem, or is no image.
+    """
+
+    pairs: dict[str, tuple[Path, Path]]
+    problems: tuple[str, ...]
+
+
+def find_pairs(folder: Path, ignore: Iterable[str] = ()) -> Pairs:
+    """Pairs images and masks below a folder.
+
+    Args:
+        folder: the data set.
+        ignore: sub-folders to leave out, for example one without masks.
+
+    Raises:
+        DataError: no folder, no image files, or folders that cannot be paired for certain.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist: name a folder that holds images and masks")
+    files, problems = _list(folder, set(ignore))
+    if not any(files.values()):
+        raise DataError(f"{folder} holds no image files ({', '.join(SUFFIXES)})")
+    places = _pair_folders(folder, sorted(place for place in files if files[place]))
+    pairs = {}
+    for images, masks in places:
+        named, wrong = _pair_files(files[images], files[masks], folder / images, folder / masks)
+        problems += wrong
+        place = [part for part in images.parts if _place(PurePosixPath(part))]
+        prefix = "".join(f"{part}/" for part in place) if len(places) > 1 else ""
+        pairs.update({f"{prefix}{stem}": pair for stem, pair in named.items()})
+    return Pairs(dict(sorted(pairs.items())), tuple(problems))
+
+
+def _list(folder: Path, ignore: set[str]) -> tuple[dict[PurePosixPath, list[Path]], list[str]]:
+    """Image files by relative folder, and a message for each file of a strange format.
+
+    What cannot be read must not vanish; only side files (text, tables) beside images may.
+    """
+    files: dict[PurePosixPath, list[Path]] = defaultdict(list)
+    strange = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(n for n in folders if not _is_clutter(n) and n not in ignore)
+        relative = PurePosixPath(Path(root).relative_to(folder).as_posix())
+        for name in sorted(n for n in names if not _is_clutter(n)):
+            path = Path(root) / name
+            if path.suffix.lower() in SUFFIXES:
+                files[relative].append(path)
+            elif path.suffix.lower() not in _SIDE_FILES:
+                strange.append(path)
+    problems = [
+        f"{path} is in no format that is read here: save it as PNG, or take it out of the folder"
+        for path in strange
+        if PurePosixPath(path.parent.relative_to(folder).as_posix()) in files
+    ]
+    return files, problems
+
+
+def _is_clutter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def _pair_folders(
+    folder: Path, found: list[PurePosixPath]
+) -> list[tuple[PurePosixPath, PurePosixPath]]:
+    """(folder of images, folder of masks) for each pair of folders; a folder may be both."""
+    if len(found) == 1:  # one folder: `1.jpg` beside `1_mask.png`
+        if _is_mask_folder(found[0]):
+            raise DataError(f"{folder} holds masks ({found[0]}) but no images: put them beside it")
+        return [(found[0], found[0])]
+    by_place: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
+    for path in found:
+        by_place[_place(path)][_is_mask_folder(path)].append(path)
+    alone = [group for group in by_place.values() if not all(group)]
+    images, masks = ([path for group in alone for path in group[i]] for i in (0, 1))
+    whole = {place: group for place, group in by_place.items() if all(group)}
+    if len(images) == len(masks) == 1 and images[0].parent == masks[0].parent:
+        whole[images[0].parent.as_posix()] = (images, masks)  # `ETIS/` beside `Ground Truth/`
+    elif alone:
+        raise DataError(_ambiguous(folder, found, f"{(images or masks)[0]} has no counterpart"))
+    for place, group in whole.items():
+        if len(group[0]) > 1 or len(group[1]) > 1:
+            several = " and ".join(str(path) for path in max(group, key=len))
+            raise DataError(_ambiguous(folder, found, f"{several} both belong to {place!r}"))
+    return [(images[0], masks[0]) for _, (images, masks) in sorted(whole.items())]
+
+
+def _ambiguous(folder: Path, found: list[PurePosixPath], why: str) -> str:
+    listed = ", ".join(f"{p} ({'masks' if _is_mask_folder(p) else 'images'})" for p in found)
+    return (
+        f"{folder}: which folders belong together is not certain: {why}. Found: {listed}. Name a "
+        "folder that holds one pair, such as images/ and masks/, or take the others away"
+    )
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[^\W_]+", name)
+
+
+def _says_mask(name: str) -> bool:
+    return any(word.lower() in _MASK_WORDS for word in _words(name))
+
+
+def _is_mask_folder(path: PurePosixPath) -> bool:
+    return any(map(_says_mask, path.parts))
+
+
+def _place(path: PurePosixPath) -> str:
+    """The path without the words that say image or mask: the same for both folders of a pair."""
+    role = _IMAGE_WORDS | _MASK_WORDS
+    parts = (" ".join(w for w in _words(p) if w.lower() not in role) for p in path.parts)
+    return "/".join(part for part in parts if part)
+
+
+def _pair_files(
+    images: list[Path], masks: list[Path], image_folder: Path, mask_folder: Path
+) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
+    """Stem -> (image, mask), and a message for each file that is left over."""
+    if image_folder == mask_folder:
+        masks = [path for path in images if _says_mask(path.stem)]
+        images = [path for path in images if not _says_mask(path.stem)]
+        if not masks:
+            raise DataError(
+                f"{image_folder} holds images but no masks: put them into a folder masks/ beside "
+                "it, under the images' names, or into the same folder as <name>_mask"
+            )
+    problems: list[str] = []
+    keyed = [_by_stem(paths, problems) for paths in (images, masks)]
+    if not keyed[0].keys() & keyed[1].keys():  # `1.tif` and `p1.tif`, `a.jpg` and `a_mask.png`
+        keyed = [_by_core(stems) for stems in keyed]
+    of_image, of_mask = keyed
+    for one, other, what, where in (
+        (of_image, of_mask, "mask", mask_folder),
+        (of_mask, of_image, "image", image_folder),
+    ):
+        alone = sorted(one.keys() - other.keys())
+        problems += [
+            f"{one[key]} has no {what}, like {len(alone)} of {len(one)} files: put the {what} into "
+            f"{where} or take the file away"
+            for key in alone
+        ]
+    both = sorted(of_image.keys() & of_mask.keys())
+    return {of_image[key].stem: (of_image[key], of_mask[key]) for key in both}, problems
+
+
+def _by_stem(paths: list[Path], problems: list[str]) -> dict[str, Path]:
+    stems: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in stems:
+            problems.append(f"{stems[path.stem]} and {path} share a stem: keep one")
+        stems.setdefault(path.stem, path)
+    return stems
+
+
+def _by_core(stems: dict[str, Path]) -> dict[str, Path]:
+    """Keys without the letters and signs that all begin or end with; never a digit."""
+    names = list(stems)
+    if len(names) == 1:  # nothing to compare with: only a word that says what it is
+        core = "_".join(w for w in _words(names[0]) if w.lower() not in _MASK_WORDS | _IMAGE_WORDS)
+        return {core: stems[names[0]]}
+    start = _shared(names)
+    end = min(_shared([name[::-1] for name in names]), min(map(len, names)) - start)
+    return {name[start : len(name) - end]: path for name, path in stems.items()}
+
+
+def _shared(names: list[str]) -> int:
+    """Length of the beginning without digits that all names share."""
+    columns = itertools.takewhile(
+        lambda letters: len(set(letters)) == 1 and not letters[0].isdigit(),
+        zip(*names, strict=False),
+    )
+    return len(list(columns))

@@ -1,0 +1,69 @@
+"""How good a model is on a part of the data, at network size: what training looks at."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from polyp_utils.data.labels import Scheme, is_polyp
+from polyp_utils.data.transforms import to_input
+from polyp_utils.device import Compute
+from polyp_utils.inference import to_probabilities
+from polyp_utils.losses import CombinedLoss
+from polyp_utils.metrics import count, dice
+
+
+@dataclass(frozen=True)
+class Data:
+    """One part of a split, on the device: uint8 images (N, 3, S, S) and mask levels (N, S, S)."""
+
+    ids: tuple[str, ...]
+    images: Tensor
+    masks: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Input floats (B, 3, S, S) and mask levels (B, S, S) of rows int64 (B,)."""
+        rows = rows.to(self.images.device)
+        return to_input(self.images[rows], self.images.device), self.masks[rows]
+
+
+@torch.inference_mode()
+def validate(
+    model: nn.Module,
+    data: Data,
+    scheme: Scheme,
+    loss: CombinedLoss,
+    compute: Compute,
+    batch_size: int,
+) -> dict[str, float]:
+    """Losses, Dice per class and polyp Dice: per image at network size, then the mean.
+
+    Returns:
+        ``loss``, ``ce``, ``dice_loss``, ``dice_<class>`` and ``polyp_dice``.
+    """
+    model.eval()
+    losses, class_dice, polyp_dice = [], [], []
+    for rows in torch.arange(len(data)).split(batch_size):
+        images, masks = data.batch(rows)
+        with compute.autocast():
+            logits = model(images)
+        target = scheme.encode(masks)
+        ce, dice_loss = loss.terms(logits, target)
+        losses.append(torch.stack([ce, dice_loss]).cpu() * len(images))
+        probabilities = to_probabilities(logits)
+        counts = count(probabilities.argmax(dim=1), target, len(scheme.classes))
+        class_dice.append(dice(counts).cpu())
+        polyp = scheme.polyp_probability(probabilities) > 0.5
+        polyp_dice.append(dice(count(polyp, is_polyp(masks), 2))[:, 1].cpu())
+    ce, dice_loss = (torch.stack(losses).sum(0) / len(data)).tolist()
+    means = torch.cat(class_dice).nanmean(dim=0).tolist()
+    return {
+        "loss": loss.ce_weight * ce + loss.dice_weight * dice_loss,
+        "ce": ce,
+        "dice_loss": dice_loss,
+        **{f"dice_{name}": v for name, v in zip(scheme.classes, means, strict=True)},
+        "polyp_dice": float(torch.cat(polyp_dice).nanmean()),
+    }

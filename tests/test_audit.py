@@ -1,0 +1,184 @@
+"""The audit reports every defect that is put into a folder, and nothing else."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageDraw
+
+from polyp_utils import audit as module
+from polyp_utils.audit import CHECKS, audit, known_copies, recall_of_copies, robust_z
+from polyp_utils.data import phantom
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.grouping import grouped, groups, near_duplicates
+from polyp_utils.data.splits import load_split
+from polyp_utils.explore import has_text
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve different drawn frames with clean masks, as PNG."""
+    root = tmp_path / "frames"
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    index = 0
+    while len(list((root / "masks").iterdir())) < 12:
+        image, mask = phantom.draw(index)
+        if mask.any():
+            Image.fromarray(image).save(root / f"images/{index:02d}.png")
+            Image.fromarray(mask).save(root / f"masks/{index:02d}.png")
+        index += 1
+    return root
+
+
+def stems(folder):
+    return sorted(path.stem for path in (folder / "images").iterdir())
+
+
+def mask_of(folder, stem):
+    return np.array(Image.open(folder / f"masks/{stem}.png"))
+
+
+def checks(found):
+    """check -> ids, for what was found."""
+    return found.findings.groupby("check")["id"].apply(list).to_dict()
+
+
+EXPECTED = ("resolution outlier", "brightness outlier", "black block", "green box", "text")
+
+
+def test_a_clean_folder_has_no_findings_but_of_looks(folder):
+    found = audit(str(folder))
+    assert len(found.frames) == 12
+    assert set(checks(found)) <= {*EXPECTED}
+    assert found.pairs.empty
+    assert (found.summary["check"] == list(CHECKS)).all()
+    assert found.seconds > 0
+
+
+def test_every_defect_is_found_at_once(folder):
+    a, b, c, d, e, f, g, h, *_ = stems(folder)
+    (folder / f"masks/{a}.png").unlink()
+    (folder / f"images/{b}.png").write_bytes(b"")
+    Image.fromarray(mask_of(folder, c)[1:]).save(folder / f"masks/{c}.png")
+    labels = mask_of(folder, d) // 255 * 128
+    Image.fromarray(labels.astype(np.uint8)).save(folder / f"masks/{d}.png")
+    soft = mask_of(folder, e)
+    soft[9, 7], soft[0, 0] = 100, 255
+    Image.fromarray(soft).save(folder / f"masks/{e}.png")
+    Image.fromarray(np.zeros_like(mask_of(folder, f))).save(folder / f"masks/{f}.png")
+    for name in ("images", "masks"):
+        shutil.copy(folder / f"{name}/{g}.png", folder / f"{name}/twin.png")
+    image = Image.open(folder / f"images/{h}.png")
+    image.save(folder / "images/other.bmp")  # other bytes, the same pixels
+    shutil.copy(folder / f"masks/{h}.png", folder / "masks/other.png")
+    (folder / "images/strange.webp").touch()
+
+    found = audit(str(folder))
+    seen = checks(found)
+    assert seen["unreadable"] == [b]
+    assert seen["size mismatch"] == [c]
+    assert d in seen["values outside the scheme"]
+    assert e in seen["undecided mask pixels"]
+    assert seen["stray specks"] == [e]
+    assert seen["empty mask"] == [f]
+    assert seen["same bytes"] == ["twin"]
+    assert seen["same pixels"] == ["other", "twin"]
+    pairing = found.findings.loc[found.findings["check"] == "pairing", "detail"]
+    assert any(f"{a}.png has no mask" in text for text in pairing)
+    assert any("strange.webp is in no format" in text for text in pairing)
+    details = found.findings.set_index(["check", "id"])["detail"]
+    assert "first 100 at row 9, column 7" in details["undecided mask pixels", e]
+    assert "1 of 1 px, the smallest at row 0, column 0" in details["stray specks", e]
+    assert a not in set(found.frames["id"])
+    errors = found.findings[found.findings["severity"] == "error"]
+    assert set(errors["check"]) == {
+        "pairing",
+        "unreadable",
+        "size mismatch",
+        "values outside the scheme",
+    }
+
+
+def test_saved_tables_can_be_read(folder, tmp_path):
+    found = audit(str(folder))
+    found.save(tmp_path / "out")
+    for name in ("frames", "findings", "pairs"):
+        table = pd.read_csv(tmp_path / f"out/{name}.csv", dtype={"id": str})
+        assert len(table) == len(getattr(found, name))
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_robust_z_by_hand():
+    values = pd.Series([1.0, 2, 3, 4, 100])
+    assert robust_z(values).tolist() == pytest.approx([v / 1.4826 for v in (-2, -1, 0, 1, 97)])
+    same = pd.Series([5.0, 5, 5, 5, 6])
+    assert robust_z(same).iloc[-1] == pytest.approx(1 / (1.2533 * 0.2))
+    assert robust_z(pd.Series([5.0, 5])).tolist() == [0, 0]
+
+
+def test_text_is_seen_and_highlights_are_not():
+    plain = np.full((480, 600, 3), (180, 90, 70), np.uint8)
+    assert not has_text(plain)
+    picture = Image.fromarray(plain)
+    draw = ImageDraw.Draw(picture)
+    for row, text in enumerate(("12/03/2013", "00:12:54", "CVP: 3")):
+        draw.text((20, 180 + 16 * row), text, fill=(240, 240, 240))
+    assert has_text(np.array(picture))
+    spots = Image.fromarray(plain)
+    draw = ImageDraw.Draw(spots)
+    for x, y in ((50, 60), (200, 90), (310, 300), (420, 210)):
+        draw.ellipse((x, y, x + 18, y + 9), fill=(250, 250, 250))
+    assert not has_text(np.array(spots))
+
+
+def test_known_copies_do_what_they_say():
+    image = np.random.default_rng(0).integers(1, 200, (100, 140, 3)).astype(np.uint8)
+    copies = known_copies(image, np.random.default_rng(0))
+    assert copies["25 % cropped"].shape == (75, 105, 3)
+    np.testing.assert_array_equal(copies["mirrored"], image[:, ::-1])
+    assert copies["darker by 30 %"].mean() == pytest.approx(0.7 * image.mean(), abs=1)
+    assert (copies["shifted by 10 %"] == 0).all(axis=-1).any()
+    assert (copies["zoomed to 80 %"][:9] == 0).all()
+    for copy in copies.values():
+        assert copy.dtype == np.uint8
+
+
+@pytest.mark.data
+def test_recall_of_copies_on_real_frames(kvasir_root, monkeypatch):
+    """Few frames and few copies; `python -m polyp_utils audit --recall 200` measures it."""
+    from polyp_utils.data.dataset import FolderSource
+
+    source = FolderSource(kvasir_root / "Kvasir-SEG")
+    source.ids = source.ids[::50]
+    monkeypatch.setattr(module, "open_source", lambda info: source)
+    found = recall_of_copies("kvasir-seg", 6).set_index("copy")
+    assert (found["n"] == 6).all()
+    assert found.loc["JPEG at quality 30", "found"] >= 5
+    assert found["found"].sum() >= 48
+    assert ((found["low"] <= found["recall"]) & (found["recall"] <= found["high"])).all()
+
+
+def test_a_folder_gets_a_grouped_split_that_holds(folder, tmp_path, monkeypatch):
+    """Twins and re-crops stay together; the split is the same each time it is asked for."""
+    monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
+    texture = np.random.default_rng(0).integers(90, 255, (60, 80, 3))
+    detailed = Image.fromarray((texture * (1, 0.5, 0.4)).astype(np.uint8)).resize((640, 480))
+    detailed.save(folder / "images/x.png")
+    detailed.crop((60, 40, 620, 470)).save(folder / "images/y.png")
+    Image.fromarray(np.full((480, 640), 255, np.uint8)).save(folder / "masks/x.png")
+    Image.fromarray(np.full((430, 560), 255, np.uint8)).save(folder / "masks/y.png")
+    data = PolypDataset(str(folder), 256)
+    assert near_duplicates(data)[["id_a", "id_b"]].to_numpy().tolist() == [["x", "y"]]
+    number = groups(data)
+    assert number["x"] == number["y"]
+    assert len(set(number.values())) == 13
+    split = load_split("grouped", str(folder))
+    assert split == grouped(str(folder)) == load_split("grouped", str(folder))
+    assert (len(split.train), len(split.val), len(split.test)) == (12, 1, 1)
+    assert {"x", "y"} <= set(split.train)
+    fold = load_split("grouped-fold2", str(folder))
+    assert len(fold.train + fold.val + fold.test) == 14
+    with pytest.raises(ValueError, match="unknown split 'grouped-fold9'"):
+        load_split("grouped-fold9", str(folder))
