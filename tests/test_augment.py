@@ -144,12 +144,13 @@ def test_colours_are_those_of_torchvision(name, value, oracle, batch):
 
 
 def test_a_small_turn_of_hue_is_nearly_that_of_torchvision(batch):
-    muted = 0.4 + 0.2 * batch[0]  # nothing is clamped
+    tissue = torch.tensor([0.7, 0.4, 0.3]).view(1, 3, 1, 1)
+    muted = tissue + 0.1 * batch[0]  # nothing is clamped
     images, _ = augment(muted, batch[1], parameters(6, hue=0.02))
     expected = F.adjust_hue(muted, 0.02) - muted
     found = images - muted
     assert torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1] > 0.8
-    assert found.abs().mean() == pytest.approx(expected.abs().mean(), rel=0.3)
+    assert 0.5 < found.abs().mean() / expected.abs().mean() < 2
     grey = muted[:, :1].repeat(1, 3, 1, 1)
     torch.testing.assert_close(
         augment(grey, batch[1], parameters(6, hue=0.02))[0], grey, atol=2e-3, rtol=0

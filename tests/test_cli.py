@@ -93,3 +93,19 @@ def test_evaluate_scores_the_newest_run_and_writes_its_card(results, capsys):
     rows = json.loads((folder / "summary.json").read_text())["scores"]
     assert f"polyp Dice {rows[0]['mean']:.3f} [" in capsys.readouterr().out
     assert f"**{rows[0]['mean']:.3f}**" in (folder / "README.md").read_text()
+
+
+def test_audit_writes_its_tables(drawn_folder, results, capsys):
+    assert main(["audit", "--dataset", str(drawn_folder)]) == 0
+    folder = results / "audit-Kvasir-SEG"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "findings.csv",
+        "frames.csv",
+        "pairs.csv",
+    ]
+    assert "8 frames in" in capsys.readouterr().out
+
+
+def test_audit_of_nothing_says_what_is_known(capsys):
+    assert main(["audit", "--dataset", "kvasir"]) == 2
+    assert "unknown dataset 'kvasir': did you mean 'kvasir-seg'?" in capsys.readouterr().err

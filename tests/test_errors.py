@@ -18,6 +18,8 @@ from polyp_utils.errors import (
     error_table,
     findings,
     gallery,
+    kind_findings,
+    kind_table,
 )
 from polyp_utils.evaluation import NETWORK, ORIGINAL, POLYP, Evaluation
 from polyp_utils.files import write_json
@@ -99,6 +101,51 @@ def features(n=40, seed=0):
             "false": np.zeros(n, int),
         }
     )
+
+
+# --- kinds ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_kinds(tmp_path):
+    """Two frames: a neoplastic polyp taken for the other kind; one found as it is, one missed."""
+    run = Run(tmp_path / "kinds")
+    config = RunConfig.from_recipe("quick", scheme="neopolyp", image_size=SIDE)
+    write_json(run.path / "config.json", {"settings": config.to_dict()})
+    first, second, third = (boxes(b) for b in ((4, 4, 24, 24), (4, 4, 24, 24), (40, 40, 60, 60)))
+    truth = {"a": np.where(first, 255, 0), "b": np.where(second, 191, 0) + np.where(third, 255, 0)}
+    chances = {"a": np.where(first, 0.3, 0.1), "b": np.full((SIDE, SIDE), 0.1)}
+    others = {"a": np.where(first, 0.5, 0.1), "b": np.where(second, 0.8, 0.1)}
+    for i in truth:
+        kinds = torch.from_numpy(np.stack([chances[i], others[i]]))
+        run.save_probabilities("test", i, torch.cat([1 - kinds.sum(0, keepdim=True), kinds]))
+    data = SimpleNamespace(original_mask=lambda i: truth[i].astype(np.uint8))
+    table = pd.DataFrame({"id": ["a", "b"]})
+    return Evaluation(run, "test", (), table, np.zeros((3, 3)), {}), data
+
+
+def test_kinds_of_found_polyps_by_hand(two_kinds):
+    table = kind_table(*two_kinds)
+    assert table.to_numpy().tolist() == [
+        ["a", "neoplastic", "non-neoplastic"],
+        ["b", "non-neoplastic", "non-neoplastic"],
+        ["b", "neoplastic", "missed"],
+    ]
+    first, *each = kind_findings(table)
+    assert first.startswith("Of 3 polyps 2 are found; 0.500 [")
+    assert "calling all of them neoplastic would give 0.500" in first
+    assert each[0].startswith("Of the 1 neoplastic ones that are found: 0.000")
+    assert each[1].startswith("Of the 1 non-neoplastic ones that are found: 1.000")
+
+
+def test_a_scheme_with_one_kind_has_none_to_mistake(evaluation, dataset):
+    dataset.original_mask = lambda frame_id: dataset.original(frame_id)[1]
+    table = kind_table(evaluation, dataset)
+    assert table["kind"].tolist() == ["polyp"] * 3
+    assert table["predicted"].tolist() == ["polyp", "missed", "polyp"]
+    assert kind_findings(table) == [
+        "The label scheme knows one kind of polyp, so there is none to mistake."
+    ]
 
 
 # --- objects -------------------------------------------------------------------------------------

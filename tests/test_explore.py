@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from polyp_utils import explore
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import SCHEMES
@@ -261,6 +262,38 @@ def test_rim_study_by_hand():
     square[9:23, 9:23] = False
     overlap = (square & np.roll(square, (1, 1), (0, 1))).sum()
     assert row["rim_dice_1"] == pytest.approx(overlap / 60)
+
+
+def test_split_table_by_hand(monkeypatch):
+    """Four frames of 10, 20, 30 and 40 % polyp; one pair in a part, one across, one outside."""
+    masks = torch.zeros(5, 10, 10, dtype=torch.uint8)
+    for row in range(5):
+        masks[row, : row + 1] = 255
+    ids = tuple("abcde")
+    dataset = SimpleNamespace(masks=masks, ids=ids, info=SimpleNamespace(name="mine"))
+    split = Split("one", ("a", "b"), ("c",), ("d",))
+    monkeypatch.setattr(explore, "split_names", lambda name: ["one"])
+    monkeypatch.setattr(explore, "load_split", lambda name, dataset: split)
+    pairs = pd.DataFrame({"id_a": ["a", "b", "a"], "id_b": ["b", "d", "e"]})
+    assert explore.split_table(dataset, pairs).to_dict("records") == [
+        {
+            "split": "one",
+            "pairs": 2,
+            "train and val": 0,
+            "train and test": 1,
+            "val and test": 0,
+            "area": "15.0 / 30.0 / 40.0",
+        }
+    ]
+
+
+def test_pairs_are_shown_side_by_side(drawn):
+    row = {"id_a": "frame-1", "id_b": "frame-4", "mirrored": True, "inliers": 12}
+    one, other = explore.pair_frames(drawn, pd.DataFrame([row | {"scale": 0.5, "rotation": 9.6}]))
+    assert (one.title, other.title) == ("1: 12 agree", "1: ×0.50, 10°, mirrored")
+    assert max(one.image.shape) == max(other.image.shape) == 256
+    assert one.truth.shape == one.image.shape[:2]
+    assert one.truth.any()
 
 
 def test_position_map_is_the_mean_mask_and_flips_with_it(blobs):

@@ -1,9 +1,24 @@
+import math
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
 from scipy.ndimage import distance_transform_edt
 
-from polyp_utils.data.labels import SCHEMES, get_scheme, inner_rim, is_polyp, rim_width
+from polyp_utils.data.labels import (
+    NEOPLASTIC,
+    NON_NEOPLASTIC,
+    SCHEMES,
+    colour_levels,
+    get_scheme,
+    inner_rim,
+    is_coloured,
+    is_polyp,
+    rim_width,
+    undecided,
+)
 
 SIZES = [(96, 96), (256, 256), (128, 96), (300, 217)]
 
@@ -78,13 +93,71 @@ def test_jpeg_levels_by_hand():
     assert class_map.tolist() == [[[0, 2, 2], [2, 2, 1]]]
 
 
+def test_neopolyp_by_hand():
+    class_map = get_scheme("neopolyp").encode(grey([[0, 127, 128, 191, 222, 223, 255]]))
+    assert class_map.tolist() == [[[0, 0, 2, 2, 2, 1, 1]]]
+
+
+def test_nearest_colours_by_hand():
+    """JPEG red, green and black; half of the way from black to red is undecided."""
+    rgb = [[(3, 0, 9), (240, 12, 7), (20, 230, 0)], [(126, 0, 0), (90, 0, 0), (80, 0, 0)]]
+    levels, open_ = colour_levels(np.array(rgb, np.uint8))
+    assert levels.tolist() == [[0, NEOPLASTIC, NON_NEOPLASTIC], [0, 0, 0]]
+    assert open_.tolist() == [[False] * 3, [True, True, False]]
+    assert levels.dtype == np.uint8
+
+
+@given(arrays(np.uint8, (4, 5, 3)))
+def test_nearest_colour_is_the_nearest(rgb):
+    palette = {0: (0, 0, 0), NEOPLASTIC: (255, 0, 0), NON_NEOPLASTIC: (0, 255, 0)}
+    levels, open_ = colour_levels(rgb)
+    for index in np.ndindex(4, 5):
+        near = sorted((math.dist(rgb[index], colour), level) for level, colour in palette.items())
+        assert math.dist(rgb[index], palette[int(levels[index])]) == near[0][0]
+        assert open_[index] == (near[1][0] ** 2 < 4 * near[0][0] ** 2 - 1e-9)
+
+
+def test_undecided_greys_by_hand():
+    found = undecided(np.array([0, 8, 85, 86, 127, 169, 170, 246], np.uint8))
+    assert found.tolist() == [False, False, False, True, True, True, False, False]
+
+
+def test_coloured_masks_are_told_from_grey_ones():
+    assert not is_coloured(np.full((2, 2, 3), (250, 246, 255), np.uint8))
+    assert is_coloured(np.array([[(0, 0, 0), (200, 5, 5)]], np.uint8))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@given(masks=arrays(np.uint8, (2, 9, 7)))
+def test_merging_gives_back_the_polyp(name, masks):
+    """Exact for every mask and scheme, but for the third class of jpeg-levels, which is both."""
+    masks, scheme = torch.from_numpy(masks), get_scheme(name)
+    class_map = scheme.encode(masks)
+    decided = torch.ones_like(class_map, dtype=torch.bool)
+    if name == "jpeg-levels":
+        decided = class_map != scheme.classes.index("other levels")
+    assert torch.equal(scheme.merge(class_map)[decided], is_polyp(masks)[decided])
+    one_hot = torch.nn.functional.one_hot(class_map, len(scheme.classes)).permute(0, 3, 1, 2)
+    assert torch.equal(scheme.polyp_probability(one_hot.float()) > 0.5, scheme.merge(class_map))
+
+
+def test_kinds_need_masks_that_tell_them_apart():
+    scheme, grey_mask = get_scheme("neopolyp"), grey([[0, 255, 254]])
+    with pytest.raises(ValueError, match="masks that tell neoplastic from non-neoplastic, red"):
+        scheme.check(grey_mask, "Kvasir-SEG")
+    scheme.check(grey([[0, NEOPLASTIC, NON_NEOPLASTIC]]), "NeoPolyp")
+    for other in SCHEMES.values():
+        if other.name != "neopolyp":
+            other.check(grey_mask, "Kvasir-SEG")
+
+
 def test_threshold_by_hand():
     assert is_polyp(grey([[0, 8, 127, 128, 246, 255]])).tolist() == [[[0, 0, 0, 1, 1, 1]]]
 
 
 def test_polyp_probability_sums_the_polyp_classes():
     probabilities = torch.tensor([0.5, 0.25, 0.125]).reshape(1, 3, 1, 1)
-    expected = {"trimap": 0.375, "unused-third": 0.25, "jpeg-levels": 0.25}
+    expected = {"trimap": 0.375, "unused-third": 0.25, "jpeg-levels": 0.25, "neopolyp": 0.375}
     for name, value in expected.items():
         assert get_scheme(name).polyp_probability(probabilities).tolist() == [[[value]]]
 
@@ -93,6 +166,7 @@ def test_polyp_probability_sums_the_polyp_classes():
 def test_schemes_are_consistent(scheme):
     assert scheme.logits == (1 if len(scheme.classes) == 2 else len(scheme.classes))
     assert set(scheme.polyp) <= set(range(1, len(scheme.classes)))
+    assert len(set(scheme.polyp)) == len(scheme.polyp), "a class is of one kind"
 
 
 @pytest.mark.parametrize("name", SCHEMES)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.losses import DiceCELoss, DiceLoss
 
-from polyp_utils.losses import CombinedLoss, MulticlassDiceLoss
+from polyp_utils.losses import CombinedLoss, MulticlassDiceLoss, inverse_sqrt_weights
 
 LOSSES = pytest.mark.parametrize("absent", ["include", "exclude"])
 LOGITS = pytest.mark.parametrize("channels", [1, 3])
@@ -151,3 +151,23 @@ def test_targets_that_do_not_fit_are_refused(loss, target):
 def test_unknown_rule_for_absent_classes_is_refused():
     with pytest.raises(ValueError, match="absent is 'ignore'"):
         CombinedLoss(absent="ignore")
+
+
+def test_class_weights_by_hand():
+    """Weights enter pixel by pixel: −mean(w_y · log p_y)."""
+    logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    target = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(1))
+    weights = torch.tensor([0.5, 2.0, 4.0])
+    ce, _ = CombinedLoss(class_weights=weights).terms(logits, target)
+    log_p = logits.log_softmax(dim=1).gather(1, target[:, None])[:, 0]
+    assert ce.item() == pytest.approx(-(weights[target] * log_p).mean().item(), rel=1e-6)
+    even, _ = CombinedLoss(class_weights=torch.ones(3)).terms(logits, target)
+    plain, _ = CombinedLoss().terms(logits, target)
+    assert even.item() == pytest.approx(plain.item(), rel=1e-6)
+
+
+def test_inverse_sqrt_weights_by_hand():
+    weights = inverse_sqrt_weights(torch.tensor([81, 16, 1, 0]))  # 1/√share = √98 · (1/9, 1/4, 1)
+    scale = 98 / (9 + 4 + 1)  # their mean over the pixels is √98 · 14 / 98
+    assert weights.tolist() == pytest.approx([scale / 9, scale / 4, scale, 0])
+    assert (weights[:3] * torch.tensor([81, 16, 1])).sum().item() / 98 == pytest.approx(1)

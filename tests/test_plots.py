@@ -244,6 +244,45 @@ def test_confusion_is_in_per_cent_of_the_true_class():
 # --- errors --------------------------------------------------------------------------------------
 
 
+def test_polyps_are_counted_by_kind_and_fate():
+    table = pd.DataFrame(
+        {
+            "kind": ["neoplastic", "neoplastic", "other", "other"],
+            "predicted": ["neoplastic", "missed", "neoplastic", "other"],
+        }
+    )
+    axes = plots.kinds(table).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["1", "0", "1", "1", "1", "0"]
+    columns = [label.get_text() for label in axes.get_xticklabels()]
+    assert columns == ["neoplastic", "other", "missed"]
+    assert axes.get_title() == "4 true polyps, by kind"
+
+
+def test_augmentations_show_each_draw_with_its_mask():
+    images, masks = np.zeros((7, 8, 8, 3)), np.ones((7, 8, 8), bool)
+    figure = plots.augmentations(images, masks, "seven")
+    assert len(with_images(figure.axes)) == 7
+    assert len(figure.axes) == 12
+
+
+def test_rim_widths_draw_what_the_study_says():
+    study = pd.DataFrame(
+        {
+            "rim_px": [1, 3],
+            "share": [0.01, 0.034],
+            "rim_dice_1": [0.2, 0.6],
+            "polyp_dice_1": [0.97, 0.97],
+        }
+    )
+    axes = plots.rim_widths(study).axes[0]
+    assert axes.lines[0].get_ydata().tolist() == [0.2, 0.6]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1\n1.0 %", "3\n3.4 %"]
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {
+        "rim, mask 1 px off",
+        "whole polyp, 1 px off",
+    }
+
+
 @pytest.mark.parametrize("features", [{"area": "size"}, {"area": "size", "light": "brightness"}])
 def test_dice_against_has_a_panel_per_feature(features):
     area = np.arange(20.0)

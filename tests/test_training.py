@@ -18,18 +18,20 @@ from safetensors.torch import load_file
 from polyp_utils import training
 from polyp_utils.cli import main
 from polyp_utils.config import RunConfig
+from polyp_utils.data.augment import PRESETS, augment, draw
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.device import get_compute
 from polyp_utils.inference import load_weights, predict, read_metadata
-from polyp_utils.losses import CombinedLoss
+from polyp_utils.losses import CombinedLoss, inverse_sqrt_weights
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run, RunError
 from polyp_utils.training import DivergedError, Trainer, fit
 
 SMALL = {"limit": 12, "width": 4, "image_size": 32, "epochs": 2, "batch_size": 4}
-LONGER = SMALL | {"limit": 32, "epochs": 8, "lr": 0.01}  # long enough to be killed on the way
+# Long enough to be killed on the way, and with all that is drawn anew in each epoch.
+LONGER = SMALL | {"limit": 32, "epochs": 8, "lr": 0.01, "augment": "strong"}
 TIMES = ["train_seconds", "images_per_second", "seconds", "peak_memory_mib"]
 
 
@@ -239,7 +241,9 @@ def test_other_settings_are_refused_before_any_step(monkeypatch):
     [
         ({"limit": 3}, "batch_size is 4 but the training part of phantom-240 has 3 frames"),
         ({"split": "phantom-24"}, "did you mean 'phantom-240'"),
-        ({"split": "random-800-s42"}, "12 of 12 ids are not in"),
+        ({"split": "random-800-s42"}, "random-800-s42 is one of kvasir-seg, not of phantom"),
+        ({"scheme": "neopolyp"}, "scheme neopolyp needs masks that tell neoplastic from non-neo"),
+        ({"scheme": "binary", "class_weights": "inverse-sqrt"}, "but scheme binary has one logit"),
     ],
 )
 def test_what_cannot_work_stops_before_a_folder_is_made(results, changes, message):
@@ -375,6 +379,40 @@ def test_each_scheme_writes_the_predictions_of_its_best_weights(scheme):
             torch.testing.assert_close(stored, probabilities, rtol=0, atol=0.51 / 255)
     columns = [f"val_dice_{name}" for name in get_scheme(scheme).classes]
     assert set(columns) <= set(run.history.columns)
+
+
+def test_frames_are_augmented_by_seed_epoch_and_row(monkeypatch):
+    """What training sees is what the frames' own draws make of them, whatever the order."""
+    seen = {}
+
+    def watch(self, images, masks):
+        seen.setdefault(len(self.history), []).append((images.clone(), masks.clone()))
+        return step(self, images, masks)
+
+    step = Trainer._step
+    monkeypatch.setattr(Trainer, "_step", watch)
+    fit(small(augment="strong", seed=5))
+    data = PolypDataset("phantom", 32)
+    rows = data.rows(load_split("phantom-240").limited(12).train)
+    for epoch, batches in seen.items():
+        order = np.random.default_rng([5, epoch]).permutation(12)
+        draws = draw(PRESETS["strong"], 5, epoch, order.tolist())
+        frames = data.images[rows[order]].float() / 255
+        images, masks = augment(frames, data.masks[rows[order]], draws)
+        assert torch.equal(torch.cat([batch[1] for batch in batches]), masks)
+        torch.testing.assert_close(torch.cat([b[0] for b in batches]), images, atol=1e-5, rtol=0)
+    assert len(seen) == 2
+
+
+def test_class_weights_come_from_the_training_part(monkeypatch):
+    losses = []
+    monkeypatch.setattr(Trainer, "train", lambda self, *_: losses.append(self.loss))
+    monkeypatch.setattr(Trainer, "finish", lambda *_: None)
+    fit(small(class_weights="inverse-sqrt"))
+    data = PolypDataset("phantom", 32)
+    masks = data.masks[data.rows(load_split("phantom-240").limited(12).train)]
+    pixels = torch.bincount(get_scheme("trimap").encode(masks).flatten(), minlength=3)
+    torch.testing.assert_close(losses[0].class_weights, inverse_sqrt_weights(pixels))
 
 
 def test_the_estimate_names_the_cost_and_what_would_be_quicker(capsys):
