@@ -38,6 +38,7 @@ class Audit:
 
     Attributes:
         title: of the data set.
+        source: of its frames.
         frames: a row per readable frame: ``id``, ``height`` and ``width`` (px), ``border_share``
             and ``brightness`` (mean of the brightest channel, 0–255, of what the border leaves),
             ``overlay``, ``text``, ``polyp_share``, ``specks`` and ``speck_px``, ``traces_px``
@@ -49,6 +50,7 @@ class Audit:
     """
 
     title: str
+    source: Source
     frames: pd.DataFrame
     findings: pd.DataFrame
     pairs: pd.DataFrame
@@ -122,7 +124,7 @@ def audit(name: str) -> Audit:
     found = sorted(found, key=lambda finding: order[finding[0]])
     rows = [(check, CHECKS[check], frame_id, detail) for check, frame_id, detail in found]
     findings = pd.DataFrame(rows, columns=["check", "severity", "id", "detail"])
-    return Audit(info.title, frames, findings, pairs, time.perf_counter() - start)
+    return Audit(info.title, source, frames, findings, pairs, time.perf_counter() - start)
 
 
 def _lenient(name: str) -> FolderSource:

@@ -14,7 +14,7 @@ import torch
 from polyp_utils.config import RECIPES, RunConfig
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.data.splits import PARTS, load_split
+from polyp_utils.data.splits import PARTS, Split, leaks, load_split
 from polyp_utils.evaluation import POLYP
 from polyp_utils.files import atomic
 from polyp_utils.model import UNet
@@ -105,6 +105,7 @@ Label scheme `{scheme.name}`: {scheme.note}.
   fallen for more than {config.lr_patience} epochs, never below {config.min_lr:g}.
 - Loss: {config.ce_weight:g} × {"binary cross-entropy" if binary else "cross-entropy"}
   + {config.dice_weight:g} × Dice loss.
+- Class weights in the cross-entropy: {config.class_weights}. Augmentation: {config.augment}.
 - Kept: epoch {training["best_epoch"]}, polyp Dice {training["best_val_polyp_dice"]:.3f} on val
   at {size} px.
 
@@ -132,7 +133,7 @@ Weights: {parameters * 4 / 1e6:.1f} MB, {where}.
 ## Limits
 
 - One split, one seed: how much another would change the scores is not in their intervals.
-- The split is not checked for near-duplicate frames on both sides.
+- {_leaks(split, config)}
 - Frames are resized to {size}×{size} px, whatever their shape; small polyps suffer first.
 - {unseen}
 - For research and teaching. Not a medical device.
@@ -170,6 +171,15 @@ mask = load_model("{repo_id}").polyp_mask(frame)  # bool (H, W)
 
 Code: MIT. Weights: {terms}.
 """
+
+
+def _leaks(split: Split, config: RunConfig) -> str:
+    """What stands on two sides of the split, as far as it is known."""
+    found = leaks(split, config.dataset)
+    if not found:
+        return "Near-duplicate frames on both sides of the split are not known to this package."
+    said = (f"{n} of {of} known {what}" for what, (n, of) in found.items())
+    return f"On both sides of the split: {' and '.join(said)}."
 
 
 def _drawn(config: RunConfig) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 
 from polyp_utils.config import RECIPES, RunConfig
 
+_SHEET_PAIRS = 120  # on the contact sheet of an audit
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs the verb.
@@ -84,13 +86,20 @@ def _publish(run: str) -> None:
 
 
 def _audit(dataset: str, recall: int) -> None:
-    from polyp_utils import audit
+    from polyp_utils import audit, explore, plots
     from polyp_utils.config import results_root
     from polyp_utils.data.catalog import get_info
+    from polyp_utils.files import atomic
 
     folder = results_root() / f"audit-{get_info(dataset).name}"
     found = audit.audit(dataset)
     found.save(folder)
+    if len(found.pairs):
+        pairs = found.pairs.head(_SHEET_PAIRS)
+        title = f"{len(pairs)} of {len(found.pairs)} near-duplicate pairs of {found.title}"
+        sheet = plots.sheet(explore.pair_frames(found.source, pairs), title, columns=8)
+        with atomic(folder / "pairs.png") as temporary:
+            sheet.savefig(temporary, format="png")
     print(found.summary.to_string(index=False))
     if recall:
         audit.save_table(folder / "recall.csv", audit.recall_of_copies(dataset, recall))

@@ -11,9 +11,10 @@ import pandas as pd
 import torch
 from skimage import color, measure
 
-from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.dataset import PolypDataset, Source
 from polyp_utils.data.duplicates import green_box, reduce
 from polyp_utils.data.labels import SCHEMES, THRESHOLD, inner_rim, is_polyp
+from polyp_utils.data.layout import DataError
 from polyp_utils.data.splits import PARTS, Split, load_split, split_names
 from polyp_utils.metrics import count, dice
 
@@ -134,8 +135,12 @@ def split_table(dataset: PolypDataset, pairs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def pair_frames(dataset: PolypDataset, pairs: pd.DataFrame) -> list[Frame]:
-    """Both frames of each pair, reduced, for `plots.sheet` with an even number of columns."""
+def pair_frames(source: Source, pairs: pd.DataFrame) -> list[Frame]:
+    """Both frames of each pair, reduced, for `plots.sheet` with an even number of columns.
+
+    The titles say how many features agree, and how the second lies on the first. A mask that
+    cannot be used leaves no outline.
+    """
     frames = []
     for number, pair in enumerate(pairs.to_dict("records"), start=1):
         mirror = ", mirrored" if pair["mirrored"] else ""
@@ -143,9 +148,12 @@ def pair_frames(dataset: PolypDataset, pairs: pd.DataFrame) -> list[Frame]:
             (pair["id_a"], f"{number}: {pair['inliers']} agree"),
             (pair["id_b"], f"{number}: ×{pair['scale']:.2f}, {pair['rotation']:.0f}°{mirror}"),
         ):
-            image, mask = dataset.original(frame_id)
-            truth = reduce(mask, 256) > THRESHOLD
-            frames.append(Frame(text, reduce(image, 256), truth))
+            image = reduce(source.read_image(frame_id), 256)
+            try:
+                mask = source.read_mask(frame_id)
+            except DataError:
+                mask = np.zeros(image.shape[:2], np.uint8)
+            frames.append(Frame(text, image, reduce(mask, 256) > THRESHOLD))
     return frames
 
 

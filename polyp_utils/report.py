@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from polyp_utils.config import repo_root
+from polyp_utils.data.catalog import get_info
+from polyp_utils.data.splits import PARTS, leaks, load_split, split_names
 from polyp_utils.evaluation import CARD, NETWORK, ORIGINAL, POLYP
 from polyp_utils.files import atomic
 from polyp_utils.runs import Run
@@ -59,7 +61,25 @@ def cost_table(runs: list[Run]) -> str:
     return _table([*head, "peak memory (GiB)", "hardware"], rows)
 
 
-TABLES = {"scores": score_table, "card": card_table, "cost": cost_table}
+def split_table(runs: list[Run]) -> str:
+    """Markdown: every split of the package, and what stands on two sides of it; needs no run."""
+    rows = []
+    for dataset in ("kvasir-seg", "cvc-clinicdb", "neopolyp"):
+        for name in split_names(dataset):
+            split = load_split(name, dataset)
+            sizes = "/".join(str(len(split.part(part))) for part in PARTS)
+            found = leaks(split, dataset)
+            cells = [_crossing(found, what) for what in ("near-duplicate pairs", "video sequences")]
+            rows.append([get_info(dataset).title, f"`{name}`", sizes, *cells])
+    head = ["data set", "split", "train/val/test"]
+    return _table([*head, "near-duplicate pairs across", "video sequences across"], rows)
+
+
+def _crossing(found: dict[str, tuple[int, int]], what: str) -> str:
+    return "{} of {}".format(*found[what]) if what in found else "–"
+
+
+TABLES = {"splits": split_table, "scores": score_table, "card": card_table, "cost": cost_table}
 
 
 def render(text: str, runs: list[Run]) -> str:

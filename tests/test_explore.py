@@ -289,7 +289,9 @@ def test_split_table_by_hand(monkeypatch):
 
 def test_pairs_are_shown_side_by_side(drawn):
     row = {"id_a": "frame-1", "id_b": "frame-4", "mirrored": True, "inliers": 12}
-    one, other = explore.pair_frames(drawn, pd.DataFrame([row | {"scale": 0.5, "rotation": 9.6}]))
+    one, other = explore.pair_frames(
+        drawn.source, pd.DataFrame([row | {"scale": 0.5, "rotation": 9.6}])
+    )
     assert (one.title, other.title) == ("1: 12 agree", "1: ×0.50, 10°, mirrored")
     assert max(one.image.shape) == max(other.image.shape) == 256
     assert one.truth.shape == one.image.shape[:2]

@@ -23,7 +23,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 SIDE = 384  # longer side that frames are reduced to, in pixels
-NEIGHBOURS = 12  # candidates per frame, and as many of its mirror image
+NEIGHBOURS = 40  # candidates per frame: other views of a lesion are not always the nearest
+MIRROR_NEIGHBOURS = 5  # of its mirror image: only copies are mirrored, and they are near
 # Mirrored pairs hardly exist, so they tell what chance gives: one of 9 inliers in 2,612 frames.
 MIN_INLIERS = 9
 SCALES = (0.4, 2.5)  # a smaller or larger one is a collapsed transform
@@ -202,12 +203,15 @@ def _candidates(
             np.stack(list(pool.map(_vlad, side, repeat(words)))) for side in (features, mirror)
         )
     found: dict[tuple[int, int, bool], None] = {}
-    for is_mirror, vectors in ((False, plain), (True, flipped)):
+    for is_mirror, vectors, most in (
+        (False, plain, NEIGHBOURS),
+        (True, flipped, MIRROR_NEIGHBOURS),
+    ):
         for start in range(0, len(plain), 1024):
             similarity = plain[start : start + 1024] @ vectors.T
             rows = np.arange(len(similarity))
             similarity[rows, start + rows] = -2  # not itself
-            count = min(NEIGHBOURS, len(plain) - 1)
+            count = min(most, len(plain) - 1)
             for row, near in enumerate(np.argsort(-similarity, axis=1)[:, :count]):
                 for j in near.tolist():
                     found[(min(start + row, j), max(start + row, j), is_mirror)] = None
