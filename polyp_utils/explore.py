@@ -121,8 +121,8 @@ def split_table(dataset: PolypDataset, pairs: pd.DataFrame) -> pd.DataFrame:
         100 * is_polyp(dataset.masks).flatten(1).float().mean(dim=1).numpy(), dataset.ids
     )
     rows = []
-    for name in split_names(dataset.info.name) or ["grouped"]:
-        split = load_split(name, dataset.info.name)
+    for name in split_names(dataset.name):
+        split = load_split(name, dataset.name)
         part = {i: p for p in PARTS for i in split.part(p) if i in area}
         ends = pairs[["id_a", "id_b"]].map(part.get).dropna()
         apart = [{a, b} for a, b in zip(ends["id_a"], ends["id_b"], strict=True) if a != b]

@@ -270,7 +270,7 @@ def test_split_table_by_hand(monkeypatch):
     for row in range(5):
         masks[row, : row + 1] = 255
     ids = tuple("abcde")
-    dataset = SimpleNamespace(masks=masks, ids=ids, info=SimpleNamespace(name="mine"))
+    dataset = SimpleNamespace(masks=masks, ids=ids, name="mine")
     split = Split("one", ("a", "b"), ("c",), ("d",))
     monkeypatch.setattr(explore, "split_names", lambda name: ["one"])
     monkeypatch.setattr(explore, "load_split", lambda name, dataset: split)

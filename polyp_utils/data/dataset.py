@@ -155,6 +155,7 @@ class PolypDataset(torch.utils.data.Dataset):
     """A whole data set in memory, in network size.
 
     Attributes:
+        name: as it was asked for, in the catalogue or a folder.
         ids: frame ids, sorted, length N.
         images: uint8 (N, 3, S, S) RGB.
         masks: uint8 (N, S, S), levels; a label scheme makes classes of them.
@@ -177,7 +178,7 @@ class PolypDataset(torch.utils.data.Dataset):
         """
         if image_size < 32:
             raise ValueError(f"image_size is {image_size}; it must be at least 32")
-        self.info = get_info(name)
+        self.name, self.info = name, get_info(name)
         self.source: Source = open_source(self.info)
         self.ids = self.source.ids
         tensors, self.fingerprint = _load(self.source, self.info.name, image_size)

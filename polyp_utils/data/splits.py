@@ -36,6 +36,7 @@ from polyp_utils.data.catalog import CATALOG, get_info
 
 PARTS = ("train", "val", "test")
 FOLDS = 5
+_FOLD_NAMES = [f"grouped-fold{k + 1}" for k in range(FOLDS)]
 _FOLDER = resources.files("polyp_utils.data") / "splits"
 
 
@@ -90,16 +91,17 @@ class Split:
 
 
 def split_names(dataset: str = "") -> list[str]:
-    """Names of the splits in the package: of one data set, or of all."""
-    folders = [dataset] if dataset else [f.name for f in _FOLDER.iterdir() if f.is_dir()]
+    """Names of the splits of one data set, or of all that the package lists."""
+    if dataset and not _listed(dataset):
+        return ["grouped", *_FOLD_NAMES]
     names = {
         file.name.removesuffix(".csv")
-        for folder in folders
-        for file in (_FOLDER / folder).iterdir()
+        for folder in ([_FOLDER / dataset] if dataset else _FOLDER.iterdir())
+        for file in (folder.iterdir() if folder.is_dir() else ())
         if file.name.endswith(".csv") and file.name not in ("pairs.csv", "sequences.csv")
     }
     if "grouped-folds" in names:
-        names = names - {"grouped-folds"} | {f"grouped-fold{k + 1}" for k in range(FOLDS)}
+        names = names - {"grouped-folds"} | set(_FOLD_NAMES)
     return sorted(names)
 
 
@@ -107,51 +109,47 @@ def load_split(name: str, dataset: str = "") -> Split:
     """The split of that name; says once by how much it leaks.
 
     Args:
-        name: of a split in the package, or the path of a CSV file with columns ``id``, ``part``.
+        name: of a split, or the path of a CSV file with the columns ``id`` and ``part``.
         dataset: the data set it is for, a name or a folder; needed for ``grouped`` and its folds.
 
     Raises:
         ValueError: unknown name, a split of another data set, an id twice, a part that does not
             exist or is empty.
     """
-    of = _dataset_of(name, dataset)
     if name.endswith(".csv"):
         split = parse_split(name, _read_file(name))
-    elif (text := _packaged(of, f"{name}.csv")) is not None:
-        split = parse_split(name, text)
+    elif name in ("grouped", *_FOLD_NAMES):
+        if not dataset:
+            raise ValueError(f"split {name} exists for every data set: say of which")
+        split = _grouped(name, dataset)
     else:
-        split = _grouped(name, of)
-    _say_leaks(split, of)
+        dataset = _home(name, dataset)
+        split = parse_split(name, (_FOLDER / dataset / f"{name}.csv").read_text())
+    _say_leaks(split, dataset)
     return split
 
 
-def _dataset_of(name: str, dataset: str) -> str:
-    """The data set of a split: the one asked for, or the only one that has it."""
-    homes = [info for info in CATALOG if (_FOLDER / info).is_dir() and name in split_names(info)]
-    grouped = name == "grouped" or name.startswith("grouped-fold")
-    if dataset and (dataset not in CATALOG or name.endswith(".csv") or dataset in homes):
-        if not (homes or grouped or name.endswith(".csv")):
-            raise unknown("split", name, split_names())
-        return dataset
-    if dataset and homes and not grouped:
-        known = ", ".join(_known(dataset))
+def _home(name: str, dataset: str) -> str:
+    """The data set that the package lists a split for; a folder may hold a copy of any of them."""
+    homes = [known for known in CATALOG if _listed(known) and name in split_names(known)]
+    if not homes:
+        raise unknown("split", name, split_names(dataset))
+    if dataset in CATALOG and dataset not in homes:
+        known = ", ".join(split_names(dataset))
         raise ValueError(f"split {name} is one of {homes[0]}, not of {dataset}: take {known}")
-    if grouped and not dataset:
-        raise ValueError(f"split {name} exists for every data set: say of which")
-    if not homes and not grouped and not name.endswith(".csv"):
-        raise unknown("split", name, _known(dataset) if dataset else split_names())
-    return dataset or (homes[0] if homes else "")
+    return homes[0]
 
 
-def _known(dataset: str) -> list[str]:
-    if (_FOLDER / dataset).is_dir():
-        return split_names(dataset)
-    return ["grouped", *(f"grouped-fold{k + 1}" for k in range(FOLDS))]
+def _listed(dataset: str) -> bool:
+    return dataset in CATALOG and (_FOLDER / dataset).is_dir()
 
 
-def _packaged(dataset: str, file: str) -> str | None:
+def _read(dataset: str, file: str) -> pd.DataFrame | None:
+    """A table of the package, all columns text; None if it has none for the data set."""
     path = _FOLDER / dataset / file
-    return path.read_text() if dataset in CATALOG and path.is_file() else None
+    if not _listed(dataset) or not path.is_file():
+        return None
+    return pd.read_csv(StringIO(path.read_text()), dtype=str)
 
 
 def _read_file(name: str) -> str:
@@ -179,23 +177,23 @@ def parse_split(name: str, text: str) -> Split:
 
 def _grouped(name: str, dataset: str) -> Split:
     """``grouped`` or one of its folds: from the package, or computed from the data."""
-    text = _packaged(dataset, "grouped-folds.csv")
-    if text is None:
-        from polyp_utils.data import grouping  # looks at every frame
+    if name == "grouped":
+        if _listed(dataset) and name in split_names(dataset):
+            return parse_split(name, (_FOLDER / dataset / "grouped.csv").read_text())
+        from polyp_utils.data.grouping import grouped  # looks at every frame
 
-        if name == "grouped":
-            return grouping.grouped(dataset)
-        folds = grouping.folds(dataset, FOLDS)
+        return grouped(dataset)
+    table = _read(dataset, "grouped-folds.csv")
+    if table is None:
+        from polyp_utils.data.grouping import folds
+
+        parts = folds(dataset, FOLDS)
     else:
-        table = pd.read_csv(StringIO(text), dtype=str)
-        folds = [tuple(table["id"][table["fold"] == str(k + 1)]) for k in range(FOLDS)]
-    number = name.removeprefix("grouped-fold")
-    if not number.isdigit() or not 1 <= int(number) <= FOLDS:
-        raise unknown("split", name, _known(dataset))
-    test = int(number) - 1
+        parts = [tuple(table["id"][table["fold"] == str(k + 1)]) for k in range(FOLDS)]
+    test = _FOLD_NAMES.index(name)
     val = (test + 1) % FOLDS
-    train = sorted(i for k, ids in enumerate(folds) if k not in (test, val) for i in ids)
-    return Split(name, tuple(train), folds[val], folds[test])
+    train = sorted(i for k, ids in enumerate(parts) if k not in (test, val) for i in ids)
+    return Split(name, tuple(train), parts[val], parts[test])
 
 
 def known_pairs(dataset: str) -> pd.DataFrame:
@@ -204,20 +202,17 @@ def known_pairs(dataset: str) -> pd.DataFrame:
     Returns:
         ``id_a``, ``id_b``, ``mirrored``, ``inliers``, ``scale``, ``rotation``.
     """
-    text = _packaged(dataset, "pairs.csv")
-    columns = ["id_a", "id_b", "mirrored", "inliers", "scale", "rotation"]
-    if text is None:
-        return pd.DataFrame(columns=columns)
-    return pd.read_csv(StringIO(text), dtype={"id_a": str, "id_b": str})
+    table = _read(dataset, "pairs.csv")
+    if table is None:
+        return pd.DataFrame(columns=["id_a", "id_b", "mirrored", "inliers", "scale", "rotation"])
+    numbers = {"inliers": int, "scale": float, "rotation": float}
+    return table.astype(numbers).assign(mirrored=table["mirrored"] == "True")
 
 
 def known_sequences(dataset: str) -> dict[str, str]:
     """Id -> video sequence, where the data set says; else empty."""
-    text = _packaged(dataset, "sequences.csv")
-    if text is None:
-        return {}
-    table = pd.read_csv(StringIO(text), dtype=str)
-    return dict(zip(table["id"], table["sequence"], strict=True))
+    table = _read(dataset, "sequences.csv")
+    return {} if table is None else dict(zip(table["id"], table["sequence"], strict=True))
 
 
 def leaks(split: Split, dataset: str) -> dict[str, tuple[int, int]]:
