@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import io
 
 from polyp_utils.data import dataset, phantom
-from polyp_utils.data.catalog import CATALOG
+from polyp_utils.data.catalog import CATALOG, get_info
 from polyp_utils.data.dataset import DataError, FolderSource, PolypDataset
-from polyp_utils.data.labels import is_polyp
+from polyp_utils.data.labels import NEOPLASTIC, NON_NEOPLASTIC, is_polyp
 from polyp_utils.data.splits import load_split
 
 SIZE = 64
@@ -352,3 +353,105 @@ def test_kvasir_is_as_measured(kvasir_root):
     assert 100 * np.quantile(areas, [0.05, 0.5, 0.95]) == pytest.approx([2.5, 11, 41], abs=0.5)
     assert set().union(*levels) == {*range(9), *range(246, 256)}
     assert all(values - {0, 255} for values in levels)
+
+
+# Other sets and layouts
+
+
+@pytest.fixture
+def data_root(tmp_path, monkeypatch):
+    root = tmp_path / "data"
+    monkeypatch.setenv("POLYP_DATA", str(root))
+    return root
+
+
+def test_clinicdb_as_tiff(data_root, cache):
+    """As its makers distribute it; Pillow cannot open such TIFFs."""
+    folder = data_root / "CVC-ClinicDB"
+    for name in ("Original", "Ground Truth"):
+        (folder / name).mkdir(parents=True)
+    for index in range(3):
+        image, mask = phantom.draw(index)
+        io.imsave(folder / f"Original/{index + 1}.tif", image, check_contrast=False)
+        io.imsave(folder / f"Ground Truth/{index + 1}.tif", mask, check_contrast=False)
+    with pytest.warns(UserWarning, match="CVC-ClinicDB has 3 pairs on disk, 612 are published"):
+        data = PolypDataset("cvc-clinicdb", SIZE)
+    assert data.ids == ("1", "2", "3")
+    for index, frame_id in enumerate(data.ids):
+        for seen, drawn in zip(data.original(frame_id), phantom.draw(index), strict=True):
+            np.testing.assert_array_equal(seen, drawn)
+
+
+def test_the_pranet_bundle(data_root, cache):
+    for index, name in enumerate(("Kvasir", "ETIS-LaribPolypDB")):
+        for folder, pixels in zip(("images", "masks"), phantom.draw(index), strict=True):
+            (data_root / "TestDataset" / name / folder).mkdir(parents=True)
+            Image.fromarray(pixels).save(data_root / "TestDataset" / name / folder / "1.png")
+    with pytest.warns(UserWarning, match="2 pairs on disk, 798"):
+        bundle = PolypDataset("pranet-test", SIZE)
+    assert bundle.ids == ("ETIS-LaribPolypDB/1", "Kvasir/1")
+    np.testing.assert_array_equal(bundle.original_image("Kvasir/1"), phantom.draw(0)[0])
+    with pytest.warns(UserWarning, match="1 pairs on disk, 196"):
+        one = PolypDataset("etis", SIZE)
+    np.testing.assert_array_equal(one.original_mask("1"), phantom.draw(1)[1])
+
+
+def test_red_and_green_masks_keep_their_kinds(data_root, cache):
+    image, mask = phantom.draw(0)
+    other = np.zeros_like(mask)
+    other[:40, :50] = 255
+    colours = np.stack([np.where(other, 0, mask), other, np.zeros_like(mask)], axis=-1)
+    for folder, pixels in (("train", image), ("train_gt", colours)):
+        (data_root / "BKAI-IGH-NeoPolyp" / folder).mkdir(parents=True)
+        path = data_root / "BKAI-IGH-NeoPolyp" / folder / "a.jpeg"
+        Image.fromarray(pixels).save(path, quality=90, subsampling=0)
+    with pytest.warns(UserWarning, match="1 pairs on disk, 1000"):
+        data = PolypDataset("neopolyp", SIZE)
+    levels = data.original_mask("a")
+    expected = np.where(other, NON_NEOPLASTIC, np.where(mask, NEOPLASTIC, 0))
+    assert (levels == expected).mean() > 0.995  # traces of JPEG along the edges
+    assert set(np.unique(levels)) == {0, NON_NEOPLASTIC, NEOPLASTIC}
+    assert set(data.masks.unique().tolist()) == {0, NON_NEOPLASTIC, NEOPLASTIC}
+    raw = data.source.read_raw("a")
+    assert ((raw > 0) & (raw < 255)).any()
+
+
+def test_any_folder(drawn_folder, cache):
+    data = PolypDataset(str(drawn_folder), SIZE)
+    assert len(data) == 8
+    assert data.info.title == "Kvasir-SEG"
+    assert data.info.licence.startswith("not known")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((40, 50), np.uint16), "holds pixels of mode I;16: save it with 8 bits a channel"),
+        (np.full((40, 50, 3), (128, 0, 0), np.uint8), "2000 of 2000 pixels are neither near 0"),
+    ],
+)
+def test_masks_of_another_kind(pixels, message, tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "images/a.png")
+    io.imsave(tmp_path / "masks/a.tif", pixels, check_contrast=False)
+    with pytest.raises(DataError, match=re.escape(message)):
+        FolderSource(tmp_path).read_mask("a")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "count", "size"), [("cvc-clinicdb", 612, (288, 384)), ("neopolyp", 1000, None)]
+)
+def test_real_sets_can_be_read(name, count, size, kvasir_root):
+    source = dataset.open_source(get_info(name))
+    assert len(source.ids) == count
+    kinds = set()
+    for frame_id in source.ids[::25]:
+        image, levels = source.read_image(frame_id), source.read_mask(frame_id)
+        assert image.shape[:2] == levels.shape
+        assert size in (None, levels.shape)
+        assert (levels > 127).any()
+        kinds |= set(np.unique(levels[levels > 127]).tolist())
+    if name == "neopolyp":
+        assert kinds == {NEOPLASTIC, NON_NEOPLASTIC}
