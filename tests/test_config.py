@@ -157,3 +157,25 @@ def test_a_notebook_gives_its_parameters_and_slips_are_refused():
     assert RunConfig.from_notebook(cells) == RunConfig.from_recipe("quick", epochs=5)
     with pytest.raises(ValueError, match="unknown parameter 'epoch': did you mean 'epochs'"):
         RunConfig.from_notebook({**cells, "epoch": 3})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "split", "name"),
+    [
+        ({}, "random-800-s42", "seed-trimap-w64-s0"),
+        ({"dataset": "kvasir-seg"}, "random-800-s42", "seed-trimap-w64-s0"),
+        ({"dataset": "neopolyp", "scheme": "neopolyp"}, "grouped", "seed-neopolyp-neopolyp-w64-s0"),
+        ({"dataset": "my/frames"}, "grouped", "seed-frames-trimap-w64-s0"),
+        ({"dataset": "neopolyp", "split": "grouped-fold2"}, "grouped-fold2", None),
+        ({"dataset": "phantom"}, "phantom-240", "seed-phantom-trimap-w64-s0"),
+    ],
+)
+def test_another_data_set_brings_its_grouped_split(overrides, split, name):
+    run = RunConfig.from_recipe("seed", **overrides)
+    assert run.split == split
+    assert name in (None, run.run_name)
+
+
+def test_new_recipes_are_split_by_group():
+    published = {"seed", "seed-binary", "seed-small", "quick"}  # these keep theirs
+    assert {RECIPES[name].split for name in RECIPES.keys() - published} == {"grouped"}
