@@ -31,12 +31,17 @@ def touch(path):
     return path
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("stems", [("1", "2", "10"), ("cju0q", "cju1x"), ("only",)])
+@pytest.mark.parametrize(
+    ("layout", "stems"),
+    [
+        (layout, stems)
+        for layout in LAYOUTS
+        for stems in (("1", "2", "10"), ("cju0q", "cju1x"), ("only",))
+        if (layout, stems) != ("ETIS", ("only",))  # is p a letter of the name? One cannot tell
+    ],
+)
 def test_layouts(layout, stems, tmp_path):
     image, mask = LAYOUTS[layout]
-    if layout == "ETIS" and stems == ("only",):
-        pytest.skip("a letter before a single name cannot be told from the name")
     pairs = [(touch(tmp_path / image.format(s)), touch(tmp_path / mask.format(s))) for s in stems]
     for clutter in ("README.txt", ".DS_Store", "__MACOSX/images/a.jpg", "images/Thumbs.db"):
         touch(tmp_path / clutter)
