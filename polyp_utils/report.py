@@ -9,9 +9,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from polyp_utils.config import repo_root
 from polyp_utils.data.catalog import get_info
-from polyp_utils.data.splits import PARTS, leaks, load_split, split_names
+from polyp_utils.data.duplicates import group, pairwise_agreement
+from polyp_utils.data.splits import (
+    PARTS,
+    known_pairs,
+    known_sequences,
+    leaks,
+    load_split,
+    split_names,
+)
 from polyp_utils.evaluation import CARD, NETWORK, ORIGINAL, POLYP
 from polyp_utils.files import atomic
 from polyp_utils.runs import Run
@@ -79,7 +89,27 @@ def _crossing(found: dict[str, tuple[int, int]], what: str) -> str:
     return "{} of {}".format(*found[what]) if what in found else "–"
 
 
-TABLES = {"splits": split_table, "scores": score_table, "card": card_table, "cost": cost_table}
+def sequence_table(runs: list[Run]) -> str:
+    """Markdown: how far near-duplicates recover CVC-ClinicDB's sequences; needs no run."""
+    pairs, sequences = known_pairs("cvc-clinicdb"), known_sequences("cvc-clinicdb")
+    flagged = pairs["id_a"].map(sequences) == pairs["id_b"].map(sequences)
+    linked = pairwise_agreement(group(list(sequences), pairs), sequences)
+    true = pd.Series(sequences).value_counts()
+    total = int((true * (true - 1)).sum() / 2)
+    rows = [
+        ["flagged pairs", f"{flagged.mean():.3f}", f"{flagged.sum() / total:.3f}"],
+        ["and what they link", *(f"{value:.3f}" for value in linked)],
+    ]
+    return _table([f"{total} pairs of frames in 29 sequences", "precision", "recall"], rows)
+
+
+TABLES = {
+    "sequences": sequence_table,
+    "splits": split_table,
+    "scores": score_table,
+    "card": card_table,
+    "cost": cost_table,
+}
 
 
 def render(text: str, runs: list[Run]) -> str:

@@ -18,6 +18,7 @@ from polyp_utils.data.duplicates import (
     group,
     mirrored,
     mucosa,
+    pairwise_agreement,
     reduce,
 )
 from polyp_utils.data.splits import known_pairs, known_sequences
@@ -156,16 +157,23 @@ def test_strongest_real_pairs_are_found_anew(name, kvasir_root):
     assert len(new) <= 1
 
 
-@pytest.mark.data
-def test_flagged_pairs_of_clinicdb_lie_within_sequences(kvasir_root):
-    """0.99 of the pairs do, and what they link recovers most pairs of frames of a sequence."""
-    pairs, sequence = known_pairs("cvc-clinicdb"), known_sequences("cvc-clinicdb")
-    same = pairs["id_a"].map(sequence) == pairs["id_b"].map(sequence)
+def test_flagged_pairs_of_clinicdb_lie_within_sequences():
+    """The package's list: precise, and what it links recovers most of the sequences."""
+    pairs, sequences = known_pairs("cvc-clinicdb"), known_sequences("cvc-clinicdb")
+    same = pairs["id_a"].map(sequences) == pairs["id_b"].map(sequences)
+    across = pairs.loc[~same, ["id_a", "id_b"]].map(sequences.get)
+    assert {tuple(row) for row in across.to_numpy()} == {("3", "4")}  # one stretch of bowel
     assert same.mean() > 0.98
-    groups = pd.Series(group(list(sequence), pairs))
-    sizes = pd.DataFrame({"group": groups, "sequence": pd.Series(sequence)})
-    both = sizes.value_counts().pow(2).sum() - len(sizes)
-    recall = both / (sizes["sequence"].value_counts().pow(2).sum() - len(sizes))
-    precision = both / (sizes["group"].value_counts().pow(2).sum() - len(sizes))
-    assert recall > 0.65
-    assert precision > 0.95
+    precision, recall = pairwise_agreement(group(list(sequences), pairs), sequences)
+    assert precision > 0.9
+    assert recall > 0.7
+
+
+def test_pairwise_agreement_by_hand():
+    truth = dict(zip("abcdef", [1, 1, 1, 2, 2, 3], strict=True))  # ab ac bc, de
+    found = dict(zip("abcdef", [1, 1, 2, 2, 2, 3], strict=True))  # ab, cd ce de
+    assert pairwise_agreement(found, truth) == (2 / 4, 2 / 4)
+    assert pairwise_agreement(truth, truth) == (1, 1)
+    precision, recall = pairwise_agreement({"a": 1, "b": 2}, {"a": 1, "b": 2})
+    assert np.isnan(precision)
+    assert np.isnan(recall)

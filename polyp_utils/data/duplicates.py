@@ -10,7 +10,7 @@ Shapes: n features of a frame, N frames.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import NamedTuple
@@ -247,6 +247,33 @@ def group(ids: Sequence[str], pairs: pd.DataFrame) -> dict[str, int]:
     shape = (len(row), len(row))
     links = coo_array((np.ones(len(known)), (ends[0].astype(int), ends[1].astype(int))), shape)
     return dict(zip(ids, connected_components(links, directed=False)[1].tolist(), strict=True))
+
+
+def pairwise_agreement(
+    found: Mapping[str, object], truth: Mapping[str, object]
+) -> tuple[float, float]:
+    """Precision and recall of a grouping over pairs of frames, against a true one.
+
+    Args:
+        found: id -> group; a pair is found when both frames are in one group.
+        truth: id -> true group, of the same ids.
+
+    Returns:
+        NaN where there is no pair to be found, or none is.
+    """
+    both = pd.DataFrame({"found": pd.Series(found), "truth": pd.Series(truth)})
+    right, claimed, true = (
+        (sizes * (sizes - 1)).sum()
+        for sizes in (
+            both.value_counts(),
+            both["found"].value_counts(),
+            both["truth"].value_counts(),
+        )
+    )
+    return (
+        float(right / claimed) if claimed else float("nan"),
+        float(right / true) if true else float("nan"),
+    )
 
 
 def _box(side: int) -> np.ndarray:
