@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
 from polyp_utils.config import repo_root
 from polyp_utils.data.catalog import get_info
@@ -25,14 +26,18 @@ from polyp_utils.data.splits import (
 from polyp_utils.evaluation import CARD, NETWORK, ORIGINAL, POLYP
 from polyp_utils.files import atomic
 from polyp_utils.runs import Run
+from polyp_utils.stats import Interval
 
 DOCUMENTS = ("README.md", "results/README.md")
 
 
 def published() -> list[Run]:
     """The evaluated runs under ``results/published``, by name."""
-    folder = repo_root() / "results/published"
-    return [Run(path.parent) for path in sorted(folder.glob("*/summary.json"))]
+    return [Run(path.parent) for path in sorted(_published("").glob("*/summary.json"))]
+
+
+def _published(name: str) -> Path:
+    return repo_root() / "results/published" / name
 
 
 def score_table(runs: list[Run]) -> str:
@@ -89,6 +94,32 @@ def _crossing(found: dict[str, tuple[int, int]], what: str) -> str:
     return "{} of {}".format(*found[what]) if what in found else "–"
 
 
+def eye_table(runs: list[Run]) -> str:
+    """Markdown: what the flagged pairs of Kvasir-SEG are, looked at one by one; needs no run."""
+    table = pd.read_csv(_published("kvasir-seg/pairs_by_eye.csv"))
+    counts = table["by_eye"].value_counts()
+    same, n = int(counts["same"]), len(table)
+    low, high = stats.binomtest(same, n).proportion_ci(method="wilson")
+    row = [str(n), *(str(counts.get(kind, 0)) for kind in ("same", "unsure", "different"))]
+    row.append(str(Interval(same / n, low, high, n)))
+    head = ["pairs flagged", "the same place", "unsure", "different", "precision [95 %]"]
+    return _table(head, [row])
+
+
+def recall_table(runs: list[Run]) -> str:
+    """Markdown: how many known copies of Kvasir-SEG's frames are flagged; needs no run."""
+    table = pd.read_csv(_published("kvasir-seg/recall.csv"))
+    rows = [
+        [
+            r["copy"],
+            f"{r['found']} of {r['n']}",
+            str(Interval(r["recall"], r["low"], r["high"], r["n"])),
+        ]
+        for r in table.to_dict("records")
+    ]
+    return _table(["copy", "flagged", "recall [95 %]"], rows)
+
+
 def sequence_table(runs: list[Run]) -> str:
     """Markdown: how far near-duplicates recover CVC-ClinicDB's sequences; needs no run."""
     pairs, sequences = known_pairs("cvc-clinicdb"), known_sequences("cvc-clinicdb")
@@ -104,6 +135,8 @@ def sequence_table(runs: list[Run]) -> str:
 
 
 TABLES = {
+    "eye": eye_table,
+    "recall": recall_table,
     "sequences": sequence_table,
     "splits": split_table,
     "scores": score_table,
