@@ -22,9 +22,9 @@ from scipy import stats
 from skimage import measure
 
 from polyp_utils.data import duplicates
-from polyp_utils.data.catalog import get_info, locate
-from polyp_utils.data.dataset import FolderSource, MaskFile, Source, open_source, read_levels
-from polyp_utils.data.labels import THRESHOLD, undecided
+from polyp_utils.data.catalog import get_info
+from polyp_utils.data.dataset import MaskFile, Source, open_source
+from polyp_utils.data.labels import THRESHOLD
 from polyp_utils.data.layout import DataError
 from polyp_utils.explore import MIN_SHARE, has_text, overlay
 from polyp_utils.files import atomic
@@ -111,13 +111,13 @@ def audit(name: str) -> Audit:
     """
     start = time.perf_counter()
     info = get_info(name)
-    source: Source = open_source(info) if info.name == "phantom" else _lenient(name)
+    source = open_source(info, strict=False)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         looks = list(pool.map(lambda frame_id: _look(source, frame_id), source.ids))
     frames = pd.DataFrame([look.row for look in looks if look.row])
     features = {look.row["id"]: look.features for look in looks if look.row and look.features}
     pairs = duplicates.find_near_duplicates(list(features), list(features.values()))
-    found = [("pairing", "", problem) for problem in getattr(source, "problems", ())]
+    found = [("pairing", "", problem) for problem in source.problems]
     found += [finding for look in looks for finding in look.findings]
     found += _compared(frames, pairs)
     order = {check: i for i, check in enumerate(CHECKS)}
@@ -125,11 +125,6 @@ def audit(name: str) -> Audit:
     rows = [(check, CHECKS[check], frame_id, detail) for check, frame_id, detail in found]
     findings = pd.DataFrame(rows, columns=["check", "severity", "id", "detail"])
     return Audit(info.title, source, frames, findings, pairs, time.perf_counter() - start)
-
-
-def _lenient(name: str) -> FolderSource:
-    info = get_info(name)
-    return FolderSource(locate(info), info.ignore, strict=False)
 
 
 Finding = tuple[str, str, str]  # check, id, detail
@@ -148,17 +143,17 @@ def _look(source: Source, frame_id: str) -> _Look:
     findings: list[Finding] = []
     try:
         image = source.read_image(frame_id)
-        mask = _mask(source, frame_id)
+        mask = source.read_mask_file(frame_id)
     except DataError as error:
         return _Look({}, [("unreadable", frame_id, str(error))], None)
     row = {"id": frame_id, "height": image.shape[0], "width": image.shape[1]}
-    row |= _image_row(image) | {"same_bytes": _bytes_hash(source, frame_id)}
+    row |= _image_row(image) | {"same_bytes": source.file_hash(frame_id)}
     size = mask.levels.shape
     if size != image.shape[:2]:
         detail = f"mask {size[1]}×{size[0]}, image {image.shape[1]}×{image.shape[0]} px"
         findings.append(("size mismatch", frame_id, detail))
     try:
-        mask.check(_name(source, frame_id))
+        mask.check()
     except DataError as error:
         findings.append(("values outside the scheme", frame_id, str(error)))
     row |= _mask_row(mask)
@@ -169,23 +164,6 @@ def _look(source: Source, frame_id: str) -> _Look:
         if what != "none"
     ]
     return _Look(row, findings, duplicates.extract(image))
-
-
-def _mask(source: Source, frame_id: str) -> MaskFile:
-    if isinstance(source, FolderSource):
-        return read_levels(source.pairs[frame_id][1])
-    levels = source.read_mask(frame_id)
-    return MaskFile(levels, undecided(levels), levels)
-
-
-def _name(source: Source, frame_id: str) -> Any:
-    return source.pairs[frame_id][1] if isinstance(source, FolderSource) else frame_id
-
-
-def _bytes_hash(source: Source, frame_id: str) -> str:
-    if not isinstance(source, FolderSource):
-        return ""
-    return _hash(source.pairs[frame_id][0].read_bytes())
 
 
 def _hash(data: bytes) -> str:
@@ -246,8 +224,7 @@ def _compared(frames: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
     if frames.empty:
         return
     for what, column in (("same bytes", "same_bytes"), ("same pixels", "same_pixels")):
-        known = frames[frames[column] != ""]
-        for _, same in known.groupby(column):
+        for _, same in frames.groupby(column):
             for frame_id in same["id"].iloc[1:]:
                 yield what, str(frame_id), f"as {same['id'].iloc[0]}"
     for pair in pairs.itertuples():

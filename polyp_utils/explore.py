@@ -68,7 +68,8 @@ def mask_files(dataset: PolypDataset, ids: Iterable[str]) -> tuple[np.ndarray, p
     """
 
     def one(frame_id: str) -> tuple[np.ndarray, float]:
-        raw, polyp = dataset.source.read_raw(frame_id), dataset.original_mask(frame_id) > THRESHOLD
+        raw = dataset.source.read_mask_file(frame_id).brightest
+        polyp = dataset.original_mask(frame_id) > THRESHOLD
         both = (raw > 0).sum() + polyp.sum()
         score = 2 * polyp[raw > 0].sum() / both if both else np.nan
         return np.bincount(raw.ravel(), minlength=256), float(score)

@@ -12,6 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from polyp_utils.evaluation import POLYP
 from polyp_utils.explore import Frame
@@ -195,6 +196,8 @@ def curves(history: pd.DataFrame) -> Figure:
     scores.legend(fontsize=7)
     rates.step(epoch, history["lr"], where="mid", color="0.3")
     rates.set(xlabel="epoch", ylabel="learning rate", yscale="log", title="Learning rate")
+    for axes in (losses, scores, rates):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.tight_layout()
     return figure
 

@@ -152,7 +152,7 @@ def test_recall_of_copies_on_real_frames(kvasir_root, monkeypatch):
 
     source = FolderSource(kvasir_root / "Kvasir-SEG")
     source.ids = source.ids[::50]
-    monkeypatch.setattr(module, "open_source", lambda info: source)
+    monkeypatch.setattr(module, "open_source", lambda info, strict=True: source)
     found = recall_of_copies("kvasir-seg", 6).set_index("copy")
     assert (found["n"] == 6).all()
     assert found.loc["JPEG at quality 30", "found"] >= 5

@@ -12,7 +12,7 @@ from PIL import Image
 
 from polyp_utils import explore
 from polyp_utils.data.catalog import CATALOG
-from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.dataset import MaskFile, PolypDataset
 from polyp_utils.data.labels import SCHEMES
 from polyp_utils.data.splits import Split
 from polyp_utils.explore import (
@@ -244,7 +244,9 @@ def test_dice_of_the_naive_mask_by_hand():
     masks[1, 0], masks[1, 1] = 255, (3, 8, 0, 0)  # 4 px of polyp, 2 of traces: 8 / (4 + 6)
     masks[2, 2, :3] = 1  # traces alone
     dataset = made_of(masks)
-    dataset.source = SimpleNamespace(read_raw=lambda row: masks[row])
+    dataset.source = SimpleNamespace(
+        read_mask_file=lambda row: MaskFile("", masks[row], masks[row] > 999, masks[row])
+    )
     dataset.original_mask = lambda row: masks[row]
     counts, naive = mask_files(dataset, range(4))
     assert naive.tolist() == pytest.approx([1, 0.8, 0])  # the frame without either is left out

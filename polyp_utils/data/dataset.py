@@ -40,6 +40,7 @@ class Source(Protocol):
     """Where frames come from, at their original size."""
 
     ids: tuple[str, ...]
+    problems: tuple[str, ...]
 
     def read_image(self, frame_id: str) -> np.ndarray:
         """RGB uint8 (H, W, 3)."""
@@ -47,8 +48,11 @@ class Source(Protocol):
     def read_mask(self, frame_id: str) -> np.ndarray:
         """Levels uint8 (H, W), of the image's size; see :mod:`polyp_utils.data.labels`."""
 
-    def read_raw(self, frame_id: str) -> np.ndarray:
-        """The brightest channel of the mask as it is on disk, uint8 (H, W)."""
+    def read_mask_file(self, frame_id: str) -> "MaskFile":
+        """The mask as it is on disk, unchecked."""
+
+    def file_hash(self, frame_id: str) -> str:
+        """SHA-256 of the image's bytes, 16 hex digits."""
 
     def stamp(self) -> str:
         """Cheap text that changes when the data may have changed."""
@@ -97,16 +101,19 @@ class FolderSource:
                 f"{path} is {mask.levels.shape[1]}×{mask.levels.shape[0]} px but its image "
                 f"{size[1]}×{size[0]}: they must be of one size"
             )
-        mask.check(path)
+        mask.check()
         levels = mask.levels
         if levels[0, 0] > THRESHOLD and not (levels[0, 1] > THRESHOLD or levels[1, 0] > THRESHOLD):
             levels[0, 0] = 0
         return levels
 
-    def read_raw(self, frame_id: str) -> np.ndarray:
+    def read_mask_file(self, frame_id: str) -> "MaskFile":
         """The mask as it is on disk; errors as in `read_levels`."""
-        raw = read_levels(self.pairs[frame_id][1]).raw
-        return raw if raw.ndim == 2 else raw.max(axis=-1)
+        return read_levels(self.pairs[frame_id][1])
+
+    def file_hash(self, frame_id: str) -> str:
+        """SHA-256 of the image file, 16 hex digits."""
+        return hashlib.sha256(self.pairs[frame_id][0].read_bytes()).hexdigest()[:16]
 
     def stamp(self) -> str:
         """Path, size and time of every file."""
@@ -125,6 +132,8 @@ class FolderSource:
 class PhantomSource:
     """Drawn frames ``phantom-0000`` … with exact masks; see :mod:`polyp_utils.data.phantom`."""
 
+    problems = ()
+
     def __init__(self, count: int) -> None:
         self.ids = tuple(f"phantom-{index:04d}" for index in range(count))
         self._stamp = f"phantom drawing {phantom.VERSION}, {count} frames"
@@ -138,9 +147,14 @@ class PhantomSource:
         """Draws its mask."""
         return self._draw(int(frame_id.removeprefix("phantom-")))[1]
 
-    def read_raw(self, frame_id: str) -> np.ndarray:
+    def read_mask_file(self, frame_id: str) -> "MaskFile":
         """The drawn mask."""
-        return self.read_mask(frame_id)
+        mask = self.read_mask(frame_id)
+        return MaskFile(frame_id, mask, undecided(mask), mask)
+
+    def file_hash(self, frame_id: str) -> str:
+        """SHA-256 of the drawn pixels, 16 hex digits."""
+        return hashlib.sha256(self.read_image(frame_id).tobytes()).hexdigest()[:16]
 
     def stamp(self) -> str:
         """Version of the drawing, and the count."""
@@ -226,11 +240,16 @@ class PolypDataset(torch.utils.data.Dataset):
         return self.source.read_mask(frame_id)
 
 
-def open_source(info: DatasetInfo) -> Source:
-    """The source of a catalogue entry: drawn, or a folder that is fetched if absent."""
+def open_source(info: DatasetInfo, strict: bool = True) -> Source:
+    """The source of a catalogue entry: drawn, or a folder that is fetched if absent.
+
+    Args:
+        info: the entry.
+        strict: refuse a folder in which a file has no partner, see `FolderSource`.
+    """
     if info.name == "phantom":
         return PhantomSource(info.count)
-    source = FolderSource(locate(info), info.ignore)
+    source = FolderSource(locate(info), info.ignore, strict)
     if info.count and len(source.ids) != info.count:
         warnings.warn(
             f"{info.title} has {len(source.ids)} pairs on disk, {info.count} are published",
@@ -279,13 +298,20 @@ class MaskFile:
     """What a mask file holds: levels uint8 (H, W) and how many pixels are of which level is open.
 
     Attributes:
+        name: of the file, for messages.
         undecided: bool (H, W), see `labels.undecided` and `labels.colour_levels`.
         raw: the pixels as they are on disk, (H, W) or (H, W, 3).
     """
 
+    name: Path | str
     levels: np.ndarray
     undecided: np.ndarray
     raw: np.ndarray
+
+    @property
+    def brightest(self) -> np.ndarray:
+        """The brightest channel as it is on disk, uint8 (H, W)."""
+        return self.raw if self.raw.ndim == 2 else self.raw.max(axis=-1)
 
     @property
     def traces(self) -> np.ndarray:
@@ -294,7 +320,7 @@ class MaskFile:
             return (self.raw != 0) & (self.raw != 255)
         return np.asarray(~np.isin(self.raw, (0, 255)).all(axis=-1))
 
-    def check(self, path: Path) -> None:
+    def check(self) -> None:
         """Refuses what is no binary or red-green mask.
 
         Raises:
@@ -304,14 +330,14 @@ class MaskFile:
         if share > MAX_UNDECIDED:
             row, column = np.argwhere(self.undecided)[0]
             raise DataError(
-                f"{path}: {self.undecided.sum()} of {self.undecided.size} pixels are neither near "
+                f"{self.name}: {self.undecided.sum()} of {self.undecided.size} pixels are neither near "
                 f"0 nor near 255, nor red or green (first: {self.raw[row, column]} at row {row}, "
                 f"column {column}); traces of JPEG and soft edges make at most "
                 f"{100 * MAX_UNDECIDED:g} %. Save the mask as PNG, polyp 255 and background 0"
             )
         if 0 < self.levels.max() <= THRESHOLD:
             raise DataError(
-                f"{path} holds only 0–{self.levels.max()}, so it would count as empty; if these "
+                f"{self.name} holds only 0–{self.levels.max()}, so it would count as empty; if these "
                 "are class labels, write polyp as 255"
             )
 
@@ -326,9 +352,9 @@ def read_levels(path: Path) -> MaskFile:
     if image.mode not in ("L", "1"):
         rgb = np.array(image.convert("RGB"))
         if is_coloured(rgb):
-            return MaskFile(*colour_levels(rgb), rgb)
+            return MaskFile(path, *colour_levels(rgb), rgb)
     grey = np.array(image.convert("L"))
-    return MaskFile(grey, undecided(grey), grey.copy())
+    return MaskFile(path, grey, undecided(grey), grey.copy())
 
 
 def read_file(path: Path) -> Image.Image:
