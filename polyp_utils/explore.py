@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 from skimage import color, measure
 
-from polyp_utils.data.dataset import PolypDataset, Source
+from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.duplicates import green_box, reduce
 from polyp_utils.data.labels import SCHEMES, THRESHOLD, inner_rim, is_polyp
 from polyp_utils.data.layout import DataError
+from polyp_utils.data.sources import Source
 from polyp_utils.data.splits import PARTS, Split, load_split, split_names
 from polyp_utils.metrics import count, dice
 

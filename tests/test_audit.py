@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
-from polyp_utils import audit as module
-from polyp_utils.audit import CHECKS, audit, known_copies, recall_of_copies, robust_z
+from polyp_utils.audit import CHECKS, audit, robust_z
 from polyp_utils.data import phantom
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.grouping import grouped, groups, near_duplicates
@@ -131,33 +130,6 @@ def test_text_is_seen_and_highlights_are_not():
     for x, y in ((50, 60), (200, 90), (310, 300), (420, 210)):
         draw.ellipse((x, y, x + 18, y + 9), fill=(250, 250, 250))
     assert not has_text(np.array(spots))
-
-
-def test_known_copies_do_what_they_say():
-    image = np.random.default_rng(0).integers(1, 200, (100, 140, 3)).astype(np.uint8)
-    copies = known_copies(image, np.random.default_rng(0))
-    assert copies["25 % cropped"].shape == (75, 105, 3)
-    np.testing.assert_array_equal(copies["mirrored"], image[:, ::-1])
-    assert copies["darker by 30 %"].mean() == pytest.approx(0.7 * image.mean(), abs=1)
-    assert (copies["shifted by 10 %"] == 0).all(axis=-1).any()
-    assert (copies["zoomed to 80 %"][:9] == 0).all()
-    for copy in copies.values():
-        assert copy.dtype == np.uint8
-
-
-@pytest.mark.data
-def test_recall_of_copies_on_real_frames(kvasir_root, monkeypatch):
-    """Few frames and few copies; `python -m polyp_utils audit --recall 200` measures it."""
-    from polyp_utils.data.dataset import FolderSource
-
-    source = FolderSource(kvasir_root / "Kvasir-SEG")
-    source.ids = source.ids[::50]
-    monkeypatch.setattr(module, "open_source", lambda info, strict=True: source)
-    found = recall_of_copies("kvasir-seg", 6).set_index("copy")
-    assert (found["n"] == 6).all()
-    assert found.loc["JPEG at quality 30", "found"] >= 5
-    assert found["found"].sum() >= 48
-    assert ((found["low"] <= found["recall"]) & (found["recall"] <= found["high"])).all()
 
 
 def test_a_folder_gets_a_grouped_split_that_holds(folder, tmp_path, monkeypatch):

@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 from skimage import io
 
-from polyp_utils.data import dataset, phantom
+from polyp_utils.data import phantom
 from polyp_utils.data.catalog import CATALOG, get_info
-from polyp_utils.data.dataset import DataError, FolderSource, PolypDataset
+from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import NEOPLASTIC, NON_NEOPLASTIC, is_polyp
+from polyp_utils.data.layout import DataError
+from polyp_utils.data.sources import FolderSource, open_source
 from polyp_utils.data.splits import load_split
 
 SIZE = 64
@@ -246,7 +248,7 @@ def refuse(*args):
 @pytest.mark.usefixtures("eight", "kvasir_like")
 def test_second_opening_reads_the_cache(name, cache, monkeypatch):
     first = PolypDataset(name, SIZE)
-    monkeypatch.setattr(dataset, "_decode_all", refuse)
+    monkeypatch.setattr("polyp_utils.data.dataset._decode_all", refuse)
     assert_equal(PolypDataset(name, SIZE), first)
     assert len(list(cache.iterdir())) == 1  # no temporary file is left
     with pytest.raises(AssertionError, match="decoded"):
@@ -444,7 +446,7 @@ def test_masks_of_another_kind(pixels, message, tmp_path):
     ("name", "count", "size"), [("cvc-clinicdb", 612, (288, 384)), ("neopolyp", 1000, None)]
 )
 def test_real_sets_can_be_read(name, count, size, kvasir_root):
-    source = dataset.open_source(get_info(name))
+    source = open_source(get_info(name))
     assert len(source.ids) == count
     kinds = set()
     for frame_id in source.ids[::25]:

@@ -6,10 +6,8 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from polyp_utils.audit import known_copies
 from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
-from polyp_utils.data.dataset import open_source
 from polyp_utils.data.duplicates import (
     Features,
     compare,
@@ -21,7 +19,9 @@ from polyp_utils.data.duplicates import (
     pairwise_agreement,
     reduce,
 )
+from polyp_utils.data.sources import open_source
 from polyp_utils.data.splits import known_pairs, known_sequences
+from polyp_utils.recall import known_copies
 
 
 def tissue(seed, height=300, width=360):

@@ -1,0 +1,268 @@
+"""Where frames come from: the files of a folder, or drawn phantoms, at their original size."""
+
+import functools
+import hashlib
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+from skimage import io
+
+from polyp_utils.data import phantom
+from polyp_utils.data.catalog import DatasetInfo, locate
+from polyp_utils.data.labels import THRESHOLD, colour_levels, is_coloured, undecided
+from polyp_utils.data.layout import DataError, find_pairs
+
+MAX_UNDECIDED = 0.01  # of a mask's pixels
+
+
+class Source(Protocol):
+    """Where frames come from, at their original size."""
+
+    ids: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    def read_image(self, frame_id: str) -> np.ndarray:
+        """RGB uint8 (H, W, 3)."""
+
+    def read_mask(self, frame_id: str) -> np.ndarray:
+        """Levels uint8 (H, W), of the image's size; see :mod:`polyp_utils.data.labels`."""
+
+    def read_mask_file(self, frame_id: str) -> "MaskFile":
+        """The mask as it is on disk, unchecked."""
+
+    def file_hash(self, frame_id: str) -> str:
+        """SHA-256 of the image's bytes, 16 hex digits."""
+
+    def stamp(self) -> str:
+        """Cheap text that changes when the data may have changed."""
+
+    def fingerprint(self) -> str:
+        """Hash of the content, the same on every machine."""
+
+
+class FolderSource:
+    """The pairs of a folder, see `find_pairs`.
+
+    Attributes:
+        problems: of the pairing; always empty if ``strict``.
+
+    Raises:
+        DataError: folders that cannot be paired, or (if ``strict``) the first file without partner.
+    """
+
+    def __init__(self, folder: Path, ignore: Iterable[str] = (), strict: bool = True) -> None:
+        found = find_pairs(folder, ignore)
+        if strict and found.problems:
+            raise DataError(found.problems[0])
+        self.pairs, self.problems = found.pairs, found.problems
+        self.ids = tuple(self.pairs)
+
+    def read_image(self, frame_id: str) -> np.ndarray:
+        """Decodes an image.
+
+        Raises:
+            DataError: unreadable file.
+        """
+        return np.array(read_file(self.pairs[frame_id][0]).convert("RGB"))
+
+    def read_mask(self, frame_id: str) -> np.ndarray:
+        """Decodes a mask; the stray white pixel at (0, 0) of some masks is removed.
+
+        Raises:
+            DataError: unreadable file, another size than the image's, or more undecided pixels
+                than JPEG and soft edges explain.
+        """
+        image_path, path = self.pairs[frame_id]
+        mask = read_levels(path)
+        size = image_size(image_path)
+        if size != mask.levels.shape:
+            raise DataError(
+                f"{path} is {mask.levels.shape[1]}×{mask.levels.shape[0]} px but its image "
+                f"{size[1]}×{size[0]}: they must be of one size"
+            )
+        mask.check()
+        levels = mask.levels
+        if levels[0, 0] > THRESHOLD and not (levels[0, 1] > THRESHOLD or levels[1, 0] > THRESHOLD):
+            levels[0, 0] = 0
+        return levels
+
+    def read_mask_file(self, frame_id: str) -> "MaskFile":
+        """The mask as it is on disk; errors as in `read_levels`."""
+        return read_levels(self.pairs[frame_id][1])
+
+    def file_hash(self, frame_id: str) -> str:
+        """SHA-256 of the image file, 16 hex digits."""
+        return hashlib.sha256(self.pairs[frame_id][0].read_bytes()).hexdigest()[:16]
+
+    def stamp(self) -> str:
+        """Path, size and time of every file."""
+        stats = ((path, path.stat()) for pair in self.pairs.values() for path in pair)
+        return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names and bytes of all files, 16 hex digits."""
+        digest = hashlib.sha256()
+        for pair in self.pairs.values():
+            for path in pair:
+                digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()[:16]
+
+
+class PhantomSource:
+    """Drawn frames ``phantom-0000`` … with exact masks; see :mod:`polyp_utils.data.phantom`."""
+
+    problems: tuple[str, ...] = ()
+
+    def __init__(self, count: int) -> None:
+        self.ids = tuple(f"phantom-{index:04d}" for index in range(count))
+        self._stamp = f"phantom drawing {phantom.VERSION}, {count} frames"
+        self._draw = functools.lru_cache(maxsize=8)(phantom.draw)
+
+    def read_image(self, frame_id: str) -> np.ndarray:
+        """Draws a frame."""
+        return self._draw(int(frame_id.removeprefix("phantom-")))[0]
+
+    def read_mask(self, frame_id: str) -> np.ndarray:
+        """Draws its mask."""
+        return self._draw(int(frame_id.removeprefix("phantom-")))[1]
+
+    def read_mask_file(self, frame_id: str) -> "MaskFile":
+        """The drawn mask."""
+        mask = self.read_mask(frame_id)
+        return MaskFile(frame_id, mask, undecided(mask), mask)
+
+    def file_hash(self, frame_id: str) -> str:
+        """SHA-256 of the drawn pixels, 16 hex digits."""
+        return hashlib.sha256(self.read_image(frame_id).tobytes()).hexdigest()[:16]
+
+    def stamp(self) -> str:
+        """Version of the drawing, and the count."""
+        return self._stamp
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the stamp, 16 hex digits: the frames follow from the code."""
+        return hashlib.sha256(self.stamp().encode()).hexdigest()[:16]
+
+
+def open_source(info: DatasetInfo, strict: bool = True) -> Source:
+    """The source of a catalogue entry: drawn, or a folder that is fetched if absent.
+
+    Args:
+        info: the entry.
+        strict: refuse a folder in which a file has no partner, see `FolderSource`.
+    """
+    if info.name == "phantom":
+        return PhantomSource(info.count)
+    source = FolderSource(locate(info), info.ignore, strict)
+    if info.count and len(source.ids) != info.count:
+        warnings.warn(
+            f"{info.title} has {len(source.ids)} pairs on disk, {info.count} are published",
+            stacklevel=3,
+        )
+    return source
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """What a mask file holds: levels uint8 (H, W) and how many pixels are of which level is open.
+
+    Attributes:
+        name: of the file, for messages.
+        undecided: bool (H, W), see `labels.undecided` and `labels.colour_levels`.
+        raw: the pixels as they are on disk, (H, W) or (H, W, 3).
+    """
+
+    name: Path | str
+    levels: np.ndarray
+    undecided: np.ndarray
+    raw: np.ndarray
+
+    @property
+    def brightest(self) -> np.ndarray:
+        """The brightest channel as it is on disk, uint8 (H, W)."""
+        return self.raw if self.raw.ndim == 2 else self.raw.max(axis=-1)
+
+    @property
+    def traces(self) -> np.ndarray:
+        """Pixels that hold no pure value (0, 255, or a pure colour), bool (H, W)."""
+        if self.raw.ndim == 2:
+            return (self.raw != 0) & (self.raw != 255)
+        return np.asarray(~np.isin(self.raw, (0, 255)).all(axis=-1))
+
+    def check(self) -> None:
+        """Refuses what is no binary or red-green mask.
+
+        Raises:
+            DataError: how many pixels, and the first of them.
+        """
+        share = self.undecided.mean()
+        if share > MAX_UNDECIDED:
+            row, column = np.argwhere(self.undecided)[0]
+            raise DataError(
+                f"{self.name}: {self.undecided.sum()} of {self.undecided.size} pixels are neither "
+                f"near 0 nor near 255, nor red or green (first: {self.raw[row, column]} at row "
+                f"{row}, column {column}); traces of JPEG and soft edges make at most "
+                f"{100 * MAX_UNDECIDED:g} %. Save the mask as PNG, polyp 255 and background 0"
+            )
+        if 0 < self.levels.max() <= THRESHOLD:
+            raise DataError(
+                f"{self.name} holds only 0–{self.levels.max()}, so it would count as empty; if "
+                "these are class labels, write polyp as 255"
+            )
+
+
+def read_levels(path: Path) -> MaskFile:
+    """Reads a mask of greys, or of red and green on black.
+
+    Raises:
+        DataError: unreadable file.
+    """
+    image = read_file(path)
+    if image.mode not in ("L", "1"):
+        rgb = np.array(image.convert("RGB"))
+        if is_coloured(rgb):
+            return MaskFile(path, *colour_levels(rgb), rgb)
+    grey = np.array(image.convert("L"))
+    return MaskFile(path, grey, undecided(grey), grey.copy())
+
+
+def read_file(path: Path) -> Image.Image:
+    """Decodes an image file wholly; TIFF through scikit-image, as Pillow cannot read them all.
+
+    Raises:
+        DataError: empty, truncated or no image, or of more than 8 bits per channel.
+    """
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty (0 bytes): fetch it again")
+    try:
+        if path.suffix.lower() in (".tif", ".tiff"):
+            pixels = io.imread(path)
+            image = Image.fromarray(pixels * 255 if pixels.dtype == bool else pixels)
+        else:
+            with Image.open(path) as image:
+                image.load()
+    except Exception as error:  # Pillow and tifffile raise a dozen kinds
+        raise DataError(f"{path} cannot be decoded ({error}): fetch it again") from error
+    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
+        raise DataError(f"{path} holds pixels of mode {image.mode}: save it with 8 bits a channel")
+    return image
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width in pixels, without decoding where the format allows.
+
+    Raises:
+        DataError: unreadable file.
+    """
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return read_file(path).size[::-1]
+    try:
+        with Image.open(path) as image:
+            return image.size[::-1]
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"{path} cannot be decoded ({error}): fetch it again") from error
