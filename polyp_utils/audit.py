@@ -26,7 +26,7 @@ from polyp_utils.data.labels import THRESHOLD
 from polyp_utils.data.layout import DataError
 from polyp_utils.data.sources import MaskFile, Source, open_source
 from polyp_utils.explore import MIN_SHARE, has_text, overlay
-from polyp_utils.files import atomic
+from polyp_utils.files import write_csv
 
 OUTLIER_Z = 3.5  # robust z-score, Iglewicz and Hoaglin 1993
 
@@ -69,13 +69,7 @@ class Audit:
     def save(self, folder: Path) -> None:
         """Writes ``frames.csv``, ``findings.csv`` and ``pairs.csv``, each atomically."""
         for name in ("frames", "findings", "pairs"):
-            save_table(folder / f"{name}.csv", getattr(self, name))
-
-
-def save_table(path: Path, table: pd.DataFrame) -> None:
-    """Writes a CSV file, atomically."""
-    with atomic(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.4g")
+            write_csv(folder / f"{name}.csv", getattr(self, name))
 
 
 CHECKS = {

@@ -89,7 +89,7 @@ def _audit(dataset: str, recall: int) -> None:
     from polyp_utils import audit, explore, plots
     from polyp_utils.config import results_root
     from polyp_utils.data.catalog import get_info
-    from polyp_utils.files import atomic
+    from polyp_utils.files import atomic, write_csv
     from polyp_utils.recall import recall_of_copies
 
     folder = results_root() / f"audit-{get_info(dataset).name}"
@@ -103,7 +103,7 @@ def _audit(dataset: str, recall: int) -> None:
             sheet.savefig(temporary, format="png")
     print(found.summary.to_string(index=False))
     if recall:
-        audit.save_table(folder / "recall.csv", recall_of_copies(dataset, recall))
+        write_csv(folder / "recall.csv", recall_of_copies(dataset, recall))
     print(f"{len(found.frames)} frames in {found.seconds:.0f} s; written to {folder}")
 
 

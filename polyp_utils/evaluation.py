@@ -17,7 +17,7 @@ from torch import Tensor
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme, is_polyp
 from polyp_utils.data.splits import Split, load_split
-from polyp_utils.files import atomic, write_json
+from polyp_utils.files import write_json
 from polyp_utils.inference import to_original
 from polyp_utils.metrics import (
     Counts,
@@ -86,8 +86,7 @@ class Evaluation:
 
     def save(self) -> None:
         """Writes ``per_image.csv`` and ``summary.json`` into the run folder, atomically."""
-        with atomic(self.run.path / "per_image.csv") as temporary:
-            self.per_image.to_csv(temporary, index=False, float_format="%.5f")
+        self.run.save_table("per_image", self.per_image)
         scores = [
             {"protocol": f"{row.pop('size')} size, per image", **row}
             for row in self.summary.to_dict("records")

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -29,3 +31,9 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     with atomic(path) as temporary:
         text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Writes a table without its index, numbers with six digits, atomically."""
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")

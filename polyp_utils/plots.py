@@ -246,7 +246,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 
 def kinds(table: pd.DataFrame) -> Figure:
     """What becomes of each true polyp: counts of predicted kinds and misses, a row per kind."""
-    names = sorted(table["kind"].unique())
+    names = sorted({*table["kind"], *table["predicted"]} - {"missed"})
     counts = pd.crosstab(table["kind"], table["predicted"]).reindex(
         index=names, columns=[*names, "missed"], fill_value=0
     )

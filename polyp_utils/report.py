@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from polyp_utils.config import repo_root
+from polyp_utils.config import RECIPES, repo_root
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.duplicates import group, pairwise_agreement
+from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import (
     PARTS,
     known_pairs,
@@ -23,10 +24,11 @@ from polyp_utils.data.splits import (
     load_split,
     split_names,
 )
+from polyp_utils.errors import MISSED
 from polyp_utils.evaluation import CARD, NETWORK, ORIGINAL, POLYP
 from polyp_utils.files import atomic
 from polyp_utils.runs import Run
-from polyp_utils.stats import Interval
+from polyp_utils.stats import Interval, mean_interval
 
 DOCUMENTS = ("README.md", "results/README.md")
 
@@ -47,19 +49,53 @@ def score_table(runs: list[Run]) -> str:
         summary = _summary(run)
         cells = [_score(summary, ORIGINAL, "dice", bold=True), _score(summary, ORIGINAL, "iou")]
         cells += [_score(summary, NETWORK, "dice"), str(summary["n"])]
-        rows.append([_link(run), run.config.scheme, str(run.config.width), *cells])
-    head = ["run", "scheme", "width", "polyp Dice [95 %]", "polyp IoU [95 %]"]
+        data = f"{get_info(run.config.dataset).title}, `{run.config.split}`"
+        rows.append([_link(run), data, run.config.scheme, str(run.config.width), *cells])
+    head = ["run", "data, split", "scheme", "width", "polyp Dice [95 %]", "polyp IoU [95 %]"]
     return _table([*head, "Dice at network size [95 %]", "n"], rows)
 
 
 def card_table(runs: list[Run]) -> str:
-    """Markdown: the card's three figures, and each run's under the card's own convention."""
+    """Markdown: the card's three figures, and those of each run on the card's data set."""
     rows = [["model card", "not said", *(f"{value:.4f}" for value in CARD.values()), "not said"]]
-    for run in runs:
+    for run in (run for run in runs if run.config.dataset == RECIPES["seed"].dataset):
         summary = _summary(run)
         figures = [f"{summary['card'][key]:.4f}" for key in CARD]
         rows.append([_link(run), run.config.scheme, *figures, _score(summary, ORIGINAL, "dice")])
     return _table(["run", "scheme", *CARD, "polyp Dice behind it"], rows)
+
+
+def class_table(runs: list[Run]) -> str:
+    """Markdown: scores per class of the runs whose scheme knows several kinds of polyp."""
+    rows = []
+    for run in _of_kinds(runs):
+        summary = _summary(run)
+        for name in get_scheme(run.config.scheme).classes:
+            cells = [_score(summary, ORIGINAL, score, name) for score in ("dice", "iou")]
+            shown = _row(summary, ORIGINAL, "dice", name)
+            rows.append([_link(run), name, *cells, str(shown["n"]) if shown else "0"])
+    return _table(["run", "class", "Dice [95 %]", "IoU [95 %]", "n"], rows)
+
+
+def kind_table(runs: list[Run]) -> str:
+    """Markdown: what becomes of each true polyp of the test part, by kind."""
+    rows = []
+    for run in _of_kinds(runs):
+        table = pd.read_csv(run.path / "test_kinds.csv")
+        names = list(get_scheme(run.config.scheme).kinds)
+        for kind in names:
+            given = table.loc[table["kind"] == kind, "predicted"]
+            found = given[given != MISSED]
+            counts = [str((given == name).sum()) for name in (*names, MISSED)]
+            right = str(mean_interval(found == kind))
+            rows.append([_link(run), kind, str(len(given)), *counts, right])
+    given_as = [f"given as {name}" for name in names] if rows else []
+    head = ["run", "true kind", "polyps", *given_as, MISSED, "right kind if found [95 %]"]
+    return _table(head, rows)
+
+
+def _of_kinds(runs: list[Run]) -> list[Run]:
+    return [run for run in runs if len(get_scheme(run.config.scheme).kinds) > 1]
 
 
 def cost_table(runs: list[Run]) -> str:
@@ -141,6 +177,8 @@ TABLES = {
     "splits": split_table,
     "scores": score_table,
     "card": card_table,
+    "classes": class_table,
+    "kinds": kind_table,
     "cost": cost_table,
 }
 
@@ -173,14 +211,21 @@ def _summary(run: Run) -> dict[str, Any]:
     return json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
 
 
-def _score(summary: dict[str, Any], size: str, score: str, bold: bool = False) -> str:
+def _row(summary: dict[str, Any], size: str, score: str, name: str) -> dict[str, Any] | None:
     for row in summary["scores"]:
-        found = (row["protocol"].split()[0], row["class"], row["score"])
-        if found == (size, POLYP, score):
-            mean = f"**{row['mean']:.3f}**" if bold else f"{row['mean']:.3f}"
-            bounds = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
-            return mean + bounds
-    return "–"
+        if (row["protocol"].split()[0], row["class"], row["score"]) == (size, name, score):
+            return row
+    return None
+
+
+def _score(
+    summary: dict[str, Any], size: str, score: str, name: str = POLYP, bold: bool = False
+) -> str:
+    row = _row(summary, size, score, name)
+    if row is None:
+        return "–"
+    mean = f"**{row['mean']:.3f}**" if bold else f"{row['mean']:.3f}"
+    return mean + ("" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]")
 
 
 def _link(run: Run) -> str:

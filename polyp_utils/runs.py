@@ -34,7 +34,7 @@ from torch import Tensor
 import polyp_utils
 from polyp_utils.config import RunConfig, repo_root, results_root, unknown
 from polyp_utils.data.labels import Scheme
-from polyp_utils.files import atomic, write_json
+from polyp_utils.files import atomic, write_csv, write_json
 
 MAX_COMMITTED_BYTES = 20_000_000  # of weights, in git
 
@@ -128,6 +128,10 @@ class Run:
                 f"{self.path} is being trained by another process: wait for it, or give this run "
                 "another name"
             ) from error
+
+    def save_table(self, name: str, table: pd.DataFrame) -> None:
+        """Stores a table as ``<name>.csv``."""
+        write_csv(self.path / f"{name}.csv", table)
 
     def save_figure(self, name: str, figure: Figure) -> None:
         """Stores a figure as ``figures/<name>.png``."""

@@ -23,7 +23,7 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.splits import PARTS, load_split
 from polyp_utils.device import Compute, get_compute, keep_freed_memory, peak_memory_mib
-from polyp_utils.files import atomic, write_json
+from polyp_utils.files import atomic, write_csv, write_json
 from polyp_utils.inference import load_weights, predict
 from polyp_utils.losses import CombinedLoss, inverse_sqrt_weights
 from polyp_utils.model import UNet
@@ -245,8 +245,7 @@ class Trainer:
             settings, classes = self.config.to_dict(), self.scheme.classes
             metadata = {"settings": settings, "classes": classes, **row}
             save_weights(self.run.weights, self.model, metadata)
-        with atomic(self.run.path / "history.csv") as temporary:
-            pd.DataFrame(self.history).to_csv(temporary, index=False, float_format="%.6g")
+        write_csv(self.run.path / "history.csv", pd.DataFrame(self.history))
         with atomic(self.run.path / "last/state.pt") as temporary:
             torch.save(
                 {

@@ -2,9 +2,10 @@
 
 import json
 
+import pandas as pd
 import pytest
 
-from polyp_utils.files import atomic, write_json
+from polyp_utils.files import atomic, write_csv, write_json
 
 
 def contents(folder):
@@ -69,3 +70,10 @@ def test_values_that_are_no_json_keep_the_old_file(tmp_path):
     with pytest.raises(TypeError, match="not JSON serializable"):
         write_json(path, {"a": {1, 2}})
     assert contents(tmp_path) == {"values.json": '{\n  "a": 1\n}\n'}
+
+
+def test_a_table_comes_back(tmp_path):
+    table = pd.DataFrame({"id": ["a", "b"], "dice": [1 / 3, None], "n": [1, 20_000_000]})
+    write_csv(tmp_path / "new/table.csv", table)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new/table.csv"), table, atol=1e-6)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["table.csv"]

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from polyp_utils import report
@@ -33,6 +34,26 @@ def test_every_published_run_stands_in_the_table_with_its_own_headline(run):
     assert size < 12e6, f"{run.name} has {size / 1e6:.1f} MB"
 
 
+def test_kinds_of_a_run_that_knows_several(tmp_path):
+    run = Run(tmp_path / "kinds")
+    run.path.mkdir()
+    settings = {"scheme": "neopolyp", "dataset": "neopolyp", "split": "grouped"}
+    (run.path / "config.json").write_text(json.dumps({"settings": settings}))
+    row = {"protocol": "original size, per image", "class": "non-neoplastic", "score": "iou"}
+    summary = {"scores": [{**row, "mean": 0.25, "low": 0.125, "high": 0.5, "n": 9}]}
+    (run.path / "summary.json").write_text(json.dumps(summary))
+    true = ["neoplastic"] * 3 + ["non-neoplastic"] * 2
+    given = ["neoplastic", "neoplastic", "missed", "neoplastic", "non-neoplastic"]
+    run.save_table("test_kinds", pd.DataFrame({"kind": true, "predicted": given}))
+    assert "| `kinds` | non-neoplastic | – | 0.250 [0.125, 0.500] | 0 |" in report.class_table(
+        [run]
+    )
+    table = report.kind_table([run])
+    assert "| `kinds` | neoplastic | 3 | 2 | 0 | 1 | 1.000 [1.000, 1.000] |" in table
+    assert "| `kinds` | non-neoplastic | 2 | 1 | 1 | 0 | 0.500" in table
+    assert "kinds" not in report.card_table([run])  # its data are not the card's
+
+
 def test_render_fills_marked_tables_and_nothing_else(tmp_path):
     row = {"class": POLYP, "score": "dice", "mean": 0.5, "low": 0.4, "high": 0.6}
     scores = [{**row, "protocol": "original size, per image"}]
@@ -47,7 +68,8 @@ def test_render_fills_marked_tables_and_nothing_else(tmp_path):
     assert "old" not in once
     assert once.startswith("before\n")
     assert once.endswith("\nafter <!-- table: cost")
-    cells = "| `a-run` | unused-third | 32 | **0.500** [0.400, 0.600] | – | – | 7 |"
+    cells = "| `a-run` | Kvasir-SEG, `random-800-s42` | unused-third | 32 | **0.500** [0.400, "
+    cells += "0.600] | – | – | 7 |"
     assert cells in once
     assert report.render(once, [run]) == once
     card = report.card_table([run])

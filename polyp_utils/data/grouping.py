@@ -8,7 +8,7 @@ from polyp_utils.data import duplicates
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme, is_polyp
 from polyp_utils.data.splits import Split, grouped_parts, known_sequences
-from polyp_utils.files import atomic
+from polyp_utils.files import write_csv
 
 SEED = 42
 _AREA_BINS = 5
@@ -24,8 +24,7 @@ def near_duplicates(dataset: PolypDataset) -> pd.DataFrame:
         return pd.read_csv(path, dtype={"id_a": str, "id_b": str})
     features = duplicates.extract_all(dataset.source.read_image, dataset.ids)
     pairs = duplicates.find_near_duplicates(dataset.ids, features)
-    with atomic(path) as temporary:
-        pairs.to_csv(temporary, index=False, float_format="%.3f")
+    write_csv(path, pairs)
     return pairs
 
 
