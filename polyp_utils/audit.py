@@ -30,6 +30,10 @@ from polyp_utils.files import write_csv
 
 OUTLIER_Z = 3.5  # robust z-score, Iglewicz and Hoaglin 1993
 
+_COLUMNS = ["id", "height", "width", "border_share", "brightness", "overlay", "text"]
+_COLUMNS += ["polyp_share", "specks", "speck_px", "traces_px", "undecided_px"]
+_COLUMNS += ["same_bytes", "same_pixels"]
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -65,6 +69,12 @@ class Audit:
             row = {"check": check, "severity": severity, "findings": len(found)}
             rows.append(row | {"frames": found["id"].nunique(), "for example": example})
         return pd.DataFrame(rows)
+
+    @property
+    def errors(self) -> pd.DataFrame:
+        """The findings that stop training: ``check``, ``id``, ``detail``."""
+        of = self.findings["severity"] == "error"
+        return self.findings.loc[of, ["check", "id", "detail"]].reset_index(drop=True)
 
     def save(self, folder: Path) -> None:
         """Writes ``frames.csv``, ``findings.csv`` and ``pairs.csv``, each atomically."""
@@ -107,7 +117,7 @@ def audit(name: str) -> Audit:
     source = open_source(info, strict=False)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         looks = list(pool.map(lambda frame_id: _look(source, frame_id), source.ids))
-    frames = pd.DataFrame([look.row for look in looks if look.row])
+    frames = pd.DataFrame([look.row for look in looks if look.row], columns=_COLUMNS)
     features = {look.row["id"]: look.features for look in looks if look.row and look.features}
     pairs = duplicates.find_near_duplicates(list(features), list(features.values()))
     found = [("pairing", "", problem) for problem in source.problems]

@@ -121,6 +121,28 @@ def test_bad_parameters_stop_with_their_message(tmp_path):
         )
 
 
+def test_a_broken_folder_is_audited_before_it_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "broken"
+    for index in range(3):
+        for kind, pixels in zip(("images", "masks"), phantom.draw(index), strict=True):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / kind / f"{index}.png")
+    (folder / "images/0.png").write_bytes((folder / "images/0.png").read_bytes()[:999])
+    (folder / "masks/1.png").unlink()
+    out = tmp_path / "out.ipynb"
+    with pytest.raises(papermill.PapermillExecutionError, match=r"images/1\.png has no mask"):
+        papermill.execute_notebook(
+            ROOT / "notebooks/01_explore_data.ipynb",
+            out,
+            {"dataset": str(folder)},
+            progress_bar=False,
+        )
+    said = texts(nbformat.read(out, as_version=4))
+    assert "images/1.png has no mask" in said
+    assert "images/0.png cannot be decoded" in said
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_anatomy(path):
     notebook = nbformat.read(path, as_version=4)
