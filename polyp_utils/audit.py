@@ -22,10 +22,11 @@ from skimage import measure
 
 from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
-from polyp_utils.data.labels import THRESHOLD
+from polyp_utils.data.grouping import near_duplicates
+from polyp_utils.data.labels import SPECK_SHARE, THRESHOLD
 from polyp_utils.data.layout import DataError
 from polyp_utils.data.sources import MaskFile, Source, open_source
-from polyp_utils.explore import MIN_SHARE, has_text, overlay
+from polyp_utils.explore import has_text, overlay
 from polyp_utils.files import write_csv
 
 OUTLIER_Z = 3.5  # robust z-score, Iglewicz and Hoaglin 1993
@@ -118,8 +119,11 @@ def audit(name: str) -> Audit:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         looks = list(pool.map(lambda frame_id: _look(source, frame_id), source.ids))
     frames = pd.DataFrame([look.row for look in looks if look.row], columns=_COLUMNS)
-    features = {look.row["id"]: look.features for look in looks if look.row and look.features}
-    pairs = duplicates.find_near_duplicates(list(features), list(features.values()))
+    features = [look.features for look in looks if look.features]
+    if len(features) == len(source.ids):
+        pairs = near_duplicates(source, info.name, features)
+    else:  # some files cannot be read, so nothing is kept
+        pairs = duplicates.find_near_duplicates(frames["id"].tolist(), features)
     found = [("pairing", "", problem) for problem in source.problems]
     found += [finding for look in looks for finding in look.findings]
     found += _compared(frames, pairs)
@@ -195,7 +199,7 @@ def _border(value: np.ndarray) -> np.ndarray:
 def _mask_row(mask: MaskFile) -> dict[str, Any]:
     polyp = mask.levels > THRESHOLD
     sizes = np.bincount(measure.label(polyp, connectivity=2).ravel())[1:]
-    specks = sizes[sizes < MIN_SHARE * polyp.size]
+    specks = sizes[sizes < SPECK_SHARE * polyp.size]
     return {
         "polyp_share": polyp.mean(),
         "specks": len(specks),

@@ -5,13 +5,14 @@ Every number comes from the run's files, so a card is written again, not edited.
 
 import json
 import shlex
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from polyp_utils.config import RECIPES, RunConfig
+from polyp_utils.config import RECIPES, RunConfig, repo_root
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import PARTS, Split, leaks, load_split
@@ -19,6 +20,8 @@ from polyp_utils.evaluation import POLYP
 from polyp_utils.files import atomic
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run, RunError
+
+MAX_COMMITTED_BYTES = 20_000_000  # of weights, in git
 
 
 def write_model_card(run: Run, repo_id: str = "") -> Path:
@@ -41,6 +44,28 @@ def write_model_card(run: Run, repo_id: str = "") -> Path:
     return card
 
 
+def publish(run: Run) -> Run:
+    """Copies a finished run to ``results/published``, without weights above 20 MB.
+
+    The card is written anew, as it says where the weights are.
+
+    Raises:
+        RunError: the run is not finished, or another one of that name is published.
+    """
+    if not run.finished:
+        raise RunError(f"{run.path} is not finished: train it to its end before publishing it")
+    target = repo_root() / "results/published" / run.name
+    if target == run.path:
+        return run
+    if (target / "config.json").is_file() and Run(target).record != run.record:
+        raise RunError(f"{target} holds another run of that name: rename one of them")
+    heavy = run.weights.is_file() and run.weights.stat().st_size > MAX_COMMITTED_BYTES
+    left_out = shutil.ignore_patterns("last", ".*", *([run.weights.name] if heavy else []))
+    shutil.copytree(run.path, target, ignore=left_out, dirs_exist_ok=True)
+    write_model_card(Run(target))
+    return Run(target)
+
+
 def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
     config, record, training = run.config, run.record, run.training
     scheme, info = get_scheme(config.scheme), get_info(config.dataset)
@@ -57,7 +82,7 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
     if not run.weights.is_file():
         where = "not in this folder (files above 20 MB stay out of git): the command makes them"
     terms = f"they derive from {info.title} ({info.licence}), so they are for research only"
-    unseen = "The data hold no normal frames, so specificity on them is not measured."
+    unseen = "How often the network marks something in frames without polyps is not measured."
     if _drawn(config):
         terms = "they derive from frames that the code draws, so its licence holds for them too"
         unseen = "The frames are drawn: the scores say nothing about endoscopy."
@@ -105,14 +130,16 @@ Label scheme `{scheme.name}`: {scheme.note}.
   fallen for more than {config.lr_patience} epochs, never below {config.min_lr:g}.
 - Loss: {config.ce_weight:g} × {"binary cross-entropy" if binary else "cross-entropy"}
   + {config.dice_weight:g} × Dice loss.
-- Class weights in the cross-entropy: {config.class_weights}. Augmentation: {config.augment}.
+- A class that a batch lacks: {config.dice_absent}d in the Dice loss. Class weights in the
+  cross-entropy: {config.class_weights}. Augmentation: {config.augment}.
 - Kept: epoch {training["best_epoch"]}, polyp Dice {training["best_val_polyp_dice"]:.3f} on val
   at {size} px.
 
 | | |
 |---|---|
 | hardware | {training["device"]} |
-| time (wall clock) | {timedelta(seconds=round(training["seconds"]))} (h:mm:ss) |
+| time (wall clock, with whatever else the machine did) | \
+{timedelta(seconds=round(training["seconds"]))} (h:mm:ss) |
 | speed | {training["images_per_second"]:.1f} images/s |
 | peak memory | {training["peak_memory_mib"]:.0f} MiB |
 | commit | {", then ".join(commits)} |
@@ -193,7 +220,8 @@ def _front_matter(run: Run, summary: dict[str, Any]) -> str:
     licence = {"license": "mit"}
     if not _drawn(config):
         licence = {"license": "other", "license_name": "research-only"}
-        licence["license_link"] = info.homepage
+        if info.homepage:
+            licence["license_link"] = info.homepage
     metrics = [
         {
             "type": row["score"],

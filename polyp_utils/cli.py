@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
             else:
                 train.add_argument(flag, type=kind, default=None, help=help_text)
     for verb, help_text in {
-        "evaluate": "score a finished run on test; writes its scores and its model card",
+        "evaluate": "score a finished run on test; writes its scores and model card into it",
         "publish": "copy a finished run to results/published, without heavy weights",
     }.items():
         command = verbs.add_parser(verb, help=help_text)
@@ -51,7 +51,7 @@ def _run(verb: str, options: dict[str, Any]) -> int:
 
     try:
         _VERBS[verb](**options)
-    except (ValueError, FileNotFoundError, RunError, DivergedError) as error:
+    except (ValueError, OSError, RunError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -70,8 +70,9 @@ def _evaluate(run: str) -> None:
 
     found = find_run(run)
     evaluation = evaluate(found)
-    evaluation.save()
-    write_model_card(found)
+    if run or not found.published:
+        evaluation.save()
+        write_model_card(found)
     score = evaluation.headline
     print(
         f"{found.name}: polyp Dice {score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}] "
@@ -80,7 +81,8 @@ def _evaluate(run: str) -> None:
 
 
 def _publish(run: str) -> None:
-    from polyp_utils.runs import find_run, publish
+    from polyp_utils.card import publish
+    from polyp_utils.runs import find_run
 
     print(f"published as {publish(find_run(run)).path}")
 
@@ -91,8 +93,9 @@ def _audit(dataset: str, recall: int) -> None:
     from polyp_utils.data.catalog import get_info
     from polyp_utils.files import atomic, write_csv
     from polyp_utils.recall import recall_of_copies
+    from polyp_utils.runs import make_folder
 
-    folder = results_root() / f"audit-{get_info(dataset).name}"
+    folder = make_folder(results_root() / f"audit-{get_info(dataset).name}")
     found = audit.audit(dataset)
     found.save(folder)
     if len(found.pairs):

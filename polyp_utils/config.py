@@ -5,10 +5,12 @@ one way in, for notebooks and the command line alike; everything that differs fr
 an explicit override and is recorded in the run's ``config.json``.
 """
 
+import ast
 import difflib
+import itertools
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -113,19 +115,12 @@ class RunConfig:
 
     @classmethod
     def from_notebook(cls, namespace: dict[str, Any]) -> "RunConfig":
-        """The settings that a notebook's parameters give: ``from_notebook(globals())``.
-
-        Papermill takes any ``-p`` name, so a slip would be ignored; here it is refused.
+        """The settings that a notebook's variables give: ``from_notebook(globals())``.
 
         Raises:
-            ValueError: a variable whose name is nearly that of a parameter, or as `from_recipe`.
+            ValueError: as in `from_recipe`.
         """
         names = [field.name for field in fields(cls)]
-        plain = (str, int, float, bool)
-        for key in namespace.keys() - set(names):
-            given = isinstance(namespace[key], plain) and not key.startswith("_")
-            if given and difflib.get_close_matches(key, names, n=1, cutoff=0.8):
-                raise unknown("parameter", key, names)
         return cls.from_recipe(**{name: namespace[name] for name in names if name in namespace})
 
     @property
@@ -140,6 +135,39 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as written to ``config.json``."""
         return asdict(self)
+
+
+def check_parameters(cells: Sequence[str] | None = None) -> None:
+    """Refuses what papermill would pass in silence: a ``-p`` name that the notebook does not have.
+
+    Papermill runs the given values in a cell of their own after the one with the defaults.
+
+    Args:
+        cells: that have run so far; None: those of the notebook that calls this.
+
+    Raises:
+        ValueError: with the nearest name that exists.
+    """
+    if cells is None:
+        from IPython import get_ipython  # not on every machine
+
+        shell = get_ipython()
+        cells = shell.user_ns["In"] if shell else []
+    for defaults, given in itertools.pairwise(cells):
+        if given.startswith("# Parameters\n"):
+            known = _assigned(defaults)
+            for name in _assigned(given):
+                if name not in known:
+                    raise unknown("parameter", name, known)
+
+
+def _assigned(cell: str) -> list[str]:
+    """Names that plain statements of a cell give a value."""
+    targets = (
+        getattr(line, "targets", None) or [getattr(line, "target", None)]
+        for line in ast.parse(cell).body
+    )
+    return [t.id for group in targets for t in group if isinstance(t, ast.Name)]
 
 
 _CHOICES = {

@@ -1,5 +1,7 @@
 """Where and why a run fails: what each frame is like, which polyps were missed, in words too."""
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 import torch
@@ -40,16 +42,13 @@ def count_components(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]
 def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
     """A row per image, worst first: polyp scores at the original size, features, components."""
     run, part = evaluation.run, evaluation.part
-    scheme = get_scheme(run.config.scheme)
     per_image = evaluation.per_image
     wanted = (per_image["class"] == POLYP) & (per_image["size"] == ORIGINAL)
     rows = []
     for frame_id in per_image.loc[wanted, "id"]:
         image, mask = dataset.original(frame_id)
-        probabilities = run.probabilities(part, frame_id, scheme)
-        size = (mask.shape[0], mask.shape[1])
-        predicted, _ = polyp_and_classes(to_original(probabilities, size), scheme)
-        counted = count_components(predicted.numpy(), mask > THRESHOLD)
+        _, predicted = _enlarged(run, part, frame_id, mask.shape)
+        counted = count_components(predicted, mask > THRESHOLD)
         rows.append({"id": frame_id, **describe(image, mask), **counted})
     scores = per_image.loc[wanted, ["id", "dice", "iou", "precision", "recall"]]
     return scores.merge(pd.DataFrame(rows), on="id").sort_values("dice", ignore_index=True)
@@ -69,14 +68,11 @@ def kind_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
     names = list(scheme.kinds)
     rows = []
     for frame_id in evaluation.per_image["id"].unique():
-        levels = torch.from_numpy(dataset.original_mask(frame_id))
-        probabilities = to_original(
-            run.probabilities(part, frame_id, scheme), (levels.shape[0], levels.shape[1])
-        )
-        predicted = polyp_and_classes(probabilities, scheme)[0].numpy()
-        truth = scheme.encode(levels[None])[0].numpy()
+        mask = dataset.original_mask(frame_id)
+        probabilities, predicted = _enlarged(run, part, frame_id, mask.shape)
+        truth = scheme.encode(torch.from_numpy(mask)[None])[0].numpy()
         per_kind = np.stack([probabilities[list(c)].sum(dim=0) for c in scheme.kinds.values()])
-        for polyp in components(levels.numpy() > THRESHOLD):
+        for polyp in components(mask > THRESHOLD):
             pixels = [np.isin(truth[polyp], c).sum() for c in scheme.kinds.values()]
             row = {"id": frame_id, "kind": names[int(np.argmax(pixels))], "predicted": MISSED}
             if predicted[polyp].mean() >= FOUND_SHARE:
@@ -85,11 +81,18 @@ def kind_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["id", "kind", "predicted"])
 
 
-def kind_findings(table: pd.DataFrame) -> list[str]:
-    """How often the kind is right given that the polyp is found, in sentences."""
-    if table["kind"].nunique() < 2:
+def kind_findings(table: pd.DataFrame, kinds: Collection[str]) -> list[str]:
+    """How often the kind is right given that the polyp is found, in sentences.
+
+    Args:
+        table: of `kind_table`.
+        kinds: that the label scheme knows.
+    """
+    if len(kinds) < 2:
         return ["The label scheme knows one kind of polyp, so there is none to mistake."]
     found = table[table["predicted"] != MISSED]
+    if found.empty:
+        return [f"None of {len(table)} polyps is found, so no kind is given."]
     right = mean_interval(found["kind"] == found["predicted"])
     usual = found["kind"].mode().iloc[0]
     sentences = [
@@ -118,12 +121,20 @@ def gallery(
     frames = []
     for frame_id, title in titles.items():
         image, mask = dataset.original(frame_id)
-        stored = run.probabilities(part, frame_id, scheme)
-        enlarged = to_original(stored, (mask.shape[0], mask.shape[1]))
-        predicted, _ = polyp_and_classes(enlarged, scheme)
-        polyp_map = scheme.polyp_probability(enlarged[None])[0].numpy() if with_map else None
-        frames.append(Frame(title, image, mask > THRESHOLD, predicted.numpy(), polyp_map))
+        probabilities, predicted = _enlarged(run, part, frame_id, mask.shape)
+        polyp_map = scheme.polyp_probability(probabilities[None])[0].numpy() if with_map else None
+        frames.append(Frame(title, image, mask > THRESHOLD, predicted, polyp_map))
     return frames
+
+
+def _enlarged(
+    run: Run, part: str, frame_id: str, size: tuple[int, ...]
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Stored probabilities brought to (H, W): (C, H, W), and the polyp mask bool (H, W)."""
+    scheme = get_scheme(run.config.scheme)
+    height, width = size
+    probabilities = to_original(run.probabilities(part, frame_id, scheme), (height, width))
+    return probabilities, polyp_and_classes(probabilities, scheme)[0].numpy()
 
 
 def by_stratum(table: pd.DataFrame, column: str, bins: int = 4) -> pd.DataFrame:

@@ -13,13 +13,11 @@ from skimage import color, measure
 
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.duplicates import green_box, reduce
-from polyp_utils.data.labels import SCHEMES, THRESHOLD, inner_rim, is_polyp
+from polyp_utils.data.labels import SCHEMES, SPECK_SHARE, THRESHOLD, inner_rim, is_polyp
 from polyp_utils.data.layout import DataError
 from polyp_utils.data.sources import Source
 from polyp_utils.data.splits import PARTS, Split, load_split, split_names
 from polyp_utils.metrics import count, dice
-
-MIN_SHARE = 5e-4  # of the frame; smaller components are specks, not polyps
 
 
 class Frame(NamedTuple):
@@ -115,24 +113,25 @@ def split_table(dataset: PolypDataset, pairs: pd.DataFrame) -> pd.DataFrame:
         pairs: near-duplicates, see `find_near_duplicates`.
 
     Returns:
-        A row per split: ``split``, ``pairs`` (wholly inside it), how many of them stand in
-        ``train and val``, ``train and test``, ``val and test``, and ``area`` (median polyp area
-        in per cent, for train / val / test).
+        A row per split that its frames allow: ``split``, ``pairs`` (wholly inside it), how many
+        of them stand in ``train and val``, ``train and test``, ``val and test``, and ``area``
+        (median polyp area in per cent, for train / val / test).
     """
     area = pd.Series(
         100 * is_polyp(dataset.masks).flatten(1).float().mean(dim=1).numpy(), dataset.ids
     )
     rows = []
     for name in split_names(dataset.name):
-        split = load_split(name, dataset.name)
-        part = {i: p for p in PARTS for i in split.part(p) if i in area}
-        ends = pairs[["id_a", "id_b"]].map(part.get).dropna()
-        apart = [{a, b} for a, b in zip(ends["id_a"], ends["id_b"], strict=True) if a != b]
-        row: dict[str, Any] = {"split": name, "pairs": len(ends)}
+        try:
+            split = load_split(name, dataset.name)
+        except ValueError:  # too few frames for a split of this kind
+            continue
+        crossing, inside = split.crossing_pairs(pairs)
+        row: dict[str, Any] = {"split": name, "pairs": inside}
         for one, other in itertools.combinations(PARTS, 2):
-            row[f"{one} and {other}"] = apart.count({one, other})
-        medians = area.groupby(pd.Series(part)).median()
-        row["area"] = " / ".join(f"{medians[p]:.1f}" for p in PARTS)
+            row[f"{one} and {other}"] = crossing[f"{one} and {other}"]
+        medians = (area.reindex(split.part(part)).median() for part in PARTS)
+        row["area"] = " / ".join(f"{median:.1f}" for median in medians)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -275,4 +274,4 @@ def components(polyp: np.ndarray) -> list[np.ndarray]:
     """Connected regions (8-neighbours) of a bool mask (H, W), specks left out, each as a mask."""
     labels = measure.label(polyp, connectivity=2)
     sizes = np.bincount(labels.ravel())
-    return [labels == i for i in range(1, len(sizes)) if sizes[i] >= MIN_SHARE * polyp.size]
+    return [labels == i for i in range(1, len(sizes)) if sizes[i] >= SPECK_SHARE * polyp.size]

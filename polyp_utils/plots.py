@@ -3,7 +3,7 @@
 Outlines: the truth is green and solid, the prediction magenta and dashed, everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from polyp_utils.errors import MISSED
 from polyp_utils.evaluation import POLYP
 from polyp_utils.explore import Frame
 from polyp_utils.stats import mean_interval
@@ -244,11 +245,10 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def kinds(table: pd.DataFrame) -> Figure:
+def kinds(table: pd.DataFrame, names: Collection[str]) -> Figure:
     """What becomes of each true polyp: counts of predicted kinds and misses, a row per kind."""
-    names = sorted({*table["kind"], *table["predicted"]} - {"missed"})
     counts = pd.crosstab(table["kind"], table["predicted"]).reindex(
-        index=names, columns=[*names, "missed"], fill_value=0
+        index=list(names), columns=[*names, MISSED], fill_value=0
     )
     figure, axes = plt.subplots(figsize=(1.6 * len(names) + 3, 0.9 * len(names) + 1.6))
     sns.heatmap(counts, annot=True, fmt="d", cmap="Blues", vmin=0, cbar=False, ax=axes)

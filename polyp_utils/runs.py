@@ -12,7 +12,6 @@ Whoever reads a run never changes it.
 
 import contextlib
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,11 +31,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import polyp_utils
-from polyp_utils.config import RunConfig, repo_root, results_root, unknown
+from polyp_utils.config import RECIPES, RunConfig, repo_root, results_root, unknown
 from polyp_utils.data.labels import Scheme
 from polyp_utils.files import atomic, write_csv, write_json
-
-MAX_COMMITTED_BYTES = 20_000_000  # of weights, in git
 
 
 class RunError(RuntimeError):
@@ -84,6 +81,16 @@ class Run:
         """The best checkpoint; it may be absent in a published run."""
         return self.path / "model.safetensors"
 
+    @property
+    def is_seed(self) -> bool:
+        """Whether it is the model card's recipe, without a change."""
+        return self.config == RECIPES["seed"]
+
+    @property
+    def published(self) -> bool:
+        """Whether it lies in the repository, where only who names it should change it."""
+        return self.path.resolve().parent == repo_root() / "results/published"
+
     def probabilities(self, part: str, frame_id: str, scheme: Scheme) -> Tensor:
         """Stored class probabilities, float32 (C, H, W) at network size.
 
@@ -118,16 +125,22 @@ class Run:
         """Holds the folder for one process; the system lets go when the process ends or is killed.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another process holds it, or it cannot be written.
         """
+        lock = FileLock(make_folder(self.path) / ".lock", timeout=0)
         try:
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
+            lock.acquire()
         except Timeout as error:
             raise RunError(
                 f"{self.path} is being trained by another process: wait for it, or give this run "
                 "another name"
             ) from error
+        except OSError as error:
+            raise _read_only(self.path, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def save_table(self, name: str, table: pd.DataFrame) -> None:
         """Stores a table as ``<name>.csv``."""
@@ -143,8 +156,28 @@ class Run:
         return self.path / "predictions" / part / f"{frame_id}.png"
 
 
-def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> Run:
-    """The folder for a run: made anew, or the one that is there if it is the same run.
+def make_folder(path: Path) -> Path:
+    """Makes a folder for results.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _read_only(path, error) from error
+    return path
+
+
+def _read_only(path: Path, error: OSError) -> RunError:
+    return RunError(f"{path} cannot be written ({error}): set POLYP_RESULTS to a folder that can")
+
+
+@contextlib.contextmanager
+def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> Iterator[Run]:
+    """The folder for a run, held for this process: made anew, or the one that is there.
+
+    A finished run is only looked at, and not held.
 
     Args:
         config: the settings asked for.
@@ -152,22 +185,23 @@ def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> Ru
         device: description, for the record.
 
     Raises:
-        RunError: the folder holds a run with other settings or data, or cannot be written.
+        RunError: the folder holds a run with other settings or data, another process trains it,
+            or it cannot be written.
     """
     run = Run(results_root() / config.run_name)
-    if (run.path / "config.json").is_file():
+    if run.finished:
         _check_same(run, config, fingerprints)
-        if not run.finished:
-            _note_change(run, device)
-        return run
-    try:
-        record = {"settings": config.to_dict(), "fingerprints": fingerprints}
-        write_json(run.path / "config.json", {**record, **_circumstances(device)})
-    except OSError as error:
-        raise RunError(
-            f"{run.path} cannot be written ({error}): set POLYP_RESULTS to a folder that can"
-        ) from error
-    return run
+        yield run
+        return
+    with run.lock():
+        if (run.path / "config.json").is_file():
+            _check_same(run, config, fingerprints)
+            if not run.finished:
+                _note_change(run, device)
+        else:
+            record = {"settings": config.to_dict(), "fingerprints": fingerprints}
+            write_json(run.path / "config.json", {**record, **_circumstances(device)})
+        yield run
 
 
 def _check_same(run: Run, config: RunConfig, fingerprints: dict[str, str]) -> None:
@@ -227,25 +261,6 @@ def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def publish(run: Run) -> Run:
-    """Copies a finished run to ``results/published``, without weights above 20 MB.
-
-    Raises:
-        RunError: the run is not finished, or another one of that name is published.
-    """
-    if not run.finished:
-        raise RunError(f"{run.path} is not finished: train it to its end before publishing it")
-    target = repo_root() / "results/published" / run.name
-    if target == run.path:
-        return run
-    if (target / "config.json").is_file() and Run(target).record != run.record:
-        raise RunError(f"{target} holds another run of that name: rename one of them")
-    heavy = run.weights.is_file() and run.weights.stat().st_size > MAX_COMMITTED_BYTES
-    left_out = shutil.ignore_patterns("last", ".*", *([run.weights.name] if heavy else []))
-    shutil.copytree(run.path, target, ignore=left_out, dirs_exist_ok=True)
-    return Run(target)
-
-
 def save_weights(path: Path, model: torch.nn.Module, metadata: dict[str, Any]) -> None:
     """Writes safetensors with one JSON string of metadata in the header, key ``polyp_utils``."""
     tensors = {key: value.contiguous().cpu() for key, value in model.state_dict().items()}
@@ -254,12 +269,16 @@ def save_weights(path: Path, model: torch.nn.Module, metadata: dict[str, Any]) -
 
 
 def list_runs() -> list[Run]:
-    """Finished runs, newest first: those of the results folder, then the published ones."""
+    """Finished runs: those of the results folder, newest first, then the published ones.
+
+    The first of the published is that of the model card's recipe, then newest first.
+    """
     folders = (results_root(), results_root() / "published", repo_root() / "results/published")
     runs: list[Run] = []
     for folder in dict.fromkeys(folders):
         found = [Run(path.parent) for path in folder.glob("*/training.json")]
-        runs += sorted(found, key=lambda run: run.training["finished"], reverse=True)
+        found.sort(key=lambda run: run.training["finished"], reverse=True)
+        runs += sorted(found, key=lambda run: run.published and not run.is_seed)
     return runs
 
 

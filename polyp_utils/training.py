@@ -64,20 +64,19 @@ def fit(config: RunConfig) -> Run:
     scheme.check(dataset.masks, dataset.info.title)
     rows = {part: dataset.rows(split.part(part)) for part in PARTS}
     fingerprints = {"data": dataset.fingerprint, "split_ids": split.fingerprint}
-    run = open_run(config, fingerprints, compute.describe())
-    if run.finished:
-        print(f"{run.name} is finished: nothing to train")
-        shutil.rmtree(run.path / "last", ignore_errors=True)  # if it was killed just before that
-        return run
-    data = {
-        part: Data(
-            split.part(part),
-            dataset.images[rows[part]].to(compute.device),
-            dataset.masks[rows[part]].to(compute.device),
-        )
-        for part in PARTS
-    }
-    with run.lock():
+    with open_run(config, fingerprints, compute.describe()) as run:
+        if run.finished:
+            print(f"{run.name} is finished: nothing to train")
+            shutil.rmtree(run.path / "last", ignore_errors=True)  # if it was killed before that
+            return run
+        data = {
+            part: Data(
+                split.part(part),
+                dataset.images[rows[part]].to(compute.device),
+                dataset.masks[rows[part]].to(compute.device),
+            )
+            for part in PARTS
+        }
         trainer = Trainer(config, scheme, compute, run, _class_weights(config, data["train"]))
         trainer.resume()
         trainer.train(data["train"], data["val"])
@@ -94,7 +93,8 @@ def _class_weights(config: RunConfig, train: Data) -> Tensor | None:
         torch.bincount(scheme.encode(masks).flatten(), minlength=len(scheme.classes))
         for masks in train.masks.split(64)
     ]
-    return inverse_sqrt_weights(torch.stack(pixels).sum(dim=0))
+    weights = inverse_sqrt_weights(torch.stack(pixels).sum(dim=0).cpu())  # float64 lacks on MPS
+    return weights.to(train.masks.device)
 
 
 class Trainer:
@@ -259,11 +259,11 @@ class Trainer:
 
     def resume(self) -> None:
         """Goes on from the last finished epoch, if there is one."""
+        for leftover in self.run.path.rglob(".*.tmp"):  # of a process that was killed
+            leftover.unlink()
         path = self.run.path / "last/state.pt"
         if not path.is_file():
             return
-        for leftover in self.run.path.rglob(".*.tmp"):  # of a process that was killed
-            leftover.unlink()
         state = torch.load(path, map_location=self.compute.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -9,8 +9,10 @@ from PIL import Image, ImageDraw
 
 from polyp_utils.audit import CHECKS, audit, robust_z
 from polyp_utils.data import phantom
+from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.grouping import grouped, groups, near_duplicates
+from polyp_utils.data.sources import open_source
 from polyp_utils.data.splits import load_split
 from polyp_utils.explore import has_text
 
@@ -142,7 +144,9 @@ def test_a_folder_gets_a_grouped_split_that_holds(folder, tmp_path, monkeypatch)
     Image.fromarray(np.full((480, 640), 255, np.uint8)).save(folder / "masks/x.png")
     Image.fromarray(np.full((430, 560), 255, np.uint8)).save(folder / "masks/y.png")
     data = PolypDataset(str(folder), 256)
-    assert near_duplicates(data)[["id_a", "id_b"]].to_numpy().tolist() == [["x", "y"]]
+    assert near_duplicates(data.source, data.info.name)[["id_a", "id_b"]].to_numpy().tolist() == [
+        ["x", "y"]
+    ]
     number = groups(data)
     assert number["x"] == number["y"]
     assert len(set(number.values())) == 13
@@ -154,3 +158,47 @@ def test_a_folder_gets_a_grouped_split_that_holds(folder, tmp_path, monkeypatch)
     assert len(fold.train + fold.val + fold.test) == 14
     with pytest.raises(ValueError, match="unknown split 'grouped-fold9'"):
         load_split("grouped-fold9", str(folder))
+
+
+def bare(folder, count):
+    """Pairs of featureless frames, the first two of them equal."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for index in range(count):
+        grey = np.full((40, 50, 3), 90 + 9 * max(1, index), np.uint8)
+        Image.fromarray(grey).save(folder / f"images/{index}.png")
+        Image.fromarray(np.full((40, 50), 255, np.uint8)).save(folder / f"masks/{index}.png")
+    return str(folder)
+
+
+def test_equal_frames_stay_together_though_they_have_no_features(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
+    number = groups(PolypDataset(bare(tmp_path / "bare", 4), 32))
+    assert number["0"] == number["1"]
+    assert len(set(number.values())) == 3
+
+
+def test_three_groups_make_a_split_and_two_do_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
+    split = load_split("grouped", bare(tmp_path / "four", 4))
+    assert sorted(map(len, (split.train, split.val, split.test))) == [1, 1, 2]
+    two = bare(tmp_path / "three", 3)
+    for name in ("grouped", "grouped-fold1"):
+        with pytest.raises(ValueError, match=r"is empty; .* needs ids\. Too few groups of frames"):
+            load_split(name, two)
+
+
+def test_pairs_in_the_cache_are_those_of_these_ids(tmp_path, monkeypatch):
+    """The files are the same, but a set within the folder has another name."""
+    monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "sets"
+    for name in ("A", "B"):
+        bare(folder / name, 3)
+    before = open_source(get_info(str(folder)))
+    fingerprint = before.fingerprint()
+    near_duplicates(before, "sets")
+    (folder / "A").rename(folder / "A2")
+    after = open_source(get_info(str(folder)))
+    assert after.fingerprint() == fingerprint
+    near_duplicates(after, "sets")
+    assert len(list((tmp_path / "cache").iterdir())) == 2

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from polyp_utils import config
-from polyp_utils.config import RECIPES, RunConfig
+from polyp_utils.config import RECIPES, RunConfig, check_parameters
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
@@ -152,11 +152,18 @@ def test_default_folders(pytestconfig, monkeypatch, tmp_path):
     assert config.cache_root() == tmp_path / "polyp_utils"
 
 
-def test_a_notebook_gives_its_parameters_and_slips_are_refused():
+def test_a_notebook_gives_its_parameters():
     cells = {"recipe": "quick", "epochs": 5, "width": None, "other": [1], "sheet": 24, "_i": "x"}
     assert RunConfig.from_notebook(cells) == RunConfig.from_recipe("quick", epochs=5)
-    with pytest.raises(ValueError, match="unknown parameter 'epoch': did you mean 'epochs'"):
-        RunConfig.from_notebook({**cells, "epoch": 3})
+
+
+def test_parameters_that_a_notebook_does_not_have_are_refused():
+    cells = ["", "import os", "recipe: str = 'seed'  # which\nepochs: int = None"]
+    check_parameters(cells)
+    check_parameters([*cells, "# Parameters\nepochs = 3\n", "later = 1"])
+    for slip in ("epoch", "learning_rate", "augmentation"):
+        with pytest.raises(ValueError, match=f"unknown parameter '{slip}': .*epochs, recipe"):
+            check_parameters([*cells, f"# Parameters\nepochs = 3\n{slip} = 1\n"])
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,8 @@ def test_order_and_threads_do_not_matter(features, monkeypatch):
     assert len(expected) == 1
     monkeypatch.setattr(duplicates.os, "cpu_count", lambda: 1)
     pd.testing.assert_frame_equal(find_near_duplicates(ids, all_features), expected)
+    turned = find_near_duplicates(ids[::-1], all_features[::-1])
+    assert turned[["id_a", "id_b"]].equals(expected[["id_a", "id_b"]])
 
 
 @pytest.mark.data

@@ -131,7 +131,7 @@ def test_kinds_of_found_polyps_by_hand(two_kinds):
         ["b", "non-neoplastic", "non-neoplastic"],
         ["b", "neoplastic", "missed"],
     ]
-    first, *each = kind_findings(table)
+    first, *each = kind_findings(table, ["neoplastic", "non-neoplastic"])
     assert first.startswith("Of 3 polyps 2 are found; 0.500 [")
     assert "calling all of them neoplastic would give 0.500" in first
     assert each[0].startswith("Of the 1 neoplastic ones that are found: 0.000")
@@ -143,9 +143,17 @@ def test_a_scheme_with_one_kind_has_none_to_mistake(evaluation, dataset):
     table = kind_table(evaluation, dataset)
     assert table["kind"].tolist() == ["polyp"] * 3
     assert table["predicted"].tolist() == ["polyp", "missed", "polyp"]
-    assert kind_findings(table) == [
+    assert kind_findings(table, ["polyp"]) == [
         "The label scheme knows one kind of polyp, so there is none to mistake."
     ]
+
+
+def test_kinds_when_nothing_is_found_or_one_kind_is_shown():
+    table = pd.DataFrame({"id": ["a"], "kind": ["neoplastic"], "predicted": ["missed"]})
+    kinds = ["neoplastic", "non-neoplastic"]
+    assert kind_findings(table, kinds) == ["None of 1 polyps is found, so no kind is given."]
+    found = table.assign(predicted="non-neoplastic")
+    assert "Of 1 polyps 1 are found; 0.000" in kind_findings(found, kinds)[0]
 
 
 # --- objects -------------------------------------------------------------------------------------

@@ -68,7 +68,8 @@ def finished_run(dataset, scheme, predict, limit=4, data=None, **settings):
     config = RunConfig.from_recipe("quick", split=SPLIT, **given)
     split = load_split(SPLIT).limited(limit)
     prints = {"data": data or dataset.fingerprint, "split_ids": split.fingerprint}
-    run = open_run(config, prints, "cpu")
+    with open_run(config, prints, "cpu") as run:
+        pass
     write_json(run.path / "training.json", {"best_at_network_size": {"test": {"loss": LOSS}}})
     for part in ("val", "test"):
         for frame_id, row in zip(split.part(part), dataset.rows(split.part(part)), strict=True):

@@ -19,10 +19,12 @@ import yaml
 from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file, save_file
 
-from polyp_utils import cli
+from polyp_utils import card, cli
+from polyp_utils.card import publish
 from polyp_utils.config import RunConfig
 from polyp_utils.data import phantom
 from polyp_utils.data.labels import SCHEMES
+from polyp_utils.files import write_json
 from polyp_utils.hub import HubError, load_model, write_model_card
 from polyp_utils.inference import WeightsError, to_original
 from polyp_utils.model import UNet
@@ -51,7 +53,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, session_cache):
     """Tiny finished runs, by scheme. Tests change copies of them only."""
-    settings = {"limit": 8, "width": 4, "image_size": 32, "epochs": 1, "batch_size": 4}
+    settings = {"limit": 16, "width": 4, "image_size": 32, "epochs": 2, "lr": 0.02}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POLYP_RESULTS", str(tmp_path_factory.mktemp("trained")))
         return {
@@ -107,11 +109,13 @@ def test_run_folder_and_its_file_give_the_predictions_of_the_run(scheme, trained
         model = load_model(source, device="cpu")
         assert model.metadata["settings"]["width"] == 4
     frame_id = "phantom-0300"  # the first of the test part
-    image, _ = phantom.draw(270)
+    image, _ = phantom.draw(300)
     stored = to_original(run.probabilities("test", frame_id, model.scheme), image.shape[:2])
     probabilities = model.probabilities(image)
     assert probabilities.shape == stored.shape
     assert (probabilities - stored).abs().max() < 1 / 255  # stored as 8 bit
+    other = model.probabilities(image[::-1])
+    assert (other - stored).abs().max() > 3 / 255  # else the test says nothing
 
 
 def test_masks_follow_from_probabilities_at_the_size_of_the_frame(trained):
@@ -431,7 +435,7 @@ def test_card_facts_come_from_the_run(run):
     tensors = load_file(run.weights)
     learned = {k: v for k, v in tensors.items() if "running" not in k and "num_batches" not in k}
     assert f"Parameters: {sum(v.numel() for v in learned.values()):,}\n" in text
-    assert "train 8, val 8, test 8 frames" in text
+    assert "train 16, val 16, test 16 frames" in text
     assert "(4, 8, 16, 32 channels), bottleneck\n(64)" in text
     assert "| 2 | boundary | yes |" in text
     for known in (*run.record["fingerprints"].values(), run.training["device"]):
@@ -459,7 +463,7 @@ def test_research_data_make_research_weights(run):
     assert (values["license"], values["license_name"]) == ("other", "research-only")
     assert "commercial use needs permission" in text
     assert "MMM 2020" in text
-    assert "specificity on them is not measured" in text
+    assert "in frames without polyps is not measured" in text
     assert "Not a medical device" in text
     assert f"| commit | {record['commit']}, then later |" in text
 
@@ -470,6 +474,36 @@ def test_card_without_weights_says_how_to_make_them(run):
     assert "not in this folder (files above 20 MB stay out of git)" in text
     with pytest.raises(FileNotFoundError, match=r"has the command that makes it again"):
         load_model(run.path)
+
+
+def test_publishing_leaves_out_heavy_weights_and_state(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(card, "repo_root", lambda: tmp_path)
+    write_model_card(run)
+    for name in ("last/state.pt", ".x.tmp"):
+        (run.path / name).parent.mkdir(exist_ok=True)
+        (run.path / name).write_bytes(b"12345")
+    notebook = tmp_path / "results/published" / run.name / "02_train.ipynb"
+    notebook.parent.mkdir(parents=True)
+    notebook.write_text("executed")  # lies there before the run is published, and stays
+    published = publish(run)
+    assert published.path == notebook.parent
+    names = {path.name for path in published.path.rglob("*") if path.is_file()}
+    assert names >= {"02_train.ipynb", "model.safetensors", "history.csv", "phantom-0300.png"}
+    assert not names & {"state.pt", ".x.tmp", ".lock"}
+    text = (published.path / "README.md").read_text()
+    assert "MB, in this folder." in text
+    assert publish(published) == published
+
+    published.weights.unlink()
+    monkeypatch.setattr(card, "MAX_COMMITTED_BYTES", 4)
+    assert not publish(run).weights.exists()
+    assert "not in this folder" in (published.path / "README.md").read_text()
+    write_json(run.path / "config.json", {**run.record, "commit": "another"})
+    with pytest.raises(RunError, match="another run of that name"):
+        publish(run)
+    (run.path / "training.json").unlink()
+    with pytest.raises(RunError, match="is not finished"):
+        publish(run)
 
 
 def test_no_card_for_an_unfinished_run(run):

@@ -17,6 +17,7 @@ LAYOUTS = {
     "NeoPolyp": ("train/{}.jpeg", "train_gt/{}.jpeg"),
     "NeoPolyp as Kaggle gives it": ("train/train/{}.jpeg", "train_gt/train_gt/{}.jpeg"),
     "ETIS": ("ETIS-LaribPolypDB/{}.tif", "Ground Truth/p{}.tif"),
+    "EndoScene": ("bbdd/{}.bmp", "gtpolyp/{}.bmp"),
     "PraNet": ("image/{}.png", "mask/{}.png"),
     "nested": ("data/polyps/imgs/{}.BMP", "data/polyps/labels/{}.png"),
     "one folder": ("{}.jpg", "{}_mask.png"),
@@ -105,6 +106,40 @@ def test_a_format_that_is_not_read_is_reported(tmp_path):
         FolderSource(tmp_path)
 
 
+def test_masks_of_a_format_that_is_not_read_are_named(tmp_path):
+    for path in ("images/a.jpg", "masks/a.gif"):
+        touch(tmp_path / path)
+    with pytest.raises(DataError, match=r"masks/a\.gif is in no format that is read here"):
+        find_pairs(tmp_path)
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    for path in ("elsewhere/images/a.png", "elsewhere/masks/a.png"):
+        touch(tmp_path / path)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name in ("images", "masks"):
+        (folder / name).symlink_to(tmp_path / "elsewhere" / name)
+    (folder / "again").symlink_to(folder)
+    found = find_pairs(folder)
+    assert found.pairs == {"a": (folder / "images/a.png", folder / "masks/a.png")}
+    assert not found.problems
+
+
+def test_one_bit_masks_load(tmp_path):
+    for index, suffix in enumerate((".tif", ".png", ".bmp")):
+        write(tmp_path / f"images/{index}.png")
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        pixels = np.zeros((6, 5), bool)
+        pixels[1:3, 1:4] = True
+        Image.fromarray(pixels).save(tmp_path / f"masks/{index}{suffix}")
+    source = FolderSource(tmp_path)
+    for frame_id in ("0", "1", "2"):
+        mask = source.read_mask(frame_id)
+        assert mask.dtype == np.uint8
+        assert (mask == 255).sum() == mask.astype(bool).sum() == 6
+
+
 def write(path, height=6, width=5, mask=False):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.zeros((height, width, 3), np.uint8)
@@ -114,6 +149,7 @@ def write(path, height=6, width=5, mask=False):
 
 STEMS = st.text("abAB019_- ", min_size=1, max_size=6).map(str.strip).filter(bool)
 DAMAGE = ("none", "no mask", "no image", "empty", "truncated", "text", "size", "webp", "twice")
+DAMAGE += ("other set",)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -153,6 +189,9 @@ def test_all_pairs_or_the_first_bad_file(tmp_path_factory, stems, folders, suffi
         write(masks[bad], height=7, mask=True)
     elif damage == "webp":
         (root / folders[0] / "other.webp").touch()
+    elif damage == "other set":
+        (root / "B/images").mkdir(parents=True)
+        (root / "B/images/other.webp").touch()
     elif damage == "twice":
         twin = victim.with_suffix(".jpg")
         twin.write_bytes(content)
@@ -170,6 +209,7 @@ def test_all_pairs_or_the_first_bad_file(tmp_path_factory, stems, folders, suffi
     else:
         with pytest.raises(DataError) as error:
             load()
-        named = {"webp": "other.webp", "no mask": images[bad].name, "no image": masks[bad].name}
+        named = {"webp": "other.webp", "other set": "other.webp"}
+        named |= {"no mask": images[bad].name, "no image": masks[bad].name}
         named["size"] = masks[bad].name
         assert named.get(damage, victim.stem) in str(error.value)

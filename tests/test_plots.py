@@ -251,7 +251,7 @@ def test_polyps_are_counted_by_kind_and_fate():
             "predicted": ["neoplastic", "missed", "neoplastic", "other"],
         }
     )
-    axes = plots.kinds(table).axes[0]
+    axes = plots.kinds(table, ["neoplastic", "other"]).axes[0]
     assert [text.get_text() for text in axes.texts] == ["1", "0", "1", "1", "1", "0"]
     columns = [label.get_text() for label in axes.get_xticklabels()]
     assert columns == ["neoplastic", "other", "missed"]

@@ -25,8 +25,15 @@ def no_published_runs(monkeypatch, tmp_path):
 
 
 def finished(folder, time, **values):
+    if not (folder / "config.json").is_file():
+        write_json(folder / "config.json", {"settings": {}})
     write_json(folder / "training.json", {"finished": f"2026-01-01T00:00:{time:02}", **values})
     return Run(folder)
+
+
+def opened(*arguments):
+    with open_run(*arguments) as run:
+        return run
 
 
 def contents(folder):
@@ -53,7 +60,7 @@ def test_a_prediction_that_is_not_there_is_named(tmp_path):
 
 
 def test_the_record_holds_settings_fingerprints_versions_and_commit(results):
-    run = open_run(CONFIG, PRINTS, "a machine")
+    run = opened(CONFIG, PRINTS, "a machine")
     assert run.path == results / "quick-trimap-w16-s0"
     assert run.config == CONFIG
     assert run.record["fingerprints"] == PRINTS
@@ -83,22 +90,22 @@ def test_the_commit_says_whether_the_package_has_changed(tmp_path, monkeypatch):
 
 
 def test_the_same_settings_open_the_same_run():
-    first = open_run(CONFIG, PRINTS, "a machine")
+    first = opened(CONFIG, PRINTS, "a machine")
     before = contents(first.path)
-    assert open_run(replace(CONFIG, device="cpu"), PRINTS, "a machine") == first
+    assert opened(replace(CONFIG, device="cpu"), PRINTS, "a machine") == first
     assert contents(first.path) == before
 
 
 def test_another_device_is_noted_while_the_run_goes_on(capsys):
-    run = open_run(CONFIG, PRINTS, "a machine")
-    open_run(CONFIG, PRINTS, "another")
-    open_run(CONFIG, PRINTS, "another")
+    run = opened(CONFIG, PRINTS, "a machine")
+    opened(CONFIG, PRINTS, "another")
+    opened(CONFIG, PRINTS, "another")
     assert capsys.readouterr().out.count("goes on with another device; config.json says so") == 1
     assert run.record["device"] == "a machine"
     assert [entry["device"] for entry in run.record["resumed"]] == ["another"]
     finished(run.path, 1)
     before = contents(run.path)
-    assert open_run(CONFIG, PRINTS, "a third") == run
+    assert opened(CONFIG, PRINTS, "a third") == run
     assert contents(run.path) == before
 
 
@@ -112,21 +119,21 @@ def test_another_device_is_noted_while_the_run_goes_on(capsys):
     ],
 )
 def test_other_settings_or_data_are_refused_with_both_ways_out(change, prints, message):
-    run = open_run(CONFIG, PRINTS, "a machine")
+    run = opened(CONFIG, PRINTS, "a machine")
     before = contents(run.path)
     with pytest.raises(RunError, match=message) as caught:
-        open_run(replace(CONFIG, **change), PRINTS | prints, "a machine")
+        opened(replace(CONFIG, **change), PRINTS | prints, "a machine")
     assert "ask for its settings" in str(caught.value)
     assert "--name" in str(caught.value)
     assert contents(run.path) == before
-    other = open_run(replace(CONFIG, **change, name="other"), PRINTS | prints, "a machine")
+    other = opened(replace(CONFIG, **change, name="other"), PRINTS | prints, "a machine")
     assert other.name == "other"
 
 
 def test_a_results_folder_that_cannot_be_written_is_named(results):
     results.write_text("a file, no folder")
     with pytest.raises(RunError, match=r"cannot be written .* set POLYP_RESULTS"):
-        open_run(CONFIG, PRINTS, "a machine")
+        opened(CONFIG, PRINTS, "a machine")
     assert list_runs() == []
 
 
@@ -165,26 +172,25 @@ def test_reading_never_changes_a_run(tmp_path):
     assert contents(run.path) == before
 
 
-def test_publishing_leaves_out_heavy_weights_and_state(results, tmp_path, monkeypatch):
-    run = open_run(CONFIG, PRINTS, "a machine")
-    with pytest.raises(RunError, match="is not finished"):
-        runs.publish(run)
-    finished(run.path, 1)
-    for name in ("model.safetensors", "last/state.pt", "predictions/test/a.png", ".x.tmp"):
-        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
-        (run.path / name).write_bytes(b"12345")
-    notebook = tmp_path / "repository/results/published" / run.name / "02_train.ipynb"
-    notebook.parent.mkdir(parents=True)
-    notebook.write_text("executed")  # lies there before the run is published, and stays
-    published = runs.publish(run)
-    assert published.path == tmp_path / "repository/results/published" / run.name
-    names = {str(path.relative_to(published.path)) for path in contents(published.path)}
-    kept = {"config.json", "training.json", "model.safetensors", "predictions/test/a.png"}
-    assert names == kept | {"02_train.ipynb"}
-    assert runs.publish(published) == published
-    published.weights.unlink()
-    monkeypatch.setattr(runs, "MAX_COMMITTED_BYTES", 4)
-    assert not runs.publish(run).weights.exists()
-    write_json(run.path / "config.json", {**run.record, "commit": "another"})
-    with pytest.raises(RunError, match="another run of that name"):
-        runs.publish(run)
+def test_a_process_that_is_refused_changes_nothing(monkeypatch):
+    with open_run(CONFIG, PRINTS, "a machine") as run:
+        before = contents(run.path)
+        monkeypatch.setattr(runs, "git_commit", lambda: "edited-since")
+        with pytest.raises(RunError, match="is being trained by another process"):
+            opened(CONFIG, PRINTS, "another machine")
+        assert contents(run.path) == before
+    assert opened(CONFIG, PRINTS, "another machine").record["resumed"]
+
+
+def test_of_the_published_the_cards_recipe_comes_first(results):
+    published = runs.repo_root() / "results/published"
+    for name, time, settings in (
+        ("old", 1, {"seed": 1}),
+        ("card", 2, RunConfig().to_dict()),
+        ("new", 3, {"width": 32}),
+    ):
+        run = finished(published / name, time)
+        write_json(run.path / "config.json", {"settings": settings})
+    assert [run.name for run in list_runs()] == ["card", "new", "old"]
+    assert find_run().published
+    assert not finished(results / "mine", 1).published

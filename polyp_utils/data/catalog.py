@@ -31,7 +31,8 @@ class DatasetInfo:
         licence: its terms, in a sentence.
         homepage: where to get it, or to ask for it.
         archive: its file, if the terms allow an automatic download.
-        ignore: sub-folders without masks.
+        ignore: sub-folders without masks of polyps.
+        joins: the sets that it takes its frames from, under their ids there.
     """
 
     name: str
@@ -43,9 +44,14 @@ class DatasetInfo:
     homepage: str
     archive: Archive | None = None
     ignore: tuple[str, ...] = ()
+    joins: tuple[str, ...] = ()
 
 
 _PRANET = "https://github.com/DengPingFan/PraNet"
+_PRANET_PAPER = (
+    'Fan et al., "PraNet: Parallel Reverse Attention Network for Polyp Segmentation", MICCAI 2020, '
+    "and the sets that it joins"
+)
 _RESEARCH = "research and education only; commercial use is forbidden"
 
 CATALOG: dict[str, DatasetInfo] = {
@@ -104,6 +110,7 @@ CATALOG: dict[str, DatasetInfo] = {
             citation='Vázquez et al., "A Benchmark for Endoluminal Scene Segmentation of '
             'Colonoscopy Images", Journal of Healthcare Engineering, 2017',
             homepage=_PRANET,
+            ignore=("gtlumen", "gtspecular", "gtvoid"),
         ),
         DatasetInfo(
             name="neopolyp",
@@ -122,9 +129,9 @@ CATALOG: dict[str, DatasetInfo] = {
             folders=("TrainDataset", "PraNet/TrainDataset"),
             count=1450,
             licence=_RESEARCH,
-            citation='Fan et al., "PraNet: Parallel Reverse Attention Network for Polyp '
-            'Segmentation", MICCAI 2020, and the sets that it joins',
+            citation=_PRANET_PAPER,
             homepage=_PRANET,
+            joins=("kvasir-seg", "cvc-clinicdb"),
         ),
         DatasetInfo(
             name="pranet-test",
@@ -132,8 +139,7 @@ CATALOG: dict[str, DatasetInfo] = {
             folders=("TestDataset", "PraNet/TestDataset"),
             count=798,
             licence=_RESEARCH,
-            citation='Fan et al., "PraNet: Parallel Reverse Attention Network for Polyp '
-            'Segmentation", MICCAI 2020, and the sets that it joins',
+            citation=_PRANET_PAPER,
             homepage=_PRANET,
         ),
         DatasetInfo(

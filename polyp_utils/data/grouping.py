@@ -1,46 +1,67 @@
 """Splits of any data set that keep near-duplicates, sequences and kinds of polyp in order."""
 
+import hashlib
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 import torch
 
 from polyp_utils.config import cache_root
 from polyp_utils.data import duplicates
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.labels import get_scheme, is_polyp
+from polyp_utils.data.labels import SPECK_SHARE, get_scheme, is_polyp
+from polyp_utils.data.sources import Source
 from polyp_utils.data.splits import Split, grouped_parts, known_sequences
 from polyp_utils.files import write_csv
 
 SEED = 42
 _AREA_BINS = 5
 _SIZE = 256  # at which areas are taken
-_SPECK = 5e-4  # of the frame: fewer pixels of a kind are traces of JPEG
 _VERSION = 1  # of the search; another one looks anew
 
 
-def near_duplicates(dataset: PolypDataset) -> pd.DataFrame:
-    """`find_near_duplicates` of a data set at its original size, kept in the cache."""
-    path = cache_root() / f"pairs-{_VERSION}-{dataset.info.name}-{dataset.fingerprint}.csv"
+def near_duplicates(
+    source: Source, name: str, features: Sequence[duplicates.Features] = ()
+) -> pd.DataFrame:
+    """`find_near_duplicates` of a source at its original size, kept in the cache.
+
+    Args:
+        source: of the frames.
+        name: of the data set, for the cache.
+        features: of the frames, in the order of their ids, if they are at hand.
+    """
+    state = f"{_VERSION} {source.fingerprint()} {' '.join(source.ids)}"
+    key = hashlib.sha256(state.encode()).hexdigest()[:16]
+    path = cache_root() / f"{name}-pairs-{key}.csv"
     if path.is_file():
         return pd.read_csv(path, dtype={"id_a": str, "id_b": str})
-    features = duplicates.extract_all(dataset.source.read_image, dataset.ids)
-    pairs = duplicates.find_near_duplicates(dataset.ids, features)
+    features = features or duplicates.extract_all(source.read_image, source.ids)
+    pairs = duplicates.find_near_duplicates(source.ids, features)
     write_csv(path, pairs)
     return pairs
 
 
 def groups(dataset: PolypDataset) -> dict[str, int]:
-    """Id -> group: near-duplicates, frames of one sequence, and what these link, together."""
-    sequences = pd.Series(known_sequences(dataset.info.name), dtype=str)
-    first = sequences.groupby(sequences).transform(lambda ids: ids.index[0])
-    links = pd.DataFrame({"id_a": sequences.index, "id_b": first.to_numpy()})
-    return duplicates.group(dataset.ids, pd.concat([near_duplicates(dataset), links]))
+    """Id -> group: near-duplicates, equal frames, those of one sequence, and what these link."""
+    pairs = near_duplicates(dataset.source, dataset.info.name)
+    frames = zip(dataset.ids, dataset.images, strict=True)
+    pixels = {frame_id: image.numpy().tobytes() for frame_id, image in frames}
+    same = [_links(known) for known in (pixels, known_sequences(dataset.info.name))]
+    return duplicates.group(dataset.ids, pd.concat([pairs[["id_a", "id_b"]], *same]))
+
+
+def _links(labels: Mapping[str, object]) -> pd.DataFrame:
+    """Rows ``id_a``, ``id_b`` that link each id to the first one with its label."""
+    first: dict[object, str] = {}
+    rows = [(frame_id, first.setdefault(label, frame_id)) for frame_id, label in labels.items()]
+    return pd.DataFrame(rows, columns=["id_a", "id_b"])
 
 
 def strata(dataset: PolypDataset) -> dict[str, str]:
     """Id -> which kinds of polyp the frame shows and its fifth of the polyp area."""
     masks = dataset.masks
     kinds = torch.stack([get_scheme("neopolyp").encode(part[None])[0] for part in masks])
-    shown = [(kinds == kind).flatten(1).float().mean(dim=1) > _SPECK for kind in (1, 2)]
+    shown = [(kinds == kind).flatten(1).float().mean(dim=1) > SPECK_SHARE for kind in (1, 2)]
     area = pd.Series(is_polyp(masks).flatten(1).float().mean(dim=1).numpy())
     fifth = (area.rank(method="first") - 1) * _AREA_BINS // len(area)
     rows = zip(dataset.ids, *(kind.tolist() for kind in shown), fifth, strict=True)

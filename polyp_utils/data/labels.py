@@ -19,6 +19,7 @@ from torch import Tensor
 from polyp_utils.config import unknown
 
 THRESHOLD = 127  # JPEG masks hold 0–8 and 246–255: any value between gives the same mask
+SPECK_SHARE = 5e-4  # of the frame: smaller regions are specks (traces of JPEG), not polyps
 RIM_PX = 3.0  # at 256×256; scales with √(H·W)
 NEOPLASTIC, NON_NEOPLASTIC = 255, 191  # levels of red and green; both are above the threshold
 _COLOURS = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)])

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-_SIDE_FILES = (".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".pdf")
+_SIDE_FILES = {".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".pdf"}
+_SIDE_FILES |= {".zip", ".tar", ".gz", ".7z", ".rar", ".xlsx", ".xls", ".py", ".m", ".ipynb"}
 _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}  # and whatever begins with a dot
-_IMAGE_WORDS = {"image", "images", "img", "imgs", "original", "originals", "frames"}
+_IMAGE_WORDS = {"image", "images", "img", "imgs", "original", "originals", "frames", "bbdd"}
 _MASK_WORDS = {"mask", "masks", "gt", "groundtruth", "ground", "truth", "label", "labels"}
-_MASK_WORDS |= {"annotation", "annotations", "segmentation", "segmentations", "seg"}
+_MASK_WORDS |= {"annotation", "annotations", "segmentation", "segmentations", "seg", "gtpolyp"}
 
 
 class DataError(ValueError):
@@ -52,40 +53,55 @@ def find_pairs(folder: Path, ignore: Iterable[str] = ()) -> Pairs:
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist: name a folder that holds images and masks")
     files, problems = _list(folder, set(ignore))
-    if not any(files.values()):
+    try:
+        pairs, left_over = _pair(folder, files)
+    except DataError:
+        if problems:  # a format that is not read explains best why nothing fits
+            raise DataError(problems[0]) from None
+        raise
+    return Pairs(dict(sorted(pairs.items())), (*problems, *left_over))
+
+
+def _pair(
+    folder: Path, files: dict[PurePosixPath, list[Path]]
+) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
+    """Id -> (image, mask), and a message for each file that is left over."""
+    if not files:
         raise DataError(f"{folder} holds no image files ({', '.join(SUFFIXES)})")
-    places = _pair_folders(folder, sorted(place for place in files if files[place]))
-    pairs = {}
+    pairs, problems = {}, []
+    places = _pair_folders(folder, sorted(files))
     for images, masks in places:
         named, wrong = _pair_files(files[images], files[masks], folder / images, folder / masks)
         problems += wrong
         place = [part for part in images.parts if _place(PurePosixPath(part))]
         prefix = "".join(f"{part}/" for part in place) if len(places) > 1 else ""
         pairs.update({f"{prefix}{stem}": pair for stem, pair in named.items()})
-    return Pairs(dict(sorted(pairs.items())), tuple(problems))
+    return pairs, problems
 
 
 def _list(folder: Path, ignore: set[str]) -> tuple[dict[PurePosixPath, list[Path]], list[str]]:
     """Image files by relative folder, and a message for each file of a strange format.
 
-    What cannot be read must not vanish; only side files (text, tables) beside images may.
+    What cannot be read must not vanish; only side files (text, tables, archives) may. Links to
+    folders are followed, but for those that lead back to where they stand.
     """
     files: dict[PurePosixPath, list[Path]] = defaultdict(list)
-    strange = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(n for n in folders if not _is_clutter(n) and n not in ignore)
-        relative = PurePosixPath(Path(root).relative_to(folder).as_posix())
-        for name in sorted(n for n in names if not _is_clutter(n)):
-            path = Path(root) / name
+    problems = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        here = Path(root)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not (_is_clutter(name) or name in ignore)
+            and not here.resolve().is_relative_to((here / name).resolve())
+        )
+        for path in (here / name for name in sorted(names) if not _is_clutter(name)):
             if path.suffix.lower() in SUFFIXES:
-                files[relative].append(path)
+                files[PurePosixPath(here.relative_to(folder).as_posix())].append(path)
             elif path.suffix.lower() not in _SIDE_FILES:
-                strange.append(path)
-    problems = [
-        f"{path} is in no format that is read here: save it as PNG, or take it out of the folder"
-        for path in strange
-        if PurePosixPath(path.parent.relative_to(folder).as_posix()) in files
-    ]
+                problems.append(
+                    f"{path} is in no format that is read here: save it as PNG, or take it away"
+                )
     return files, problems
 
 

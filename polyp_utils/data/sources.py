@@ -242,7 +242,8 @@ def read_file(path: Path) -> Image.Image:
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
             pixels = io.imread(path)
-            image = Image.fromarray(pixels * 255 if pixels.dtype == bool else pixels)
+            is_1_bit = pixels.dtype == bool
+            image = Image.fromarray(pixels.astype(np.uint8) * 255 if is_1_bit else pixels)
         else:
             with Image.open(path) as image:
                 image.load()

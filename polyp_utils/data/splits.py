@@ -21,6 +21,7 @@ video sequence of each frame where it is known, ``kvasir-sessile.txt`` the ids o
 
 import functools
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ from polyp_utils.data.catalog import CATALOG, get_info
 PARTS = ("train", "val", "test")
 FOLDS = 5
 _FOLD_NAMES = [f"grouped-fold{k + 1}" for k in range(FOLDS)]
+_TOO_FEW = (
+    ". Too few groups of frames that show different places: give a split of yours, a CSV file with "
+    "the columns id and part, or more frames"
+)
 _FOLDER = resources.files("polyp_utils.data") / "splits"
 
 
@@ -83,6 +88,18 @@ class Split:
                     parts.setdefault(groups[frame_id], set()).add(part)
         several = (found for found in parts.values() if len(found) > 1)
         return Counter(" and ".join(p for p in PARTS if p in found) for found in several)
+
+    def crossing_pairs(self, pairs: pd.DataFrame) -> tuple[Counter[str], int]:
+        """How many pairs stand in each two parts, ``"train and test"``, and how many lie within.
+
+        Args:
+            pairs: rows ``id_a``, ``id_b``; those with an id that is in no part do not count.
+        """
+        part = {i: name for name in PARTS for i in self.part(name)}
+        ends = zip(pairs["id_a"], pairs["id_b"], strict=True)
+        inside = [{part[a], part[b]} for a, b in ends if a in part and b in part]
+        apart = (found for found in inside if len(found) > 1)
+        return Counter(" and ".join(p for p in PARTS if p in found) for found in apart), len(inside)
 
     def to_csv(self) -> str:
         """``id,part`` rows, as `parse_split` reads them."""
@@ -168,11 +185,16 @@ def parse_split(name: str, text: str) -> Split:
         raise unknown(f"part of id {row.id} in split {name}", row.part, PARTS)
     for frame_id in table["id"][table["id"].duplicated()]:
         raise ValueError(f"split {name}: id {frame_id} stands in it twice")
-    parts = [tuple(table["id"][table["part"] == part]) for part in PARTS]
-    for part, ids in zip(PARTS, parts, strict=True):
-        if not ids:
-            raise ValueError(f"split {name}: part {part!r} is empty; each of {PARTS} needs ids")
-    return Split(name, *parts)
+    return _whole(Split(name, *(tuple(table["id"][table["part"] == part]) for part in PARTS)))
+
+
+def _whole(split: Split, hint: str = "") -> Split:
+    for part in PARTS:
+        if not split.part(part):
+            raise ValueError(
+                f"split {split.name}: part {part!r} is empty; each of {PARTS} needs ids{hint}"
+            )
+    return split
 
 
 def _grouped(name: str, dataset: str) -> Split:
@@ -182,7 +204,7 @@ def _grouped(name: str, dataset: str) -> Split:
             return parse_split(name, (_FOLDER / dataset / "grouped.csv").read_text())
         from polyp_utils.data.grouping import grouped  # looks at every frame
 
-        return grouped(dataset)
+        return _whole(grouped(dataset), _TOO_FEW)
     table = _read(dataset, "grouped-folds.csv")
     if table is None:
         from polyp_utils.data.grouping import folds
@@ -193,7 +215,7 @@ def _grouped(name: str, dataset: str) -> Split:
     test = _FOLD_NAMES.index(name)
     val = (test + 1) % FOLDS
     train = sorted(i for k, ids in enumerate(parts) if k not in (test, val) for i in ids)
-    return Split(name, tuple(train), parts[val], parts[test])
+    return _whole(Split(name, tuple(train), parts[val], parts[test]), _TOO_FEW)
 
 
 def known_pairs(dataset: str) -> pd.DataFrame:
@@ -202,17 +224,23 @@ def known_pairs(dataset: str) -> pd.DataFrame:
     Returns:
         ``id_a``, ``id_b``, ``mirrored``, ``inliers``, ``scale``, ``rotation``.
     """
-    table = _read(dataset, "pairs.csv")
-    if table is None:
-        return pd.DataFrame(columns=["id_a", "id_b", "mirrored", "inliers", "scale", "rotation"])
+    tables = [_read(name, "pairs.csv") for name in _sets(dataset)]
+    columns = pd.DataFrame(columns=["id_a", "id_b", "mirrored", "inliers", "scale", "rotation"])
+    table = pd.concat([columns, *(t for t in tables if t is not None)], ignore_index=True)
     numbers = {"inliers": int, "scale": float, "rotation": float}
     return table.astype(numbers).assign(mirrored=table["mirrored"] == "True")
 
 
 def known_sequences(dataset: str) -> dict[str, str]:
     """Id -> video sequence, where the data set says; else empty."""
-    table = _read(dataset, "sequences.csv")
-    return {} if table is None else dict(zip(table["id"], table["sequence"], strict=True))
+    tables = [_read(name, "sequences.csv") for name in _sets(dataset)]
+    rows = (zip(t["id"], t["sequence"], strict=True) for t in tables if t is not None)
+    return dict(itertools.chain.from_iterable(rows))
+
+
+def _sets(dataset: str) -> tuple[str, ...]:
+    """The data set, or those whose frames it joins under their ids."""
+    return (CATALOG[dataset].joins if dataset in CATALOG else ()) or (dataset,)
 
 
 def leaks(split: Split, dataset: str) -> dict[str, tuple[int, int]]:
@@ -220,11 +248,9 @@ def leaks(split: Split, dataset: str) -> dict[str, tuple[int, int]]:
 
     Only those that the package knows and that lie wholly within the split count.
     """
-    part = {i: name for name in PARTS for i in split.part(name)}
-    pairs = known_pairs(dataset)
-    inside = pairs[pairs["id_a"].isin(part) & pairs["id_b"].isin(part)]
-    crossing = (inside["id_a"].map(part) != inside["id_b"].map(part)).sum()
-    found = {"near-duplicate pairs": (int(crossing), len(inside))}
+    crossing, inside = split.crossing_pairs(known_pairs(dataset))
+    found = {"near-duplicate pairs": (crossing.total(), inside)}
+    part = {i for name in PARTS for i in split.part(name)}
     sequences = {i: s for i, s in known_sequences(dataset).items() if i in part}
     found["video sequences"] = split.crossing(sequences).total(), len(set(sequences.values()))
     return {what: numbers for what, numbers in found.items() if numbers[1]}
@@ -263,8 +289,8 @@ def grouped_parts(
         members.setdefault(groups[frame_id], []).append(frame_id)
     order = np.random.default_rng(seed).permutation(len(members))
     ordered = sorted((list(members.values())[i] for i in order), key=len, reverse=True)
-    room = np.array([round(share * len(groups)) for share in shares[1:]])
-    room = np.array([len(groups) - room.sum(), *room])
+    room = np.array([max(1, round(share * len(groups))) for share in shares[1:]])
+    room = np.array([max(1, len(groups) - room.sum()), *room])
     sizes = Counter(strata[i] for i in groups)
     lacking = {stratum: np.array(shares) * count for stratum, count in sizes.items()}
     parts: list[list[str]] = [[] for _ in shares]
