@@ -364,10 +364,10 @@ def test_losses_are_read_now_and_then_not_at_every_step(monkeypatch):
 
 @pytest.mark.parametrize("scheme", ["trimap", "binary", "unused-third"])
 def test_each_scheme_writes_the_predictions_of_its_best_weights(scheme):
-    config = small(scheme=scheme, limit=16, epochs=3, lr=0.02, precision="fp32")
+    config = small(scheme=scheme, limit=32, epochs=6, lr=0.01, precision="fp32")
     run = fit(config)
     model = load_weights(UNet(num_classes=get_scheme(scheme).logits, width=4), run.weights)
-    data, split = PolypDataset("phantom", 32), load_split("phantom-240").limited(16)
+    data, split = PolypDataset("phantom", 32), load_split("phantom-240").limited(32)
     assert not (run.path / "predictions/train").exists()
     for part in ("val", "test"):
         ids = split.part(part)
@@ -379,7 +379,7 @@ def test_each_scheme_writes_the_predictions_of_its_best_weights(scheme):
             with Image.open(run.prediction_path(part, frame_id)) as image:
                 assert (image.mode, image.size) == ("L" if scheme == "binary" else "LA", (32, 32))
             stored = run.probabilities(part, frame_id, get_scheme(scheme))
-            torch.testing.assert_close(stored, probabilities, rtol=0, atol=0.51 / 255)
+            torch.testing.assert_close(stored, probabilities, rtol=0, atol=1.02 / 255)
     columns = [f"val_dice_{name}" for name in get_scheme(scheme).classes]
     assert set(columns) <= set(run.history.columns)
 
