@@ -1,6 +1,6 @@
 """Weights in and out: load a model for your own frames, write a run's model card, push it.
 
-Only safetensors files are read, never a pickle. Without Python: ``hf upload user/name <run>``.
+Only safetensors files are read, never a pickle. Without Python: see the README.
 """
 
 import os
@@ -174,12 +174,15 @@ def _shape(path: Path) -> tuple[int, int]:
 
 
 def push(run: Run, repo_id: str, private: bool = False) -> str:
-    """Uploads card, weights and record (log in with ``hf auth login``); returns the address."""
+    """Uploads card, weights and record (log in with ``hf auth login``); returns the address.
+
+    Figures stay here: they show frames, which are not ours to give away.
+    """
     from huggingface_hub import HfApi
 
     if not run.weights.is_file():
         raise FileNotFoundError(f"{run.weights} is missing: a repository without it is of no use")
     write_model_card(run, repo_id)
     HfApi().create_repo(repo_id, private=private, exist_ok=True)
-    files = ["README.md", FILE, "*.json", "history.csv", "figures/*"]
+    files = ["README.md", FILE, "*.json", "history.csv"]
     return HfApi().upload_folder(repo_id=repo_id, folder_path=run.path, allow_patterns=files)
