@@ -111,13 +111,18 @@ def test_all_notebooks_run_on_phantoms_by_parameters_alone(folder, tmp_path):
     assert re.search(r"As objects: \d+ of \d+ polyps found", texts(analysed))
 
 
-def test_bad_parameters_stop_with_their_message(tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match="did you mean 'quick'"):
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("02_train", {"recipe": "quik"}, "unknown recipe 'quik': did you mean 'quick'"),
+        ("02_train", {"augmentation": "strong"}, "unknown parameter 'augmentation': did you mean"),
+        ("04_error_analysis", {"runs": "x"}, "unknown parameter 'runs': did you mean 'run'"),
+    ],
+)
+def test_bad_parameters_stop_with_their_message(tmp_path, name, parameters, message):
+    with pytest.raises(papermill.PapermillExecutionError, match=message):
         papermill.execute_notebook(
-            ROOT / "notebooks/02_train.ipynb",
-            tmp_path / "out.ipynb",
-            {"recipe": "quik"},
-            progress_bar=False,
+            ROOT / f"notebooks/{name}.ipynb", tmp_path / "out.ipynb", parameters, progress_bar=False
         )
 
 
