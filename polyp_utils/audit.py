@@ -44,7 +44,7 @@ class Audit:
         title: of the data set.
         source: of its frames.
         frames: a row per readable frame: ``id``, ``height`` and ``width`` (px), ``border_share``
-            and ``brightness`` (mean of the brightest channel, 0–255, of what the border leaves),
+            and ``brightness`` (mean lightness L*, 0–100, of what the border leaves),
             ``overlay``, ``text``, ``polyp_share``, ``specks`` and ``speck_px``, ``traces_px``
             (mask pixels of no pure value), ``undecided_px``, ``same_bytes`` and ``same_pixels``
             (hashes of the image).
@@ -67,8 +67,11 @@ class Audit:
         for check, severity in CHECKS.items():
             found = self.findings[self.findings["check"] == check]
             example = "; ".join(found["id"].iloc[:1] + ": " + found["detail"].iloc[:1])
+            ids = set(found["id"])
+            if check == "near-duplicate":
+                ids = {*self.pairs["id_a"], *self.pairs["id_b"]}
             row = {"check": check, "severity": severity, "findings": len(found)}
-            rows.append(row | {"frames": found["id"].nunique(), "for example": example})
+            rows.append(row | {"frames": len(ids), "for example": example})
         return pd.DataFrame(rows)
 
     @property
@@ -181,9 +184,10 @@ def _image_row(image: np.ndarray) -> dict[str, Any]:
     small = duplicates.reduce(image)
     value = small.max(axis=-1)
     border = _border(value)
+    lightness = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)[..., 0] / 2.55
     return {
         "border_share": border.mean(),
-        "brightness": value[~border].mean() if not border.all() else np.nan,
+        "brightness": lightness[~border].mean() if not border.all() else np.nan,
         "overlay": overlay(small),
         "text": has_text(image),
         "same_pixels": _hash(repr(image.shape).encode() + image.tobytes()),
@@ -220,7 +224,8 @@ def _mask_findings(mask: MaskFile, row: dict[str, Any]) -> Iterator[Finding]:
         polyp = mask.levels > THRESHOLD
         regions = measure.regionprops(measure.label(polyp, connectivity=2))
         y, x = min(regions, key=lambda region: region.area).coords[0]
-        detail = f"{row['specks']} of {row['speck_px']} px, the smallest at row {y}, column {x}"
+        specks = "1 speck" if row["specks"] == 1 else f"{row['specks']} specks"
+        detail = f"{specks}, {row['speck_px']} px in all, the smallest at row {y}, column {x}"
         yield "stray specks", frame_id, detail
     if not row["polyp_share"]:
         yield "empty mask", frame_id, "no polyp pixel"
@@ -239,11 +244,13 @@ def _compared(frames: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
         detail += f"rotation {pair.rotation:.0f}°{', mirrored' if pair.mirrored else ''}"
         yield "near-duplicate", str(pair.id_a), detail
     sizes = frames["width"].astype(str) + "×" + frames["height"].astype(str) + " px"
-    for what, values, details in (
-        ("resolution outlier", (frames["height"] * frames["width"]).map(math.log), sizes),
-        ("brightness outlier", frames["brightness"], frames["brightness"].round().astype(str)),
+    pixels, light = (frames["height"] * frames["width"]).map(math.log), frames["brightness"]
+    for what, values, least, details in (
+        ("resolution outlier", pixels, math.log(2), sizes),
+        ("brightness outlier", light, 10, light.round().astype(str)),
     ):
-        far = robust_z(values).abs() > OUTLIER_Z
+        apart = (values - values.median()).abs() > least  # where all are alike, little is far
+        far = apart & (robust_z(values).abs() > OUTLIER_Z)
         yield from zip(repeat(what), frames.loc[far, "id"], details[far], strict=False)
 
 

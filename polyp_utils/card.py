@@ -204,7 +204,7 @@ def _leaks(split: Split, config: RunConfig) -> str:
     """What stands on two sides of the split, as far as it is known."""
     found = leaks(split, config.dataset)
     if not found:
-        return "Near-duplicate frames on both sides of the split are not known to this package."
+        return "No one has looked for near-duplicate frames on both sides of the split."
     said = (f"{n} of {of} known {what}" for what, (n, of) in found.items())
     return f"On both sides of the split: {' and '.join(said)}."
 

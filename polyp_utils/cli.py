@@ -1,6 +1,7 @@
 """The notebooks' verbs without a notebook: ``python -m polyp_utils train --recipe seed``."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -15,7 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs the verb.
 
     Returns:
-        0, or 2 after an error that the user can mend; its message is one line on stderr.
+        0; 1 if an audit found errors; 2 after an error that the user can mend, which is one line
+        on stderr.
     """
     parser = argparse.ArgumentParser(prog="python -m polyp_utils", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -50,11 +52,10 @@ def _run(verb: str, options: dict[str, Any]) -> int:
     from polyp_utils.training import DivergedError
 
     try:
-        _VERBS[verb](**options)
+        return _VERBS[verb](**options) or 0
     except (ValueError, OSError, RunError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _train(recipe: str, **overrides: Any) -> None:
@@ -87,7 +88,7 @@ def _publish(run: str) -> None:
     print(f"published as {publish(find_run(run)).path}")
 
 
-def _audit(dataset: str, recall: int) -> None:
+def _audit(dataset: str, recall: int) -> int:
     from polyp_utils import audit, explore, plots
     from polyp_utils.config import results_root
     from polyp_utils.data.catalog import get_info
@@ -96,7 +97,12 @@ def _audit(dataset: str, recall: int) -> None:
     from polyp_utils.runs import make_folder
 
     folder = make_folder(results_root() / f"audit-{get_info(dataset).name}")
-    found = audit.audit(dataset)
+    try:
+        found = audit.audit(dataset)
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty: of an earlier audit
+            folder.rmdir()
+        raise
     found.save(folder)
     if len(found.pairs):
         pairs = found.pairs.head(_SHEET_PAIRS)
@@ -104,10 +110,14 @@ def _audit(dataset: str, recall: int) -> None:
         sheet = plots.sheet(explore.pair_frames(found.source, pairs), title, columns=8)
         with atomic(folder / "pairs.png") as temporary:
             sheet.savefig(temporary, format="png")
-    print(found.summary.to_string(index=False))
+    there = found.summary.query("findings > 0").drop(columns="for example")
+    print(there.to_string(index=False) if len(there) else "nothing to report")
+    for row in found.errors.itertuples():
+        print(f"error: {row.check}: {row.detail}")
     if recall:
         write_csv(folder / "recall.csv", recall_of_copies(dataset, recall))
-    print(f"{len(found.frames)} frames in {found.seconds:.0f} s; written to {folder}")
+    print(f"{len(found.frames)} frames in {found.seconds:.0f} s; all findings are in {folder}")
+    return 1 if len(found.errors) else 0
 
 
 def _report() -> None:
@@ -116,7 +126,7 @@ def _report() -> None:
     print("\n".join(f"wrote {path}" for path in write()) or "the tables are up to date")
 
 
-_VERBS: dict[str, Callable[..., None]] = {
+_VERBS: dict[str, Callable[..., int | None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "publish": _publish,

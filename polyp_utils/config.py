@@ -102,8 +102,8 @@ class RunConfig:
             raise unknown("recipe", recipe, RECIPES)
         types = {field.name: type(field.default) for field in fields(cls)}
         given = {key: value for key, value in overrides.items() if value is not None}
-        if given.get("dataset", RECIPES[recipe].dataset) != RECIPES[recipe].dataset:
-            given.setdefault("split", "phantom-240" if given["dataset"] == "phantom" else "grouped")
+        if "dataset" in given:
+            given.setdefault("split", _usual_split(RECIPES[recipe], given["dataset"]))
         for key, value in given.items():
             if key not in types or key == "recipe":
                 raise unknown("parameter", key, set(types) - {"recipe"})
@@ -128,8 +128,10 @@ class RunConfig:
         """Folder name of the run under the results folder."""
         usual = RECIPES.get(self.recipe, self)
         data = f"-{Path(self.dataset).name}" if self.dataset != usual.dataset else ""
+        split = Path(self.split).stem if self.split != _usual_split(usual, self.dataset) else ""
+        middle = "".join(f"-{part}" for part in (split, self.scheme) if part)
         limit = f"-n{self.limit}" if self.limit else ""
-        name = f"{self.recipe}{data}-{self.scheme}-w{self.width}-s{self.seed}{limit}"
+        name = f"{self.recipe}{data}{middle}-w{self.width}-s{self.seed}{limit}"
         return self.name or name
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,6 +170,13 @@ def _assigned(cell: str) -> list[str]:
         for line in ast.parse(cell).body
     )
     return [t.id for group in targets for t in group if isinstance(t, ast.Name)]
+
+
+def _usual_split(recipe: RunConfig, dataset: str) -> str:
+    """The recipe's on its own data set; elsewhere the one that every data set has."""
+    if dataset == recipe.dataset:
+        return recipe.split
+    return "phantom-240" if dataset == "phantom" else "grouped"
 
 
 _CHOICES = {

@@ -17,6 +17,7 @@ from polyp_utils.stats import Interval, mean_interval, spearman_interval
 FOUND_SHARE = 0.1  # of a component's pixels
 FAILURE_DICE = 0.5
 MISSED = "missed"
+FEW = 10  # frames: with fewer no interval is worth its ink
 
 # What a frame is like, and how to say it.
 FEATURES = {
@@ -156,6 +157,8 @@ def by_stratum(table: pd.DataFrame, column: str, bins: int = 4) -> pd.DataFrame:
 def _label(stratum: object) -> str:
     if isinstance(stratum, pd.Interval):
         return f"{max(stratum.left, 0):.2f}–{stratum.right:.2f}"
+    if isinstance(stratum, float):
+        return f"{stratum:.2f}"
     return {"True": "yes", "False": "no"}.get(str(stratum), str(stratum))
 
 
@@ -182,23 +185,39 @@ def findings(table: pd.DataFrame) -> list[str]:
     for _, row in correlations(scored).iterrows():
         interval = Interval(row["rho"], row["low"], row["high"], row["n"])
         sentences.append(_correlation_sentence(row["feature"], interval))
+    sentences.append(_smallest_sentence(scored))
     for column, text in (("overlay", "an overlay"), ("touches_border", "contact with the border")):
         sentences.append(_difference_sentence(scored, column, text))
     return sentences
 
 
 def _correlation_sentence(feature: str, rho: Interval) -> str:
+    if rho.n < FEW:
+        return f"Nothing can be said about the {feature}: {rho.n} frames are too few."
     if np.isnan(rho.low):
         return f"Nothing can be said about the {feature}: it hardly varies here."
     if rho.low <= 0 <= rho.high:
-        return f"No clear relation of Dice with the {feature} (Spearman ρ {rho})."
+        return f"No steady rise or fall of Dice with the {feature} (Spearman ρ {rho})."
     verb = "rises" if rho.mean > 0 else "falls"
     return f"Dice {verb} with the {feature} (Spearman ρ {rho})."
 
 
+def _smallest_sentence(table: pd.DataFrame) -> str:
+    """A fall at one end only is no correlation."""
+    if len(table) < 4 * FEW:
+        return f"Too few frames ({len(table)}) to look at the smallest quarter of polyps alone."
+    limit = table["area_share"].quantile(0.25)
+    small = table["area_share"] <= limit
+    one, rest = (mean_interval(table.loc[rows, "dice"]) for rows in (small, ~small))
+    return (
+        f"The smallest quarter of polyps (up to {100 * limit:.1f} % of the frame): {one} "
+        f"(n = {one.n}); the others: {rest} (n = {rest.n})."
+    )
+
+
 def _difference_sentence(table: pd.DataFrame, column: str, text: str) -> str:
     has = ~table[column].isin(["none", False])
-    if min(has.sum(), (~has).sum()) < 2:
+    if min(has.sum(), (~has).sum()) < FEW:
         return f"Too few frames with or without {text} to compare."
     with_it, without = (mean_interval(table.loc[rows, "dice"]) for rows in (has, ~has))
     return f"With {text}: {with_it} (n = {with_it.n}); without: {without} (n = {without.n})."

@@ -31,9 +31,9 @@ class Frame(NamedTuple):
 
 
 def frames_of(dataset: PolypDataset, ids: Iterable[str]) -> list[Frame]:
-    """Frames at their original size, for a gallery; the title is the end of the id."""
+    """Frames at their original size, for a gallery, titled by the end of the id."""
     pairs = ((frame_id, *dataset.original(frame_id)) for frame_id in ids)
-    return [Frame(f"…{i[-6:]}", image, mask > THRESHOLD) for i, image, mask in pairs]
+    return [Frame(short(i), image, mask > THRESHOLD) for i, image, mask in pairs]
 
 
 def frame_table(dataset: PolypDataset, split: Split) -> pd.DataFrame:
@@ -146,20 +146,26 @@ def pair_frames(source: Source, pairs: pd.DataFrame) -> list[Frame]:
     for number, pair in enumerate(pairs.to_dict("records"), start=1):
         mirror = ", mirrored" if pair["mirrored"] else ""
         for frame_id, text in (
-            (pair["id_a"], f"{number}: {pair['inliers']} agree"),
-            (pair["id_b"], f"{number}: ×{pair['scale']:.2f}, {pair['rotation']:.0f}°{mirror}"),
+            (pair["id_a"], f"{pair['inliers']} agree"),
+            (pair["id_b"], f"×{pair['scale']:.2f}, {round(pair['rotation'])}°{mirror}"),
         ):
             image = reduce(source.read_image(frame_id), 256)
             try:
                 mask = source.read_mask(frame_id)
             except DataError:
                 mask = np.zeros(image.shape[:2], np.uint8)
-            frames.append(Frame(text, image, reduce(mask, 256) > THRESHOLD))
+            title = f"{number}: {short(frame_id)}\n{text}"
+            frames.append(Frame(title, image, reduce(mask, 256) > THRESHOLD))
     return frames
 
 
+def short(frame_id: str) -> str:
+    """An id that fits above a picture: its end."""
+    return frame_id if len(frame_id) <= 14 else f"…{frame_id[-13:]}"
+
+
 def class_shares(dataset: PolypDataset, ids: Iterable[str]) -> pd.DataFrame:
-    """Share of pixels per class for every scheme, at network size.
+    """Share of pixels per class for every scheme that the masks can bear, at network size.
 
     Returns:
         Rows ``scheme``, ``class``, ``share``.
@@ -167,6 +173,8 @@ def class_shares(dataset: PolypDataset, ids: Iterable[str]) -> pd.DataFrame:
     masks = dataset.masks[dataset.rows(ids)]
     rows = []
     for scheme in SCHEMES.values():
+        if not scheme.fits(masks):
+            continue
         length = len(scheme.classes)
         counts = [
             torch.bincount(scheme.encode(part).flatten(), minlength=length)

@@ -15,13 +15,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from polyp_utils.card import write_model_card
+from polyp_utils.config import repo_root, results_root
 from polyp_utils.data.labels import SCHEMES, Scheme, get_scheme
 from polyp_utils.data.transforms import resize_image
 from polyp_utils.device import Compute, get_compute
 from polyp_utils.evaluation import polyp_and_classes
 from polyp_utils.inference import WeightsError, load_weights, predict, read_metadata, to_original
 from polyp_utils.model import UNet
-from polyp_utils.runs import Run
+from polyp_utils.runs import Run, list_runs
 
 __all__ = ["HubError", "Model", "load_model", "push", "write_model_card"]
 
@@ -131,10 +132,12 @@ def _find(source: str | Path) -> Path:
     if path.is_file():
         return path
     match = _REPO.fullmatch(str(source))
-    if not match or path.suffix == ".safetensors":
+    here = path.parts and any(Path(root, path.parts[0]).is_dir() for root in (".", repo_root()))
+    if not match or here or path.suffix == ".safetensors":
+        runs = ", ".join(run.name for run in list_runs() if run.weights.is_file()) or "none"
         raise FileNotFoundError(
             f"{source} is no run folder, no file, and no repository id of the Hub (user/name or "
-            "user/name@revision)"
+            f"user/name@revision). Runs with weights under {results_root()}: {runs}"
         )
     return _download(match[1], match[2] or "main")
 

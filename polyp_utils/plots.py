@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from polyp_utils.errors import MISSED
+from polyp_utils.errors import FEW, MISSED
 from polyp_utils.evaluation import POLYP
 from polyp_utils.explore import Frame
 from polyp_utils.stats import mean_interval
@@ -37,7 +39,8 @@ def sheet(frames: Sequence[Frame], title: str, columns: int = 6) -> Figure:
     if frames and frames[0].probability is not None:
         panels = [(frame, shows_map) for frame in frames for shows_map in (False, True)]
     rows = -(-len(panels) // columns)
-    size = (2.1 * columns, 2.3 * rows + 0.7)
+    lines = max((frame.title.count("\n") for frame in frames), default=0)
+    size = (2.1 * columns, (2.3 + 0.12 * lines) * rows + 0.8)
     figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, dpi=72)
     for axes in grid.flat:
         axes.axis("off")
@@ -45,7 +48,7 @@ def sheet(frames: Sequence[Frame], title: str, columns: int = 6) -> Figure:
         height, width = frame.truth.shape
         if shows_map:
             axes.imshow(frame.probability, cmap="magma", vmin=0, vmax=1)
-            axes.set_title("P(polyp), 0 to 1", fontsize=8)
+            axes.set_title("P(polyp)", fontsize=8)
         else:
             axes.imshow(frame.image)
             axes.set_title(frame.title, fontsize=8)
@@ -56,9 +59,13 @@ def sheet(frames: Sequence[Frame], title: str, columns: int = 6) -> Figure:
     handles = [Line2D([], [], color=TRUTH, label="truth")]
     if any(frame.prediction is not None for frame in frames):
         handles.append(Line2D([], [], color=PREDICTION, linestyle="dashed", label="prediction"))
-    figure.suptitle(title)
+    figure.suptitle(title, y=1 - 0.1 / size[1], va="top")
     figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False)
-    figure.tight_layout(rect=(0, 0.35 / size[1], 1, 1))
+    figure.tight_layout(rect=(0, 0.35 / size[1], 1, 1 - 0.3 / size[1]))
+    if frames and frames[0].probability is not None:
+        scale = figure.add_axes((0.78, 0.22 / size[1], 0.2, 0.1 / size[1]))
+        colours = ScalarMappable(Normalize(0, 1), "magma")
+        figure.colorbar(colours, scale, orientation="horizontal", ticks=(0, 0.5, 1))
     return figure
 
 
@@ -85,6 +92,7 @@ def grey_levels(counts: np.ndarray, n_masks: int) -> Figure:
     axes.axvline(127.5, color="0.6", linestyle="dotted")
     axes.text(129, counts.max() / 3, "threshold", color="0.4")
     axes.set(xlabel="grey level in the mask file", ylabel="pixels (log scale)", yscale="log")
+    axes.set_ylim(bottom=0.5)
     axes.set_title(f"{100 * other:.2f} % of mask pixels are neither 0 nor 255 ({n_masks} masks)")
     figure.tight_layout()
     return figure
@@ -277,16 +285,23 @@ def dice_against(table: pd.DataFrame, features: dict[str, str]) -> Figure:
 
 
 def strata(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Mean polyp Dice with its 95 % interval per stratum; a panel per grouping."""
+    """Mean polyp Dice with its 95 % interval per stratum; a panel per grouping.
+
+    Strata of fewer than `FEW` frames are hollow and have no interval.
+    """
     width = 3.6 * len(tables)
     figure, grid = plt.subplots(1, len(tables), figsize=(width, 3.6), sharey=True, squeeze=False)
     for axes, (title, table) in zip(grid[0], tables.items(), strict=True):
         x = np.arange(len(table))
         errors = np.abs(table[["low", "high"]].to_numpy().T - table["mean"].to_numpy())
-        axes.errorbar(x, table["mean"], np.nan_to_num(errors), fmt="o", color="#0072b2", capsize=3)
+        enough = (table["n"] >= FEW).to_numpy()
+        bars = np.nan_to_num(errors)[:, enough]
+        style = {"fmt": "o", "color": "#0072b2", "capsize": 3}
+        axes.errorbar(x[enough], table.loc[enough, "mean"], bars, **style)
+        axes.plot(x[~enough], table.loc[~enough, "mean"], "o", color="#0072b2", mfc="white")
         labels = [f"{row.stratum}\nn={row.n}" for row in table.itertuples()]
         axes.set_xticks(x, labels, fontsize=7)
         axes.set(title=title, ylim=(0, 1.02), xlim=(-0.5, len(table) - 0.5))
-    grid[0, 0].set_ylabel("mean polyp Dice [95 %]")
+    grid[0, 0].set_ylabel(f"mean polyp Dice [95 %], hollow: n < {FEW}")
     figure.tight_layout()
     return figure

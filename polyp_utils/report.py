@@ -24,7 +24,7 @@ from polyp_utils.data.splits import (
     load_split,
     split_names,
 )
-from polyp_utils.errors import MISSED
+from polyp_utils.errors import FAILURE_DICE, MISSED
 from polyp_utils.evaluation import CARD, NETWORK, ORIGINAL, POLYP
 from polyp_utils.files import atomic
 from polyp_utils.runs import Run
@@ -43,16 +43,23 @@ def _published(name: str) -> Path:
 
 
 def score_table(runs: list[Run]) -> str:
-    """Markdown: polyp scores per run, with intervals."""
+    """Markdown: polyp scores per run, with intervals, and how many frames fail (polyp Dice)."""
     rows = []
     for run in runs:
         summary = _summary(run)
         cells = [_score(summary, ORIGINAL, "dice", bold=True), _score(summary, ORIGINAL, "iou")]
-        cells += [_score(summary, NETWORK, "dice"), str(summary["n"])]
+        below = (_polyp_dice(run) < FAILURE_DICE).sum()
+        cells += [_score(summary, NETWORK, "dice"), f"{below} of {summary['n']}"]
         data = f"{get_info(run.config.dataset).title}, `{run.config.split}`"
         rows.append([_link(run), data, run.config.scheme, str(run.config.width), *cells])
     head = ["run", "data, split", "scheme", "width", "polyp Dice [95 %]", "polyp IoU [95 %]"]
-    return _table([*head, "Dice at network size [95 %]", "n"], rows)
+    return _table([*head, "Dice at network size [95 %]", f"below {FAILURE_DICE}"], rows)
+
+
+def _polyp_dice(run: Run) -> pd.Series:
+    """Of each image, at the original size."""
+    table = pd.read_csv(run.path / "per_image.csv")
+    return table.loc[(table["class"] == POLYP) & (table["size"] == ORIGINAL), "dice"]
 
 
 def card_table(runs: list[Run]) -> str:
@@ -158,7 +165,8 @@ def recall_table(runs: list[Run]) -> str:
 
 def sequence_table(runs: list[Run]) -> str:
     """Markdown: how far near-duplicates recover CVC-ClinicDB's sequences; needs no run."""
-    pairs, sequences = known_pairs("cvc-clinicdb"), known_sequences("cvc-clinicdb")
+    sequences = known_sequences("cvc-clinicdb")
+    pairs = pd.DataFrame(known_pairs("cvc-clinicdb"))
     flagged = pairs["id_a"].map(sequences) == pairs["id_b"].map(sequences)
     linked = pairwise_agreement(group(list(sequences), pairs), sequences)
     true = pd.Series(sequences).value_counts()

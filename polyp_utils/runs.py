@@ -211,7 +211,9 @@ def _check_same(run: Run, config: RunConfig, fingerprints: dict[str, str]) -> No
     different = [
         f"{key} is {there.get(key)!r} there and {value!r} now"
         for key, value in asked.items()
-        if key not in ignored and there.get(key) != value
+        if key not in ignored
+        and there.get(key) != value
+        and not (key == "split_ids" and there["split"] != asked["split"])
     ]
     if different:
         raise RunError(

@@ -91,7 +91,7 @@ def test_every_defect_is_found_at_once(folder):
     assert any("strange.webp is in no format" in text for text in pairing)
     details = found.findings.set_index(["check", "id"])["detail"]
     assert "first 100 at row 9, column 7" in details["undecided mask pixels", e]
-    assert "1 of 1 px, the smallest at row 0, column 0" in details["stray specks", e]
+    assert "1 speck, 1 px in all, the smallest at row 0, column 0" in details["stray specks", e]
     assert a not in set(found.frames["id"])
     errors = found.findings[found.findings["severity"] == "error"]
     assert set(errors["check"]) == {
@@ -202,3 +202,34 @@ def test_pairs_in_the_cache_are_those_of_these_ids(tmp_path, monkeypatch):
     assert after.fingerprint() == fingerprint
     near_duplicates(after, "sets")
     assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_pairs_of_a_near_duplicate_count_both_frames(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
+    texture = np.random.default_rng(0).integers(90, 255, (60, 80, 3))
+    detailed = Image.fromarray((texture * (1, 0.5, 0.4)).astype(np.uint8)).resize((640, 480))
+    for name in ("x", "y"):
+        detailed.save(folder / f"images/{name}.png")
+        Image.fromarray(np.full((480, 640), 255, np.uint8)).save(folder / f"masks/{name}.png")
+    row = audit(str(folder)).summary.set_index("check").loc["near-duplicate"]
+    assert (row["findings"], row["frames"]) == (1, 2)
+
+
+def test_a_split_of_own_frames_says_what_is_known_of_its_leaks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
+    name = bare(tmp_path / "own", 4)
+    path = tmp_path / "mine.csv"
+    path.write_text("id,part\n0,train\n1,test\n2,val\n3,train\n")
+    load_split(str(path), name)
+    assert (
+        f"is not checked for near-duplicates: `python -m polyp_utils audit --dataset {name}`"
+        in (capsys.readouterr().out)
+    )
+    found = pd.DataFrame({"id_a": ["0"], "id_b": ["1"], "mirrored": [False], "inliers": [9]})
+    monkeypatch.setattr("polyp_utils.data.duplicates.find_near_duplicates", lambda *_: found)
+    near_duplicates(open_source(get_info(name)), "own")
+    path.write_text("id,part\n0,train\n1,test\n3,val\n2,train\n")  # another split: said anew
+    load_split(str(path), name)
+    assert (
+        "leaks: 1 of 1 near-duplicate pairs of own stand on both sides" in capsys.readouterr().out
+    )

@@ -173,14 +173,20 @@ def test_parameters_that_a_notebook_does_not_have_are_refused():
         ({"dataset": "kvasir-seg"}, "random-800-s42", "seed-trimap-w64-s0"),
         ({"dataset": "neopolyp", "scheme": "neopolyp"}, "grouped", "seed-neopolyp-neopolyp-w64-s0"),
         ({"dataset": "my/frames"}, "grouped", "seed-frames-trimap-w64-s0"),
-        ({"dataset": "neopolyp", "split": "grouped-fold2"}, "grouped-fold2", None),
+        (
+            {"dataset": "neopolyp", "split": "grouped-fold2"},
+            "grouped-fold2",
+            "seed-neopolyp-grouped-fold2-trimap-w64-s0",
+        ),
         ({"dataset": "phantom"}, "phantom-240", "seed-phantom-trimap-w64-s0"),
+        ({"split": "grouped"}, "grouped", "seed-grouped-trimap-w64-s0"),
+        ({"split": "my/part.csv"}, "my/part.csv", "seed-part-trimap-w64-s0"),
     ],
 )
 def test_another_data_set_brings_its_grouped_split(overrides, split, name):
     run = RunConfig.from_recipe("seed", **overrides)
     assert run.split == split
-    assert name in (None, run.run_name)
+    assert run.run_name == name
 
 
 def test_new_recipes_are_split_by_group():

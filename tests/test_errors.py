@@ -279,7 +279,7 @@ def test_findings_say_what_the_table_holds():
     by_feature = {name: next(s for s in text if FEATURES[name] in s) for name in FEATURES}
     assert by_feature["area_share"].startswith("Dice rises with")
     assert by_feature["contrast"].startswith("Dice falls with")
-    assert by_feature["off_centre"].startswith("No clear relation")
+    assert by_feature["off_centre"].startswith("No steady rise or fall")
     assert "hardly varies" in by_feature["brightness"]
     assert "hardly varies" in by_feature["n_polyps"]
 

@@ -182,6 +182,13 @@ def test_neither_folder_nor_file_nor_repository(source, tmp_path, monkeypatch):
         load_model(source)
 
 
+def test_a_run_folder_that_is_not_there_is_not_asked_of_the_hub(trained, tmp_path, monkeypatch):
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no run folder.* Runs with weights under"):
+        load_model("results/quick-trimap-w16-s0")
+
+
 def test_without_huggingface_hub_the_error_says_what_to_fetch(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.delenv("HF_ENDPOINT", raising=False)

@@ -98,7 +98,7 @@ def test_a_probability_map_takes_a_second_panel():
     frames = [image_frame(f"frame {i}", probability=True) for i in range(2)]
     panels = with_images(drawn(plots.sheet(frames, "t", columns=4)))
     titles = [one.get_title() for one in panels]
-    assert titles == ["frame 0", "P(polyp), 0 to 1", "frame 1", "P(polyp), 0 to 1"]
+    assert titles == ["frame 0", "P(polyp)", "frame 1", "P(polyp)"]
     assert (panels[3].images[0].get_array() == frames[1].probability).all()
     assert panels[3].images[0].get_clim() == (0, 1)
 
@@ -313,8 +313,10 @@ def test_strata_show_means_with_their_intervals():
     axes = drawn(plots.strata({"by size": small, "by overlay": small[:2]}))
     assert [one.get_title() for one in axes] == ["by size", "by overlay"]
     points, _, (bars,) = axes[0].containers[0]
-    assert points.get_ydata().tolist() == small["mean"].tolist()
+    assert points.get_ydata().tolist() == [0.6, 0.9]
+    hollow = axes[0].lines[-1]  # one frame: no interval
+    assert (hollow.get_ydata().tolist(), hollow.get_markerfacecolor()) == ([0.7], "white")
     ends = [sorted(segment[:, 1]) for segment in bars.get_segments()]
-    np.testing.assert_allclose(ends, [[0.4, 0.7], [0.85, 0.92], [0.7, 0.7]])
+    np.testing.assert_allclose(ends, [[0.4, 0.7], [0.85, 0.92]])
     labels = [label.get_text() for label in axes[0].get_xticklabels()]
     assert labels == ["small\nn=10", "large\nn=12", "one\nn=1"]

@@ -63,13 +63,15 @@ def test_render_fills_marked_tables_and_nothing_else(tmp_path):
     (run.path / "config.json").write_text(json.dumps({"settings": settings}))
     summary = {"n": 7, "scores": scores, "card": dict.fromkeys(CARD, 0.25)}
     (run.path / "summary.json").write_text(json.dumps(summary))
+    table = {"class": POLYP, "size": "original", "dice": [0.4] * 2 + [0.6] * 5}
+    run.save_table("per_image", pd.DataFrame(table))
     text = "before\n<!-- table: scores -->\nold\n<!-- end -->\nafter <!-- table: cost"
     once = report.render(text, [run])
     assert "old" not in once
     assert once.startswith("before\n")
     assert once.endswith("\nafter <!-- table: cost")
     cells = "| `a-run` | Kvasir-SEG, `random-800-s42` | unused-third | 32 | **0.500** [0.400, "
-    cells += "0.600] | – | – | 7 |"
+    cells += "0.600] | – | – | 2 of 7 |"
     assert cells in once
     assert report.render(once, [run]) == once
     card = report.card_table([run])

@@ -250,7 +250,10 @@ def test_known_pairs_and_sequences():
     assert not pairs.duplicated(["id_a", "id_b"]).any()
     assert (pairs["inliers"] >= 9).all()
     assert len(known_sequences("cvc-clinicdb")) == 612
-    assert known_pairs("etis").empty
+    assert known_pairs("phantom").empty
+    assert known_pairs("etis") is None  # not here, so no one has looked
+    assert len(known_pairs("pranet-train")) == len(pairs) + len(known_pairs("cvc-clinicdb"))
+    assert len(known_sequences("pranet-train")) == 612
     assert known_sequences("kvasir-seg") == {}
 
 

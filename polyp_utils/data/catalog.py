@@ -174,12 +174,12 @@ def get_info(name: str) -> DatasetInfo:
                 folders=(str(folder.resolve()),),
                 count=0,
                 licence="not known to this package: ask whoever gave you the data",
-                citation="not known to this package",
+                citation="whoever made them",
                 homepage="",
             )
     if len(Path(name).parts) > 1:
         raise FileNotFoundError(f"dataset {name} is no folder: name one with images and masks")
-    raise unknown("dataset", name, CATALOG)
+    raise ValueError(f"{unknown('dataset', name, CATALOG)}; or the path of a folder that is here")
 
 
 def locate(info: DatasetInfo) -> Path:

@@ -2,15 +2,18 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 import torch
 
 from polyp_utils.config import cache_root
 from polyp_utils.data import duplicates
+from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import SPECK_SHARE, get_scheme, is_polyp
-from polyp_utils.data.sources import Source
+from polyp_utils.data.layout import DataError
+from polyp_utils.data.sources import Source, open_source
 from polyp_utils.data.splits import Split, grouped_parts, known_sequences
 from polyp_utils.files import write_csv
 
@@ -30,15 +33,33 @@ def near_duplicates(
         name: of the data set, for the cache.
         features: of the frames, in the order of their ids, if they are at hand.
     """
-    state = f"{_VERSION} {source.fingerprint()} {' '.join(source.ids)}"
-    key = hashlib.sha256(state.encode()).hexdigest()[:16]
-    path = cache_root() / f"{name}-pairs-{key}.csv"
+    path = _cache(source, name)
     if path.is_file():
-        return pd.read_csv(path, dtype={"id_a": str, "id_b": str})
+        return _read(path)
     features = features or duplicates.extract_all(source.read_image, source.ids)
     pairs = duplicates.find_near_duplicates(source.ids, features)
     write_csv(path, pairs)
     return pairs
+
+
+def cached_pairs(name: str) -> pd.DataFrame | None:
+    """The near-duplicates of a data set if they have been looked for here, else None."""
+    info = get_info(name)
+    try:
+        source = open_source(info)
+    except (FileNotFoundError, DataError):  # not here, or not whole
+        return None
+    path = _cache(source, info.name)
+    return _read(path) if path.is_file() else None
+
+
+def _cache(source: Source, name: str) -> Path:
+    state = f"{_VERSION} {source.fingerprint()} {' '.join(source.ids)}"
+    return cache_root() / f"{name}-pairs-{hashlib.sha256(state.encode()).hexdigest()[:16]}.csv"
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"id_a": str, "id_b": str})
 
 
 def groups(dataset: PolypDataset) -> dict[str, int]:

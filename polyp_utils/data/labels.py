@@ -59,14 +59,17 @@ class Scheme:
             )
         return self._encode(masks)
 
+    def fits(self, masks: Tensor) -> bool:
+        """Whether masks (levels) hold all that the scheme tells apart."""
+        return all((masks == level).any() for level in self.levels)
+
     def check(self, masks: Tensor, title: str) -> None:
         """Refuses a data set whose masks (levels) lack what the scheme tells apart.
 
         Raises:
             ValueError: names the data set and the schemes that fit.
         """
-        missing = [level for level in self.levels if not (masks == level).any()]
-        if missing:
+        if not self.fits(masks):
             fit = ", ".join(scheme.name for scheme in SCHEMES.values() if not scheme.levels)
             raise ValueError(
                 f"scheme {self.name} needs masks that tell {' from '.join(self.kinds)}, red from "

@@ -142,7 +142,8 @@ def load_split(name: str, dataset: str = "") -> Split:
     else:
         dataset = _home(name, dataset)
         split = parse_split(name, (_FOLDER / dataset / f"{name}.csv").read_text())
-    _say_leaks(split, dataset)
+    if dataset:
+        _say_leaks(split, dataset)
     return split
 
 
@@ -218,12 +219,17 @@ def _grouped(name: str, dataset: str) -> Split:
     return _whole(Split(name, tuple(train), parts[val], parts[test]), _TOO_FEW)
 
 
-def known_pairs(dataset: str) -> pd.DataFrame:
-    """The near-duplicates of a data set as the package lists them; no rows if it lists none.
+def known_pairs(dataset: str) -> pd.DataFrame | None:
+    """The near-duplicates of a data set, as the package lists them or a search here found them.
 
     Returns:
-        ``id_a``, ``id_b``, ``mirrored``, ``inliers``, ``scale``, ``rotation``.
+        ``id_a``, ``id_b``, ``mirrored``, ``inliers``, ``scale``, ``rotation``; None if no one has
+        looked yet.
     """
+    if not any(_listed(name) for name in _sets(dataset)):
+        from polyp_utils.data.grouping import cached_pairs  # brings the search's code
+
+        return cached_pairs(dataset)
     tables = [_read(name, "pairs.csv") for name in _sets(dataset)]
     columns = pd.DataFrame(columns=["id_a", "id_b", "mirrored", "inliers", "scale", "rotation"])
     table = pd.concat([columns, *(t for t in tables if t is not None)], ignore_index=True)
@@ -248,8 +254,10 @@ def leaks(split: Split, dataset: str) -> dict[str, tuple[int, int]]:
 
     Only those that the package knows and that lie wholly within the split count.
     """
-    crossing, inside = split.crossing_pairs(known_pairs(dataset))
-    found = {"near-duplicate pairs": (crossing.total(), inside)}
+    found, pairs = {}, known_pairs(dataset)
+    if pairs is not None:
+        crossing, inside = split.crossing_pairs(pairs)
+        found["near-duplicate pairs"] = crossing.total(), inside
     part = {i for name in PARTS for i in split.part(name)}
     sequences = {i: s for i, s in known_sequences(dataset).items() if i in part}
     found["video sequences"] = split.crossing(sequences).total(), len(set(sequences.values()))
@@ -260,6 +268,11 @@ def leaks(split: Split, dataset: str) -> dict[str, tuple[int, int]]:
 def _say_leaks(split: Split, dataset: str) -> None:
     """Prints, once in a process, what stands on two sides."""
     said = [f"{n} of {of} {what}" for what, (n, of) in leaks(split, dataset).items() if n]
+    if dataset not in CATALOG and known_pairs(dataset) is None:
+        print(
+            f"split {split.name} is not checked for near-duplicates: `python -m polyp_utils audit "
+            f"--dataset {dataset}` looks for them"
+        )
     if said:
         print(
             f"split {split.name} leaks: {' and '.join(said)} of {get_info(dataset).title} stand on "
