@@ -108,8 +108,8 @@ def _audit(dataset: str, recall: int) -> int:
         pairs = found.pairs.head(_SHEET_PAIRS)
         title = f"{len(pairs)} of {len(found.pairs)} near-duplicate pairs of {found.title}"
         sheet = plots.sheet(explore.pair_frames(found.source, pairs), title, columns=8)
-        with atomic(folder / "pairs.png") as temporary:
-            sheet.savefig(temporary, format="png")
+        with atomic(folder / "pairs.jpg") as temporary:
+            sheet.savefig(temporary, format="jpg", pil_kwargs={"quality": 85})
     there = found.summary.query("findings > 0").drop(columns="for example")
     print(there.to_string(index=False) if len(there) else "nothing to report")
     for row in found.errors.itertuples():

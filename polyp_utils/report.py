@@ -90,12 +90,14 @@ def kind_table(runs: list[Run]) -> str:
     for run in _of_kinds(runs):
         table = pd.read_csv(run.path / "test_kinds.csv")
         names = list(get_scheme(run.config.scheme).kinds)
-        for kind in names:
-            given = table.loc[table["kind"] == kind, "predicted"]
-            found = given[given != MISSED]
-            counts = [str((given == name).sum()) for name in (*names, MISSED)]
-            right = str(mean_interval(found == kind))
-            rows.append([_link(run), kind, str(len(given)), *counts, right])
+        for kind, part in [
+            *((kind, table[table["kind"] == kind]) for kind in names),
+            ("all", table),
+        ]:
+            found = part[part["predicted"] != MISSED]
+            counts = [str((part["predicted"] == name).sum()) for name in (*names, MISSED)]
+            right = str(mean_interval(found["kind"] == found["predicted"]))
+            rows.append([_link(run), kind, str(len(part)), *counts, right])
     given_as = [f"given as {name}" for name in names] if rows else []
     head = ["run", "true kind", "polyps", *given_as, MISSED, "right kind if found [95 %]"]
     return _table(head, rows)
@@ -163,6 +165,16 @@ def recall_table(runs: list[Run]) -> str:
     return _table(["copy", "flagged", "recall [95 %]"], rows)
 
 
+def times_table(runs: list[Run]) -> str:
+    """Markdown: what was timed on the machine of the published runs; needs no run."""
+    table = pd.read_csv(_published("times.csv"), dtype=str, keep_default_na=False)
+    rows = [
+        [r["what"], r["measured"], r["bar"] or "–", f"`{r['command']}`"]
+        for r in table.to_dict("records")
+    ]
+    return _table(["what", "measured", "bar", "how"], rows)
+
+
 def sequence_table(runs: list[Run]) -> str:
     """Markdown: how far near-duplicates recover CVC-ClinicDB's sequences; needs no run."""
     sequences = known_sequences("cvc-clinicdb")
@@ -188,6 +200,7 @@ TABLES = {
     "classes": class_table,
     "kinds": kind_table,
     "cost": cost_table,
+    "times": times_table,
 }
 
 

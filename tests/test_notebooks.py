@@ -55,7 +55,8 @@ def texts(notebook):
 
 def figures(notebook):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return sum("image/png" in output.get("data", {}) for output in outputs)
+    kinds = {"image/png", "image/jpeg"}
+    return sum(bool(kinds & output.get("data", {}).keys()) for output in outputs)
 
 
 def test_the_first_command_of_the_readme_trains_to_090(tmp_path, monkeypatch):

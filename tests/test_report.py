@@ -51,6 +51,7 @@ def test_kinds_of_a_run_that_knows_several(tmp_path):
     table = report.kind_table([run])
     assert "| `kinds` | neoplastic | 3 | 2 | 0 | 1 | 1.000 [1.000, 1.000] |" in table
     assert "| `kinds` | non-neoplastic | 2 | 1 | 1 | 0 | 0.500" in table
+    assert "| `kinds` | all | 5 | 3 | 1 | 1 | 0.750" in table
     assert "kinds" not in report.card_table([run])  # its data are not the card's
 
 
