@@ -1,9 +1,11 @@
 """Intervals: a mean without one is not a result."""
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 RESAMPLES = 9999
@@ -21,28 +23,158 @@ class Interval(NamedTuple):
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def mean_interval(values: Iterable[float], confidence: float = 0.95, seed: int = 0) -> Interval:
-    """Mean with its BCa bootstrap interval (Efron 1987), resampling the values.
+class Comparison(NamedTuple):
+    """Two systems on the same images.
+
+    Attributes:
+        difference: mean of the first minus the second, with its interval.
+        p: two-sided, of a permutation test against "the systems are exchangeable per image".
+        detectable: the smallest true difference that such a test finds with 80 % power.
+    """
+
+    difference: Interval
+    p: float
+    detectable: float
+
+
+def mean_interval(
+    values: Iterable[float],
+    confidence: float = 0.95,
+    seed: int = 0,
+    groups: Iterable[object] | None = None,
+) -> Interval:
+    """Mean with its BCa bootstrap interval (Efron 1987), resampling values or whole groups.
 
     NaN (by the rule for absent classes) leaves the mean and is not counted in ``n``. The bounds
-    are NaN with fewer than two values; equal values give an interval of no width.
+    are NaN with fewer than two values or groups; equal values give an interval of no width.
+
+    Args:
+        values: one per image.
+        confidence: of the interval.
+        seed: of the resampling.
+        groups: of each value: images of one sequence, or near-duplicates, are drawn together.
     """
-    kept = np.asarray(list(values), dtype=np.float64)
-    kept = np.sort(kept[~np.isnan(kept)])  # the order of the images must not matter
-    if len(kept) < 2:
-        return Interval(float(kept.mean()) if len(kept) else np.nan, np.nan, np.nan, len(kept))
-    mean = float(kept.mean())
+    kept, labels = _kept(values, groups)
+    mean = float(kept.mean()) if len(kept) else np.nan
+    sums, counts = _by_group(kept, labels)
+    if len(sums) < 2:
+        return Interval(mean, np.nan, np.nan, len(kept))
     if np.ptp(kept) == 0:
         return Interval(mean, mean, mean, len(kept))
     result = stats.bootstrap(
-        (kept,),
-        np.mean,
+        (sums, counts),
+        lambda s, n, axis: s.sum(axis=axis) / n.sum(axis=axis),
+        paired=True,
         confidence_level=confidence,
         n_resamples=RESAMPLES,
         method="BCa",
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Interval(mean, float(result.low), float(result.high), len(kept))
+
+
+def _kept(
+    values: Iterable[float], groups: Iterable[object] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values that are numbers, and a number for the group of each."""
+    array = np.asarray(list(values), dtype=np.float64)
+    labels = np.arange(len(array)) if groups is None else pd.factorize(pd.Series(list(groups)))[0]
+    there = ~np.isnan(array)
+    return array[there], labels[there]
+
+
+def _by_group(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and count per group, sorted: the order of the images must not matter."""
+    _, of = np.unique(labels, return_inverse=True)
+    sums, counts = np.bincount(of, values), np.bincount(of)
+    order = np.lexsort((sums, counts))
+    return sums[order], counts[order]
+
+
+def compare_paired(
+    one: Iterable[float],
+    other: Iterable[float],
+    groups: Iterable[object] | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Whether two systems differ on the same images: paired bootstrap and permutation test.
+
+    The test flips the sign of each group's differences at random (`RESAMPLES` times). An image
+    that is NaN for either leaves both. The detectable difference is (z₀.₉₇₅ + z₀.₈)·SE.
+
+    Args:
+        one: scores of the first, one per image.
+        other: of the second, in the same order.
+        groups: of each image, as in `mean_interval`.
+        seed: of both resamplings.
+
+    Raises:
+        ValueError: another number of scores.
+    """
+    one, other = np.asarray(list(one), np.float64), np.asarray(list(other), np.float64)
+    if len(one) != len(other):
+        raise ValueError(f"{len(one)} and {len(other)} scores: a paired test needs the same images")
+    labels = None if groups is None else list(groups)
+    interval = mean_interval(one - other, seed=seed, groups=labels)
+    sums, counts = _by_group(*_kept(one - other, labels))
+    if len(sums) < 2:
+        return Comparison(interval, np.nan, np.nan)
+    signs = np.random.default_rng(seed).integers(0, 2, (RESAMPLES, len(sums))) * 2 - 1
+    tolerance = 1e-12 * np.abs(sums).sum()
+    extreme = np.abs(signs @ sums) >= abs(sums.sum()) - tolerance
+    residual = sums - interval.mean * counts
+    error = math.sqrt((residual**2).sum() * len(sums) / (len(sums) - 1)) / counts.sum()
+    reach = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
+    return Comparison(interval, float((1 + extreme.sum()) / (1 + RESAMPLES)), reach * error)
+
+
+def holm(p_values: Iterable[float]) -> np.ndarray:
+    """p-values adjusted for their number (Holm 1979), in their order; NaN stays and is no test."""
+    p = np.asarray(list(p_values), np.float64)
+    order = [i for i in np.argsort(p) if not np.isnan(p[i])]
+    adjusted = p.copy()
+    running = 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(order) - rank) * p[i]))
+        adjusted[i] = running
+    return adjusted
+
+
+def seeds_interval(scores: np.ndarray, confidence: float = 0.95, seed: int = 0) -> Interval:
+    """Mean over seeds and images with an interval over both.
+
+    Seeds and images are resampled crosswise (Owen 2007, "the pigeonhole bootstrap", a little too
+    wide rather than too narrow); percentile interval.
+
+    Args:
+        scores: (seeds, images); an image that is NaN under any seed is left out.
+        confidence: of the interval.
+        seed: of the resampling.
+
+    Returns:
+        The bounds are NaN with fewer than two seeds or images; ``n`` counts images.
+    """
+    kept = scores[:, ~np.isnan(scores).any(axis=0)]
+    runs, n = kept.shape
+    mean = float(kept.mean()) if kept.size else np.nan
+    if min(runs, n) < 2:
+        return Interval(mean, np.nan, np.nan, n)
+    rng = np.random.default_rng(seed)
+    rows = rng.multinomial(runs, np.full(runs, 1 / runs), RESAMPLES) / runs
+    columns = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
+    resampled = ((rows @ kept) * columns).sum(axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return Interval(mean, float(low), float(high), n)
+
+
+def left_tail(values: Iterable[float]) -> dict[str, float]:
+    """What a mean hides: ``below_half`` (share under 0.5), 5th and 10th percentile."""
+    kept, _ = _kept(values, None)
+    if not len(kept):
+        return dict.fromkeys(("below_half", "p05", "p10"), np.nan)
+    p05, p10 = np.percentile(kept, [5, 10])
+    return {"below_half": float((kept < 0.5).mean()), "p05": float(p05), "p10": float(p10)}
 
 
 def spearman_interval(

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from polyp_utils.stats import Interval, mean_interval, spearman_interval
+from polyp_utils.stats import (
+    Interval,
+    compare_paired,
+    holm,
+    left_tail,
+    mean_interval,
+    seeds_interval,
+    spearman_interval,
+)
 
 NAN = float("nan")
 
@@ -140,3 +148,100 @@ def test_one_odd_pair_gives_no_bounds():
     rho = spearman_interval([0] * 99 + [1], range(100))
     assert rho.mean > 0
     assert np.isnan([rho.low, rho.high]).all()
+
+
+# Groups, comparisons, seeds
+
+
+def test_groups_of_one_are_no_groups():
+    assert mean_interval(skewed(), groups=range(40)) == mean_interval(skewed())
+
+
+def test_copies_in_groups_add_no_certainty():
+    once, copied = mean_interval(skewed()), mean_interval(np.repeat(skewed(), 3))
+    grouped = mean_interval(np.repeat(skewed(), 3), groups=np.repeat(range(40), 3))
+    assert grouped[:3] == pytest.approx(once[:3])
+    assert (grouped.n, copied.n) == (120, 120)
+    assert copied.high - copied.low < 0.7 * (once.high - once.low)
+
+
+def test_a_single_group_has_no_bounds():
+    assert np.isnan(mean_interval([0.1, 0.5, 0.9], groups=["a"] * 3).low)
+
+
+def test_groups_of_values_that_are_nan_do_not_count():
+    found = mean_interval([0.1, NAN, 0.9, 0.4], groups=["a", "b", "c", "c"])
+    assert found == mean_interval([0.1, 0.9, 0.4], groups=["a", "c", "c"])
+
+
+def test_a_paired_test_sees_what_unpaired_intervals_hide():
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0.2, 0.95, 100)  # images differ far more than the systems
+    better = images + 0.01 + rng.normal(0, 0.01, 100)
+    found = compare_paired(better, images)
+    assert found.difference.low > 0
+    assert found.p < 0.001
+    one, other = mean_interval(better), mean_interval(images)
+    assert one.low < other.high
+    assert found.detectable == pytest.approx(2.8016 * stats.sem(better - images), rel=1e-3)
+
+
+def test_the_permutation_test_is_scipys():
+    rng = np.random.default_rng(1)
+    one, other = rng.uniform(size=(2, 30))
+    options = {"permutation_type": "samples", "n_resamples": 9999, "rng": rng}
+    expected = stats.permutation_test(
+        (one, other + 0.1), lambda x, y, axis: (x - y).mean(axis=axis), vectorized=True, **options
+    )
+    assert compare_paired(one, other + 0.1).p == pytest.approx(expected.pvalue, abs=0.02)
+
+
+def test_under_no_difference_the_test_errs_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    p = [compare_paired(*rng.standard_normal((2, 25))).p for _ in range(200)]
+    assert 0.01 < np.mean(np.array(p) < 0.05) < 0.10
+
+
+def test_groups_make_a_paired_test_modest():
+    rng = np.random.default_rng(3)
+    difference = np.repeat(rng.normal(0.05, 0.1, 20), 10)
+    apart, grouped = (
+        compare_paired(difference, np.zeros(200), groups)
+        for groups in (None, np.repeat(range(20), 10))
+    )
+    assert grouped.p > 5 * apart.p
+    assert grouped.detectable > 2.5 * apart.detectable
+
+
+def test_pairs_of_other_length_are_refused_and_nan_leaves_both():
+    with pytest.raises(ValueError, match="2 and 3 scores"):
+        compare_paired([1, 2], [1, 2, 3])
+    assert compare_paired([0.1, NAN, 0.5], [0.2, 0.3, NAN]).difference.n == 1
+
+
+def test_equal_systems_have_p_1():
+    assert compare_paired(skewed(), skewed()).p == 1
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(holm([0.04, 0.01, NAN, 0.03]), [0.06, 0.03, NAN, 0.06])
+    np.testing.assert_allclose(holm([0.9, 0.8]), [1, 1])
+    assert holm([]).shape == (0,)
+
+
+def test_seeds_widen_the_interval():
+    rng = np.random.default_rng(4)
+    images = rng.uniform(0.4, 0.9, 100)
+    level = np.array([-0.08, 0.0, 0.08])[:, None]
+    scores = images + level
+    found, alone = seeds_interval(scores), mean_interval(images)
+    assert found.mean == pytest.approx(images.mean())
+    assert found.high - found.low > 2 * (alone.high - alone.low)
+    alike = seeds_interval(np.stack([images] * 3))
+    assert alike[1:3] == pytest.approx((alone.low, alone.high), abs=0.004)
+    assert np.isnan(seeds_interval(scores[:1]).low)
+
+
+def test_the_left_tail_by_hand():
+    found = left_tail([*np.linspace(0, 1, 101), NAN])
+    assert found == pytest.approx({"below_half": 50 / 101, "p05": 0.05, "p10": 0.10})
