@@ -1,12 +1,14 @@
-"""A run and its data set -> per-image scores and a summary with intervals.
+"""Predictions and a data set -> a table of scores per image, and its summary with intervals.
 
-Everything is made from the stored predictions (probabilities at network size), so a published
-run can be scored anew without its weights. The headline is the Dice of the merged polyp mask at
-the original size, one value per image, then the mean.
+Everything is made from probabilities, stored or given, so a published run or another system's
+masks are scored without weights. The headline is the Dice of the merged polyp mask at the
+original size, one value per image, then the mean; `polyp_utils.protocols` has the other ways.
 """
 
 import functools
-from dataclasses import dataclass
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,10 @@ import torch
 from torch import Tensor
 
 from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.grouping import known_groups
 from polyp_utils.data.labels import Scheme, get_scheme, is_polyp
 from polyp_utils.data.splits import Split, load_split
+from polyp_utils.detection import detection_counts
 from polyp_utils.files import write_json
 from polyp_utils.inference import to_original
 from polyp_utils.metrics import (
@@ -28,19 +32,36 @@ from polyp_utils.metrics import (
     iou,
     precision,
     recall,
+    specificity,
+)
+from polyp_utils.predictions import Predictions, of_run
+from polyp_utils.protocols import (
+    CARD_BATCH,
+    NETWORK,
+    ORIGINAL,
+    POLYP,
+    protocol_table,
+    threshold_scores,
 )
 from polyp_utils.runs import Run, RunError
+from polyp_utils.saliency import saliency_scores
 from polyp_utils.stats import mean_interval
+from polyp_utils.surface import surface_scores
 
-POLYP = "polyp (merged)"  # all polyp classes of a scheme together: what the literature scores
-ORIGINAL, NETWORK = "original", "network"  # sizes at which a prediction is scored
-CARD_BATCH = 8
-_SCORES = {"dice": dice, "iou": iou, "precision": precision, "recall": recall}
+_SCORES = {
+    "dice": dice,
+    "iou": iou,
+    "precision": precision,
+    "recall": recall,
+    "specificity": specificity,
+}
+_NO_SCORE = {"id", "size", "class", *Counts._fields}
 
 PROTOCOL = (
     "one value per image, then the mean; class probabilities brought bilinearly to the original "
     "size, polyp where P(all polyp classes) > 0.5, classes by argmax; absent from truth and "
-    "prediction: left out, absent from the truth but predicted: 0; 95 % BCa bootstrap over images"
+    "prediction: left out, absent from the truth but predicted: 0; 95 % BCa bootstrap over images, "
+    "near-duplicates and frames of one sequence together"
 )
 
 # What the model card reports; `card_scores` has the same keys.
@@ -49,21 +70,29 @@ CARD = {"best validation Dice": 0.9036, "test Dice": 0.9169, "test loss": 0.3322
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one part of a split.
+    """Scores of a system on some frames.
 
     Attributes:
-        per_image: a row per image, size and class: ``id``, ``size`` (original or network),
-            ``class``, ``dice``, ``iou``, ``precision``, ``recall``, ``card_dice``.
+        predictions: what was scored.
+        per_image: a row per image, size and class. ``id``, ``size`` (original or network),
+            ``class``; pixels ``tp``, ``fp``, ``fn``, ``tn``; the scores of `metrics`. At the
+            original size also those of `surface`; and for the merged polyp those of `saliency`,
+            the counts of `detection` and the threshold means of `protocols`.
         confusion: pixels at the original size, int64 (C, C), rows are the truth's classes.
-        card: the run's scores by the card's convention, see `card_scores`.
+        groups: id -> frames that are drawn together in intervals.
+        card: a run's scores by the card's convention, see `card_scores`; else empty.
     """
 
-    run: Run
-    part: str
-    classes: tuple[str, ...]
+    predictions: Predictions
     per_image: pd.DataFrame
     confusion: np.ndarray
-    card: dict[str, float]
+    groups: dict[str, int]
+    card: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the scheme's classes."""
+        return self.predictions.scheme.classes
 
     @functools.cached_property
     def summary(self) -> pd.DataFrame:
@@ -73,36 +102,82 @@ class Evaluation:
             of_size = self.per_image[self.per_image["size"] == size]
             for name in (POLYP, *self.classes):
                 values = of_size[of_size["class"] == name]
-                for score in _SCORES:
-                    interval = mean_interval(values[score])
-                    row = {"size": size, "class": name, "score": score}
-                    rows.append(row | interval._asdict())
+                groups = values["id"].map(self.groups)
+                for score in [c for c in values if c not in _NO_SCORE and not _is_count(c)]:
+                    if score in _SCORES or values[score].notna().any():
+                        interval = mean_interval(values[score], groups=groups)
+                        row = {"size": size, "class": name, "score": score}
+                        rows.append(row | interval._asdict())
         return pd.DataFrame(rows)
+
+    @functools.cached_property
+    def protocols(self) -> pd.DataFrame:
+        """The same predictions under each named protocol, see `protocol_table`."""
+        return protocol_table(self.per_image, self.groups)
 
     @property
     def headline(self) -> pd.Series:
         """Polyp Dice at the original size: mean, low, high, n."""
         return self.summary.iloc[0]
 
-    def save(self) -> None:
-        """Writes ``per_image.csv`` and ``summary.json`` into the run folder, atomically."""
-        self.run.save_table("per_image", self.per_image)
+    def save(self, run: Run, part: str = "test") -> None:
+        """Writes ``per_image.csv`` and ``summary.json`` into a run folder, atomically."""
+        run.save_table("per_image", self.per_image)
         scores = [
             {"protocol": f"{row.pop('size')} size, per image", **row}
             for row in self.summary.to_dict("records")
         ]
         summary = {
-            "part": self.part,
+            "part": part,
             "n": int(self.per_image["id"].nunique()),
             "protocol": PROTOCOL,
-            "scores": [{k: _plain(v) for k, v in row.items()} for row in scores],
-            "card": {k: _plain(v) for k, v in self.card.items()},
+            "scores": [_plain(row) for row in scores],
+            "protocols": [_plain(row) for row in self.protocols.to_dict("records")],
+            "card": _plain(self.card),
         }
-        write_json(self.run.path / "summary.json", summary)
+        write_json(run.path / "summary.json", summary)
 
 
-def evaluate(run: Run, part: str = "test", dataset: PolypDataset | None = None) -> Evaluation:
-    """Scores a run's stored predictions for one part of its split.
+def _is_count(column: str) -> bool:
+    return column.startswith(("found_", "missed_", "false_"))
+
+
+def evaluate(predictions: Predictions, dataset: PolypDataset) -> Evaluation:
+    """Scores predictions against a data set.
+
+    Args:
+        predictions: of a run, a folder or arrays, see `polyp_utils.predictions`.
+        dataset: holds their frames; opened at the network's size.
+
+    Raises:
+        ValueError: a frame that is not in the data set.
+        RunError: a stored prediction is missing.
+        DataError: a prediction that cannot be used.
+    """
+    ids = list(predictions.ids)
+    rows = dataset.rows(ids).tolist()
+
+    def one(frame_id: str, row: int) -> tuple[pd.DataFrame, Tensor]:
+        probabilities = predictions.read(frame_id)
+        truth = torch.from_numpy(dataset.original_mask(frame_id))
+        tables = []
+        for size, levels in ((ORIGINAL, truth), (NETWORK, dataset.masks[row])):
+            enlarged = to_original(probabilities, (levels.shape[0], levels.shape[1]))
+            table, matrix = score_image(enlarged, levels, predictions.scheme, size == ORIGINAL)
+            tables.append((table.assign(id=frame_id, size=size), matrix))
+        return pd.concat([table for table, _ in tables]), tables[0][1]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        scored = list(pool.map(one, ids, rows))
+    per_image = pd.concat([table for table, _ in scored], ignore_index=True)
+    first = ["id", "size", "class"]
+    per_image = per_image[[*first, *(c for c in per_image if c not in first)]]
+    confusion = torch.cat([matrix for _, matrix in scored]).sum(dim=0).numpy()
+    return Evaluation(predictions, per_image, confusion, known_groups(dataset))
+
+
+def evaluate_run(run: Run, part: str = "test", dataset: PolypDataset | None = None) -> Evaluation:
+    """Scores a run's stored predictions for one part of its split, also by the card's convention.
 
     Args:
         run: a finished run, or a published one.
@@ -113,27 +188,12 @@ def evaluate(run: Run, part: str = "test", dataset: PolypDataset | None = None) 
         RunError: a prediction is missing, or the data are not those that the run was made with.
     """
     config = run.config
-    scheme = get_scheme(config.scheme)
     dataset = dataset or PolypDataset(config.dataset, config.image_size)
-    split = load_split(config.split, config.dataset).limited(config.limit)
-    check_data(run, dataset, split)
-    ids = split.part(part)
-    tables, matrices = [], []
-    for frame_id, row in zip(ids, dataset.rows(ids).tolist(), strict=True):
-        probabilities = run.probabilities(part, frame_id, scheme)
-        mask = dataset.original_mask(frame_id)
-        truth = {ORIGINAL: torch.from_numpy(mask), NETWORK: dataset.masks[row]}
-        for size, levels in truth.items():
-            table, matrix = _score_image(
-                to_original(probabilities, (levels.shape[0], levels.shape[1])), levels, scheme
-            )
-            tables.append(table.assign(id=frame_id, size=size))
-            if size == ORIGINAL:
-                matrices.append(matrix)
-    columns = ["id", "size", "class", *_SCORES, "card_dice"]
-    per_image = pd.concat(tables, ignore_index=True)[columns]
-    confusion = torch.cat(matrices).sum(dim=0).numpy()
-    return Evaluation(run, part, scheme.classes, per_image, confusion, card_scores(run, dataset))
+    check_data(run, dataset, load_split(config.split, config.dataset).limited(config.limit))
+    found = evaluate(of_run(run, part), dataset)
+    return Evaluation(
+        found.predictions, found.per_image, found.confusion, found.groups, card_scores(run, dataset)
+    )
 
 
 def check_data(run: Run, dataset: PolypDataset, split: Split) -> None:
@@ -180,25 +240,41 @@ def card_scores(run: Run, dataset: PolypDataset) -> dict[str, float]:
     return dict(zip(CARD, (scores["val"], scores["test"], loss), strict=True))
 
 
-def _score_image(
-    probabilities: Tensor, levels: Tensor, scheme: Scheme
+def score_image(
+    probabilities: Tensor, levels: Tensor, scheme: Scheme, all_scores: bool = True
 ) -> tuple[pd.DataFrame, Tensor]:
-    """A row per class (merged polyp first), and the confusion matrix (1, C, C)."""
+    """A row per class (merged polyp first), and the confusion matrix (1, C, C).
+
+    Args:
+        probabilities: float (C, H, W).
+        levels: of the mask, uint8 (H, W).
+        scheme: what the classes are.
+        all_scores: also outlines, maps and objects, which take longer than overlap.
+    """
     polyp, classes = polyp_and_classes(probabilities, scheme)
     target = scheme.encode(levels[None])
+    truth = is_polyp(levels)
     matrix = confusion_matrix(classes[None], target, len(scheme.classes))
-    merged = counts_of(confusion_matrix(polyp[None], is_polyp(levels[None]), 2))
-    counts = Counts(
-        *(torch.cat([m[:, 1:], c], dim=1) for m, c in zip(merged, counts_of(matrix), strict=True))
-    )
-    scores = {name: score(counts)[0].numpy() for name, score in _SCORES.items()}
-    scores["card_dice"] = card_dice(counts)[0].numpy()
-    return pd.DataFrame({"class": [POLYP, *scheme.classes], **scores}), matrix
+    merged = counts_of(confusion_matrix(polyp[None], truth[None], 2))
+    pairs = zip(merged, counts_of(matrix), strict=True)
+    counts = Counts(*(torch.cat([m[:, 1:], c], dim=1) for m, c in pairs))
+    columns = {name: values[0].numpy() for name, values in counts._asdict().items()}
+    columns |= {name: score(counts)[0].numpy() for name, score in _SCORES.items()}
+    table = pd.DataFrame({"class": [POLYP, *scheme.classes], **columns})
+    if not all_scores:
+        return table, matrix
+    masks = [(polyp, truth)] + [(classes == c, target[0] == c) for c in range(len(scheme.classes))]
+    surfaces = pd.DataFrame([surface_scores(p.numpy(), t.numpy()) for p, t in masks])
+    chance = scheme.polyp_probability(probabilities[None])[0].clamp(0, 1).numpy()
+    of_polyp = {
+        **saliency_scores(chance, truth.numpy()),
+        **threshold_scores(chance, truth.numpy()),
+        **detection_counts(polyp.numpy(), truth.numpy()),
+    }
+    return pd.concat([table, surfaces, pd.DataFrame([of_polyp])], axis=1), matrix
 
 
-def _plain(value: Any) -> Any:
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """JSON has no NaN and no numpy types."""
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, float):
-        return None if np.isnan(value) else value
-    return value
+    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+    return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in plain.items()}

@@ -14,11 +14,12 @@ from torch import Tensor
 
 
 class Counts(NamedTuple):
-    """Pixels per image and class, int64 (B, C): true and false positives, false negatives."""
+    """Pixels per image and class, int64 (B, C): true and false positives and negatives."""
 
     tp: Tensor
     fp: Tensor
     fn: Tensor
+    tn: Tensor
 
 
 def count(prediction: Tensor, target: Tensor, num_classes: int) -> Counts:
@@ -38,7 +39,8 @@ def count(prediction: Tensor, target: Tensor, num_classes: int) -> Counts:
 def counts_of(matrices: Tensor) -> Counts:
     """Counts (B, C) from confusion matrices (B, C, C)."""
     tp = matrices.diagonal(dim1=1, dim2=2)
-    return Counts(tp, fp=matrices.sum(dim=1) - tp, fn=matrices.sum(dim=2) - tp)
+    fp, fn = matrices.sum(dim=1) - tp, matrices.sum(dim=2) - tp
+    return Counts(tp, fp, fn, tn=matrices.sum(dim=(1, 2))[:, None] - tp - fp - fn)
 
 
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -87,6 +89,12 @@ def precision(counts: Counts) -> Tensor:
 def recall(counts: Counts) -> Tensor:
     """TP / (TP + FN), float64 (B, C) in [0, 1]; absent classes by the module's rule."""
     return _score(counts.tp, counts.tp + counts.fn, counts)
+
+
+def specificity(counts: Counts) -> Tensor:
+    """TN / (TN + FP), float64 (B, C) in [0, 1]; NaN where the class fills the whole target."""
+    negatives = counts.tn + counts.fp
+    return torch.where(negatives == 0, torch.nan, counts.tn.double() / negatives.clamp(min=1))
 
 
 def card_dice(counts: Counts) -> Tensor:

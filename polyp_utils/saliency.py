@@ -129,13 +129,19 @@ def _similarity(one: np.ndarray, other: np.ndarray) -> float:
     return 1.0 if below == 0 else 0.0
 
 
-def e_curve(probability: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Enhanced alignment (Fan et al. 2018) at each of 256 thresholds, float64 (256,)."""
-    levels = (probability * (THRESHOLDS - 1)).astype(np.uint8)
+def counts_above(levels: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels inside and outside of the target at or above each of 256 levels, int64 (256,)."""
     inside, outside = (
         np.bincount(levels[mask], minlength=THRESHOLDS)[::-1].cumsum()[::-1]
         for mask in (target, ~target)
-    )  # pixels at or above each level
+    )
+    return inside, outside
+
+
+def e_curve(probability: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Enhanced alignment (Fan et al. 2018) at each of 256 thresholds, float64 (256,)."""
+    levels = (probability * (THRESHOLDS - 1)).astype(np.uint8)
+    inside, outside = counts_above(levels, target)
     n, polyp = target.size, int(target.sum())
     predicted = inside + outside
     if polyp == 0:

@@ -54,23 +54,47 @@ def mean_interval(
         seed: of the resampling.
         groups: of each value: images of one sequence, or near-duplicates, are drawn together.
     """
-    kept, labels = _kept(values, groups)
-    mean = float(kept.mean()) if len(kept) else np.nan
-    sums, counts = _by_group(kept, labels)
-    if len(sums) < 2:
-        return Interval(mean, np.nan, np.nan, len(kept))
-    if np.ptp(kept) == 0:
-        return Interval(mean, mean, mean, len(kept))
+    values = np.asarray(list(values), dtype=np.float64)
+    counted = (~np.isnan(values)).astype(np.float64)
+    return ratio_interval(np.nan_to_num(values), counted, confidence, seed, groups)
+
+
+def ratio_interval(
+    numerators: Iterable[float],
+    denominators: Iterable[float],
+    confidence: float = 0.95,
+    seed: int = 0,
+    groups: Iterable[object] | None = None,
+) -> Interval:
+    """Ratio of two sums with its BCa bootstrap interval, as in `mean_interval`.
+
+    A mean is the ratio with denominators of 1; Dice over pooled pixels is another. Items with a
+    denominator of 0 leave it and are not counted in ``n``.
+    """
+    above, below = (np.asarray(list(v), np.float64) for v in (numerators, denominators))
+    labels = np.arange(len(above)) if groups is None else pd.factorize(pd.Series(list(groups)))[0]
+    there = below != 0
+    above, below, labels = above[there], below[there], labels[there]
+    n = len(above)
+    ratio = float(above.sum() / below.sum()) if n else np.nan
+    _, of = np.unique(labels, return_inverse=True)
+    tops, bottoms = np.bincount(of, above), np.bincount(of, below)
+    order = np.lexsort((tops, bottoms))  # the order of the images must not matter
+    tops, bottoms = tops[order], bottoms[order]
+    if len(tops) < 2:
+        return Interval(ratio, np.nan, np.nan, n)
+    if np.ptp(above / below) == 0:
+        return Interval(ratio, ratio, ratio, n)
     result = stats.bootstrap(
-        (sums, counts),
-        lambda s, n, axis: s.sum(axis=axis) / n.sum(axis=axis),
+        (tops, bottoms),
+        lambda top, bottom, axis: top.sum(axis=axis) / bottom.sum(axis=axis),
         paired=True,
         confidence_level=confidence,
         n_resamples=RESAMPLES,
         method="BCa",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(mean, float(result.low), float(result.high), len(kept))
+    return Interval(ratio, float(result.low), float(result.high), n)
 
 
 def _kept(

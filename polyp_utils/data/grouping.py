@@ -14,7 +14,7 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import SPECK_SHARE, get_scheme, is_polyp
 from polyp_utils.data.layout import DataError
 from polyp_utils.data.sources import Source, open_source
-from polyp_utils.data.splits import Split, grouped_parts, known_sequences
+from polyp_utils.data.splits import Split, grouped_parts, known_pairs, known_sequences
 from polyp_utils.files import write_csv
 
 SEED = 42
@@ -64,7 +64,16 @@ def _read(path: Path) -> pd.DataFrame:
 
 def groups(dataset: PolypDataset) -> dict[str, int]:
     """Id -> group: near-duplicates, equal frames, those of one sequence, and what these link."""
-    pairs = near_duplicates(dataset.source, dataset.info.name)
+    return _linked(dataset, near_duplicates(dataset.source, dataset.info.name))
+
+
+def known_groups(dataset: PolypDataset) -> dict[str, int]:
+    """The same with the near-duplicates that are known, without a search."""
+    return _linked(dataset, known_pairs(dataset.name))
+
+
+def _linked(dataset: PolypDataset, found: pd.DataFrame | None) -> dict[str, int]:
+    pairs = pd.DataFrame(found, columns=["id_a", "id_b"])
     frames = zip(dataset.ids, dataset.images, strict=True)
     pixels = {frame_id: image.numpy().tobytes() for frame_id, image in frames}
     same = [_links(known) for known in (pixels, known_sequences(dataset.info.name))]
