@@ -66,13 +66,13 @@ def _train(recipe: str, **overrides: Any) -> None:
 
 def _evaluate(run: str) -> None:
     from polyp_utils.card import write_model_card
-    from polyp_utils.evaluation import evaluate
+    from polyp_utils.evaluation import evaluate_run
     from polyp_utils.runs import find_run
 
     found = find_run(run)
-    evaluation = evaluate(found)
+    evaluation = evaluate_run(found)
     if run or not found.published:
-        evaluation.save()
+        evaluation.save(found)
         write_model_card(found)
     score = evaluation.headline
     print(

@@ -7,11 +7,12 @@ import pandas as pd
 import torch
 
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.labels import THRESHOLD, get_scheme
-from polyp_utils.evaluation import ORIGINAL, POLYP, Evaluation, polyp_and_classes
+from polyp_utils.data.labels import THRESHOLD
+from polyp_utils.evaluation import Evaluation, polyp_and_classes
 from polyp_utils.explore import Frame, components, describe
 from polyp_utils.inference import to_original
-from polyp_utils.runs import Run
+from polyp_utils.predictions import Predictions
+from polyp_utils.protocols import ORIGINAL, POLYP
 from polyp_utils.stats import Interval, mean_interval, spearman_interval
 
 FOUND_SHARE = 0.1  # of a component's pixels
@@ -42,13 +43,12 @@ def count_components(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]
 
 def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
     """A row per image, worst first: polyp scores at the original size, features, components."""
-    run, part = evaluation.run, evaluation.part
     per_image = evaluation.per_image
     wanted = (per_image["class"] == POLYP) & (per_image["size"] == ORIGINAL)
     rows = []
     for frame_id in per_image.loc[wanted, "id"]:
         image, mask = dataset.original(frame_id)
-        _, predicted = _enlarged(run, part, frame_id, mask.shape)
+        _, predicted = _enlarged(evaluation.predictions, frame_id, mask.shape)
         counted = count_components(predicted, mask > THRESHOLD)
         rows.append({"id": frame_id, **describe(image, mask), **counted})
     scores = per_image.loc[wanted, ["id", "dice", "iou", "precision", "recall"]]
@@ -64,13 +64,12 @@ def kind_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
     Returns:
         ``id``, ``kind``, ``predicted`` (a kind, or ``missed`` as in `count_components`).
     """
-    run, part = evaluation.run, evaluation.part
-    scheme = get_scheme(run.config.scheme)
+    scheme = evaluation.predictions.scheme
     names = list(scheme.kinds)
     rows = []
     for frame_id in evaluation.per_image["id"].unique():
         mask = dataset.original_mask(frame_id)
-        probabilities, predicted = _enlarged(run, part, frame_id, mask.shape)
+        probabilities, predicted = _enlarged(evaluation.predictions, frame_id, mask.shape)
         truth = scheme.encode(torch.from_numpy(mask)[None])[0].numpy()
         per_kind = np.stack([probabilities[list(c)].sum(dim=0) for c in scheme.kinds.values()])
         for polyp in components(mask > THRESHOLD):
@@ -107,35 +106,36 @@ def kind_findings(table: pd.DataFrame, kinds: Collection[str]) -> list[str]:
 
 
 def gallery(
-    run: Run, part: str, dataset: PolypDataset, titles: dict[str, str], with_map: bool = False
+    predictions: Predictions,
+    dataset: PolypDataset,
+    titles: dict[str, str],
+    with_map: bool = False,
 ) -> list[Frame]:
     """Frames at the original size with truth and prediction, for `plots.sheet`.
 
     Args:
-        run: gives the predictions of ``part``.
-        part: ``val`` or ``test``.
-        dataset: the run's.
+        predictions: to show.
+        dataset: holds the frames.
         titles: frame id -> title, in the order of the gallery.
         with_map: also the probability map.
     """
-    scheme = get_scheme(run.config.scheme)
     frames = []
     for frame_id, title in titles.items():
         image, mask = dataset.original(frame_id)
-        probabilities, predicted = _enlarged(run, part, frame_id, mask.shape)
-        polyp_map = scheme.polyp_probability(probabilities[None])[0].numpy() if with_map else None
+        probabilities, predicted = _enlarged(predictions, frame_id, mask.shape)
+        chance = predictions.scheme.polyp_probability(probabilities[None])[0].numpy()
+        polyp_map = chance if with_map else None
         frames.append(Frame(title, image, mask > THRESHOLD, predicted, polyp_map))
     return frames
 
 
 def _enlarged(
-    run: Run, part: str, frame_id: str, size: tuple[int, ...]
+    predictions: Predictions, frame_id: str, size: tuple[int, ...]
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Stored probabilities brought to (H, W): (C, H, W), and the polyp mask bool (H, W)."""
-    scheme = get_scheme(run.config.scheme)
+    """Probabilities brought to (H, W): (C, H, W), and the polyp mask bool (H, W)."""
     height, width = size
-    probabilities = to_original(run.probabilities(part, frame_id, scheme), (height, width))
-    return probabilities, polyp_and_classes(probabilities, scheme)[0].numpy()
+    probabilities = to_original(predictions.read(frame_id), (height, width))
+    return probabilities, polyp_and_classes(probabilities, predictions.scheme)[0].numpy()
 
 
 def by_stratum(table: pd.DataFrame, column: str, bins: int = 4) -> pd.DataFrame:

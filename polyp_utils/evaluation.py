@@ -7,6 +7,7 @@ original size, one value per image, then the mean; `polyp_utils.protocols` has t
 
 import functools
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,7 +104,7 @@ class Evaluation:
             for name in (POLYP, *self.classes):
                 values = of_size[of_size["class"] == name]
                 groups = values["id"].map(self.groups)
-                for score in [c for c in values if c not in _NO_SCORE and not _is_count(c)]:
+                for score in [str(c) for c in values if not _is_no_score(str(c))]:
                     if score in _SCORES or values[score].notna().any():
                         interval = mean_interval(values[score], groups=groups)
                         row = {"size": size, "class": name, "score": score}
@@ -138,8 +139,8 @@ class Evaluation:
         write_json(run.path / "summary.json", summary)
 
 
-def _is_count(column: str) -> bool:
-    return column.startswith(("found_", "missed_", "false_"))
+def _is_no_score(column: str) -> bool:
+    return column in _NO_SCORE or column.startswith(("found_", "missed_", "false_"))
 
 
 def evaluate(predictions: Predictions, dataset: PolypDataset) -> Evaluation:
@@ -274,7 +275,7 @@ def score_image(
     return pd.concat([table, surfaces, pd.DataFrame([of_polyp])], axis=1), matrix
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
+def _plain(values: Mapping[Any, Any]) -> dict[str, Any]:
     """JSON has no NaN and no numpy types."""
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
     return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in plain.items()}

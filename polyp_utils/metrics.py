@@ -1,4 +1,4 @@
-"""Per-image scores from counts of pixels.
+"""Per-image overlap from counts of pixels.
 
 **Absent classes.** One rule, here and in every table: a class absent from target and prediction
 gives NaN and leaves the mean; absent from the target but predicted, or present but not predicted,

@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from polyp_utils.errors import FEW, MISSED
-from polyp_utils.evaluation import POLYP
 from polyp_utils.explore import Frame
+from polyp_utils.protocols import POLYP
 from polyp_utils.stats import mean_interval
 
 TRUTH, PREDICTION = "#00e050", "#ff20ff"

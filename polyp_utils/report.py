@@ -25,8 +25,9 @@ from polyp_utils.data.splits import (
     split_names,
 )
 from polyp_utils.errors import FAILURE_DICE, MISSED
-from polyp_utils.evaluation import CARD, NETWORK, ORIGINAL, POLYP
+from polyp_utils.evaluation import CARD
 from polyp_utils.files import atomic
+from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP
 from polyp_utils.runs import Run
 from polyp_utils.stats import Interval, mean_interval
 

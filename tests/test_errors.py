@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 
 from polyp_utils.config import RunConfig
+from polyp_utils.data.labels import get_scheme
 from polyp_utils.errors import (
     FEATURES,
     by_stratum,
@@ -21,8 +22,10 @@ from polyp_utils.errors import (
     kind_findings,
     kind_table,
 )
-from polyp_utils.evaluation import NETWORK, ORIGINAL, POLYP, Evaluation
+from polyp_utils.evaluation import Evaluation
 from polyp_utils.files import write_json
+from polyp_utils.predictions import Predictions
+from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP
 from polyp_utils.runs import Run
 
 SIDE = 64  # of a frame; predictions are stored at 32 and doubled exactly
@@ -68,6 +71,11 @@ def dataset():
     return SimpleNamespace(original=original)
 
 
+def read_by(run):
+    scheme = get_scheme(run.config.scheme)
+    return Predictions(run.name, scheme, (), lambda i: run.probabilities("test", i, scheme))
+
+
 @pytest.fixture
 def evaluation(run):
     rows = [
@@ -78,7 +86,7 @@ def evaluation(run):
         for value in [dice if (size, name) == (ORIGINAL, POLYP) else 0.123]
     ]
     table = pd.DataFrame(rows).assign(iou=0.5, precision=0.6, recall=0.7, card_dice=0.9)
-    return Evaluation(run, "test", ("background", "polyp"), table, np.zeros((2, 2)), {})
+    return Evaluation(read_by(run), table, np.zeros((2, 2)), {})
 
 
 def features(n=40, seed=0):
@@ -121,7 +129,7 @@ def two_kinds(tmp_path):
         run.save_probabilities("test", i, torch.cat([1 - kinds.sum(0, keepdim=True), kinds]))
     data = SimpleNamespace(original_mask=lambda i: truth[i].astype(np.uint8))
     table = pd.DataFrame({"id": ["a", "b"]})
-    return Evaluation(run, "test", (), table, np.zeros((3, 3)), {}), data
+    return Evaluation(read_by(run), table, np.zeros((3, 3)), {}), data
 
 
 def test_kinds_of_found_polyps_by_hand(two_kinds):
@@ -205,7 +213,7 @@ def test_error_table_joins_scores_features_and_objects_worst_first(evaluation, d
 @pytest.mark.parametrize("with_map", [False, True])
 def test_gallery_shows_truth_prediction_and_map_in_the_order_asked(with_map, run, dataset):
     titles = {"missed": "first", "half": "second"}
-    frames = gallery(run, "test", dataset, titles, with_map)
+    frames = gallery(read_by(run), dataset, titles, with_map)
     assert [frame.title for frame in frames] == ["first", "second"]
     for frame_id, frame in zip(titles, frames, strict=True):
         truth, prediction, *_ = FRAMES[frame_id]

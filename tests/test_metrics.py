@@ -25,8 +25,8 @@ def random_maps(classes=3, batch=4, size=(9, 7), seed=0):
     return torch.randint(classes, (2, batch, *size), generator=generator)
 
 
-def counts_of(tp, fp, fn):
-    return Counts(*(torch.tensor([[value]]) for value in (tp, fp, fn)))
+def counts_of(tp, fp, fn, tn=0):
+    return Counts(*(torch.tensor([[value]]) for value in (tp, fp, fn, tn)))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,12 @@ def test_counts_by_hand():
     prediction = torch.tensor([[[0, 1, 1], [2, 2, 0]]])
     target = torch.tensor([[[0, 1, 2], [2, 0, 0]]])
     counts = count(prediction, target, 4)
-    assert [x.tolist() for x in counts] == [[[2, 1, 1, 0]], [[0, 1, 1, 0]], [[1, 0, 1, 0]]]
+    assert [x.tolist() for x in counts] == [
+        [[2, 1, 1, 0]],
+        [[0, 1, 1, 0]],
+        [[1, 0, 1, 0]],
+        [[3, 4, 3, 6]],
+    ]
     expected = [4 / 5, 2 / 3, 2 / 4, NAN]
     assert dice(counts)[0].tolist() == pytest.approx(expected, nan_ok=True)
 

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from polyp_utils import plots
-from polyp_utils.evaluation import POLYP
 from polyp_utils.explore import Frame
+from polyp_utils.protocols import POLYP
 from polyp_utils.stats import mean_interval
 
 RNG = np.random.default_rng(0)

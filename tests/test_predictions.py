@@ -1,0 +1,120 @@
+"""Predictions of a run, a folder and arrays are the same thing, and bad ones are refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.layout import DataError
+from polyp_utils.evaluation import evaluate
+from polyp_utils.predictions import of_arrays, of_folder
+
+
+@pytest.fixture(scope="module")
+def dataset(session_cache):
+    return PolypDataset("phantom", 32)
+
+
+@pytest.fixture
+def maps(dataset):
+    """Noisy maps of three frames, in 255 steps, at sizes of their own."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for frame_id in dataset.ids[:3]:
+        mask = dataset.original_mask(frame_id)[::2, ::2] > 127
+        found[frame_id] = np.clip(200 * mask + rng.integers(0, 80, mask.shape), 0, 255)
+    return {frame_id: values.astype(np.uint8) for frame_id, values in found.items()}
+
+
+def write(folder, maps, suffix=".png"):
+    folder.mkdir()
+    for frame_id, values in maps.items():
+        Image.fromarray(values).save(folder / f"{frame_id}{suffix}")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_a_folder_scores_like_the_arrays_in_it(tmp_path, dataset, maps, suffix):
+    folder = of_folder(write(tmp_path / "theirs", maps, suffix))
+    assert (folder.name, folder.ids) == ("theirs", tuple(maps))
+    arrays = of_arrays(maps)
+    one, other = (evaluate(p, dataset).per_image for p in (folder, arrays))
+    assert one.equals(other)
+    floats = of_arrays({i: values / 255 for i, values in maps.items()})
+    for frame_id in maps:
+        assert torch.allclose(floats.read(frame_id), arrays.read(frame_id))
+
+
+def test_masks_may_be_bool_black_and_white_one_bit_or_equal_channels(tmp_path):
+    mask = np.zeros((4, 6), bool)
+    mask[1:3, 2:5] = True
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    Image.fromarray(mask).save(folder / "bit.png")
+    Image.fromarray(np.uint8(255 * mask)).save(folder / "grey.png")
+    Image.fromarray(np.uint8(255 * np.stack([mask] * 3, axis=-1))).save(folder / "rgb.png")
+    read = of_folder(folder).read
+    expected = of_arrays({"a": mask}).read("a")
+    assert expected[1].tolist() == mask.astype(float).tolist()
+    for name in ("bit", "grey", "rgb"):
+        assert torch.equal(read(name), expected)
+
+
+@pytest.mark.parametrize(
+    ("files", "ids", "message"),
+    [
+        ({"a.jpg": 0}, (), "it holds none"),
+        ({"a.png": 0}, ("a", "b", "c"), "lacks 2 of 3 predictions, first b"),
+        ({"a.png": 0, "a.bmp": 0}, (), "are both of a: keep one"),
+    ],
+)
+def test_a_folder_must_hold_one_lossless_file_per_frame(tmp_path, files, ids, message):
+    for name in files:
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    with pytest.raises(DataError, match=message):
+        of_folder(tmp_path, ids)
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        of_folder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("RGB", (4, 4), (255, 0, 0)), "is coloured"),
+        (Image.new("L", (4, 4), 1), "holds only 0 and 1"),
+        (Image.new("I;16", (4, 4)), "holds uint16: write 8-bit"),
+    ],
+)
+def test_an_image_that_is_no_map_is_refused(tmp_path, image, message):
+    image.save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=message):
+        of_folder(tmp_path).read("a")
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"a\.png cannot be decoded"):
+        of_folder(tmp_path).read("a")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((4, 4), int), "prediction a is int64"),
+        (np.zeros((4, 4, 3), np.uint8), r"prediction a is uint8 \(4, 4, 3\)"),
+        (np.full((4, 4), 1.5), r"holds 1\.5 … 1\.5"),
+        (np.full((4, 4), np.nan), "must lie in"),
+    ],
+)
+def test_arrays_that_are_no_maps_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        of_arrays({"a": values})
+
+
+def test_a_frame_of_another_data_set_is_named(dataset):
+    with pytest.raises(ValueError, match="1 of 1 ids are not in Phantoms, first 'x'"):
+        evaluate(of_arrays({"x": np.zeros((4, 4), bool)}), dataset)

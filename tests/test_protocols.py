@@ -1,0 +1,139 @@
+"""Hand-made predictions have the scores that theory gives, under every protocol."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.evaluation import evaluate
+from polyp_utils.predictions import of_arrays
+from polyp_utils.protocols import (
+    NETWORK,
+    ORIGINAL,
+    POLYP,
+    PROTOCOLS,
+    protocol_table,
+    threshold_scores,
+)
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def dataset(session_cache):
+    return PolypDataset("phantom", SIZE)
+
+
+@pytest.fixture(scope="module")
+def truth(dataset):
+    """19 masks, the last of them without polyp."""
+    empty = (dataset.masks <= 127).flatten(1).all(dim=1)
+    rows = [*(~empty).nonzero()[:18, 0].tolist(), int(empty.nonzero()[0, 0])]
+    return {dataset.ids[row]: dataset.original_mask(dataset.ids[row]) > 127 for row in rows}
+
+
+def means(predictions, dataset):
+    table = evaluate(of_arrays(predictions), dataset).protocols
+    assert set(table["protocol"]) == set(PROTOCOLS)
+    return table.set_index(["protocol", "score"])["mean"].to_dict()
+
+
+def test_a_perfect_mask(truth, dataset):
+    """PraNet's rule scores frames without polyp 0, and threshold 0 predicts everything."""
+    found = means(truth, dataset)
+    for score in ("dice", "iou"):
+        assert found["image-mean", score] == 1
+        assert min(found["at-network-size", score], found["pooled", score]) > 0.99  # one resize
+    area = np.array([mask.mean() for mask in truth.values()])
+    expected = np.where(area > 0, (255 + 2 * area / (1 + area)) / 256, 0)
+    assert found["pranet", "dice"] == pytest.approx(expected.mean())
+    assert found["card", "dice"] > 0.95
+
+
+def test_an_empty_mask(truth, dataset):
+    found = means({i: np.zeros_like(mask) for i, mask in truth.items()}, dataset)
+    for name in ("image-mean", "at-network-size", "pooled"):
+        assert found[name, "dice"] == found[name, "iou"] == 0
+    # An even map is not stretched: only threshold 0 marks anything, and it marks all.
+    area = np.array([mask.mean() for mask in truth.values()])
+    assert found["pranet", "dice"] == pytest.approx((2 * area / (1 + area)).mean() / 256)
+
+
+def test_a_shifted_mask_pools_and_averages_differently(truth, dataset):
+    def shifted(mask):
+        return np.roll(mask, (9, -12), (0, 1))
+
+    found = means({i: shifted(mask) for i, mask in truth.items()}, dataset)
+    both = [(shifted(mask) & mask).sum() for mask in truth.values()]
+    size = [mask.sum() for mask in truth.values()]
+    per_image = [b / s for b, s in zip(both, size, strict=True) if s]
+    assert found["image-mean", "dice"] == pytest.approx(np.mean(per_image))
+    assert found["pooled", "dice"] == pytest.approx(sum(both) / sum(size), abs=0.05)  # at 32 px
+    assert found["image-mean", "dice"] < found["pooled", "dice"] < 1  # small polyps lose most
+
+
+def test_pranets_score_as_their_loops_compute_it():
+    rng = np.random.default_rng(0)
+    mask = rng.uniform(size=(20, 24)) > 0.7
+    probability = np.clip(0.2 + 0.5 * mask + rng.normal(0, 0.2, mask.shape), 0, 1)
+    stretched = (probability - probability.min()) / np.ptp(probability)
+    levels = np.round(255 * stretched).astype(np.uint8) / 255
+    dice, iou = [], []
+    for threshold in np.linspace(0, 1, 256):
+        marked = levels >= threshold - 1e-9
+        hits = (marked & mask).sum()
+        dice.append(2 * hits / (marked.sum() + mask.sum()) if hits else 0)
+        iou.append(hits / (marked | mask).sum() if hits else 0)
+    found = threshold_scores(probability, mask)
+    assert found["pranet_dice"] == pytest.approx(np.mean(dice))
+    assert found["pranet_iou"] == pytest.approx(np.mean(iou))
+
+
+def test_pooled_dice_is_that_of_all_pixels_together(truth, dataset):
+    rng = np.random.default_rng(1)
+    noisy = {i: mask ^ (rng.uniform(size=mask.shape) < 0.2) for i, mask in truth.items()}
+    evaluation = evaluate(of_arrays(noisy), dataset)
+    rows = dataset.rows(truth)
+    true = dataset.masks[rows].numpy() > 127
+    resized = np.stack(
+        [
+            torch.nn.functional.interpolate(
+                torch.from_numpy(mask.astype(np.float32))[None, None], (SIZE, SIZE), mode="bilinear"
+            )[0, 0].numpy()
+            > 0.5
+            for mask in noisy.values()
+        ]
+    )
+    expected = 2 * (resized & true).sum() / (resized.sum() + true.sum())
+    table = evaluation.protocols.set_index(["protocol", "score"])
+    row = table.loc[("pooled", "dice")]
+    assert row["mean"] == pytest.approx(expected)
+    assert row["low"] < row["mean"] < row["high"]
+
+
+def test_the_card_takes_an_absent_class_as_one(dataset, truth):
+    ids = [i for i, mask in truth.items() if not mask.any()][:1]
+    found = means({i: truth[i] for i in ids}, dataset)
+    assert found["card", "dice"] == 1
+    assert np.isnan(found["image-mean", "dice"])
+
+
+def test_groups_widen_the_intervals_of_every_protocol(truth, dataset):
+    rng = np.random.default_rng(2)
+    noisy = {i: mask ^ (rng.uniform(size=mask.shape) < 0.2) for i, mask in truth.items()}
+    per_image = evaluate(of_arrays(noisy), dataset).per_image
+    copies = [per_image.assign(id=per_image["id"] + f"-{k}") for k in range(4)]
+    table = pd.concat(copies, ignore_index=True)
+    groups = {i: i.rsplit("-", 1)[0] for i in table["id"].unique()}
+    alone, grouped = (
+        protocol_table(table, g).set_index(["protocol", "score"]) for g in ({}, groups)
+    )
+    width = (grouped["high"] - grouped["low"]) / (alone["high"] - alone["low"])
+    assert (width > 1.5).all()  # 2 in theory
+
+
+def test_sizes_and_classes_are_those_of_the_table(truth, dataset):
+    per_image = evaluate(of_arrays(truth), dataset).per_image
+    assert set(per_image["size"]) == {ORIGINAL, NETWORK}
+    assert list(per_image["class"].unique()) == [POLYP, "background", "polyp"]
