@@ -3,6 +3,7 @@
 Outlines: the truth is green and solid, the prediction magenta and dashed, everywhere.
 """
 
+import itertools
 from collections.abc import Collection, Sequence
 
 import matplotlib.pyplot as plt
@@ -249,6 +250,38 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     axes.tick_params(axis="y", rotation=0)
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title("All pixels, original size")
+    figure.tight_layout()
+    return figure
+
+
+def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
+    """What P(polyp) says against what is true, a line per table of `calibration.reliability`."""
+    figure, (axes, shares) = plt.subplots(
+        2, 1, figsize=(5.5, 6), sharex=True, height_ratios=(3, 1)
+    )
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="dotted", label="honest")
+    styles = ("solid", "dashed", "dashdot", "dotted")
+    for (name, table), style in zip(tables.items(), itertools.cycle(styles)):
+        axes.plot(table["said"], table["true"], marker=".", linestyle=style, label=name)
+        shares.plot(table["said"], table["share"], marker=".", linestyle=style)
+    axes.set(ylabel="share of these pixels that is polyp", ylim=(0, 1), xlim=(0, 1))
+    axes.set_title("Is P(polyp) what it says?")
+    axes.legend(fontsize=8)
+    shares.set(xlabel="P(polyp), mean of the bin", ylabel="share of pixels", yscale="log")
+    figure.tight_layout()
+    return figure
+
+
+def risk_coverage(table: pd.DataFrame) -> Figure:
+    """Mean Dice of what is kept, against how much is kept; see `uncertainty.risk_coverage`."""
+    figure, axes = plt.subplots(figsize=(5.5, 3.8))
+    share = 100 * table["coverage"]
+    axes.plot(share, table["best"], color="0.6", linestyle="dotted", label="if the worst were known")
+    axes.plot(share, table["dice"], label="least disagreement first")
+    axes.axhline(table["dice"].iloc[-1], color="0.3", linewidth=0.8, label="all frames")
+    axes.set(xlabel="frames that are kept (%)", ylabel="mean polyp Dice of these", ylim=(0, 1))
+    axes.set_title("What handing over the most uncertain frames would gain")
+    axes.legend(fontsize=8)
     figure.tight_layout()
     return figure
 

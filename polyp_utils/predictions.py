@@ -13,9 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.layout import DataError
 from polyp_utils.data.splits import load_split
+from polyp_utils.device import get_compute
+from polyp_utils.inference import load_weights, predict
+from polyp_utils.model import UNet
 from polyp_utils.runs import Run
 
 _FORMATS = (".png", ".tif", ".tiff", ".bmp")  # JPEG changes values near the outline
@@ -44,6 +48,39 @@ def of_run(run: Run, part: str = "test") -> Predictions:
     ids = load_split(config.split, config.dataset).limited(config.limit).part(part)
     read = partial(run.probabilities, part, scheme=scheme)
     return Predictions(run.name, scheme, ids, read)
+
+
+def of_network(
+    run: Run, dataset: PolypDataset, ids: Iterable[str] = (), device: str = "auto"
+) -> Predictions:
+    """What a run's weights say of frames of any data set; kept in memory with 8 bits, as stored.
+
+    Args:
+        run: whose weights are at hand.
+        dataset: opened at the run's network size.
+        ids: frames of it; empty: all.
+        device: as in `get_compute`.
+
+    Raises:
+        FileNotFoundError: the run has no weights here.
+        ValueError: another network size.
+    """
+    config, scheme = run.config, get_scheme(run.config.scheme)
+    side = dataset.images.shape[-1]
+    if side != config.image_size:
+        raise ValueError(f"{run.name} sees {config.image_size} px: open the data set at that size")
+    compute = get_compute(device)
+    network = load_weights(UNet(3, scheme.logits, config.width), run.weights)
+    network = network.to(memory_format=torch.channels_last).to(compute.device)
+    names = tuple(ids) or dataset.ids
+    found = predict(network, dataset.images[dataset.rows(names)], compute)
+    levels = {i: (p[1:] * 255).round().to(torch.uint8) for i, p in zip(names, found, strict=True)}
+
+    def read(frame_id: str) -> Tensor:
+        rest = levels[frame_id].float() / 255
+        return torch.cat([(1 - rest.sum(dim=0, keepdim=True)).clamp(min=0), rest])
+
+    return Predictions(run.name, scheme, names, read)
 
 
 def of_folder(folder: str | Path, ids: Iterable[str] = (), name: str = "") -> Predictions:

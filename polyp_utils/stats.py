@@ -152,6 +152,31 @@ def compare_paired(
     return Comparison(interval, float((1 + extreme.sum()) / (1 + RESAMPLES)), reach * error)
 
 
+def compare_unpaired(
+    one: Iterable[float],
+    other: Iterable[float],
+    groups: tuple[Iterable[object] | None, Iterable[object] | None] = (None, None),
+    seed: int = 0,
+) -> Interval:
+    """Mean of one minus mean of other, on different frames, with a percentile bootstrap interval.
+
+    Each side is resampled on its own, by its groups where it has any. ``n``: of both together.
+    """
+    rng = np.random.default_rng(seed)
+    drawn, means, n = [], [], 0
+    for values, labels in zip((one, other), groups, strict=True):
+        kept, of = _kept(values, labels)
+        tops, bottoms = _by_group(kept, of)
+        if len(tops) < 2:
+            return Interval(np.nan, np.nan, np.nan, n + len(kept))
+        weights = rng.multinomial(len(tops), np.full(len(tops), 1 / len(tops)), RESAMPLES)
+        drawn.append((weights @ tops) / (weights @ bottoms))
+        means.append(float(kept.mean()))
+        n += len(kept)
+    low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
+    return Interval(means[0] - means[1], float(low), float(high), n)
+
+
 def holm(p_values: Iterable[float]) -> np.ndarray:
     """p-values adjusted for their number (Holm 1979), in their order; NaN stays and is no test."""
     p = np.asarray(list(p_values), np.float64)

@@ -8,7 +8,10 @@ from PIL import Image
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.layout import DataError
 from polyp_utils.evaluation import evaluate
-from polyp_utils.predictions import of_arrays, of_folder
+from polyp_utils.config import RunConfig
+from polyp_utils.data.splits import load_split
+from polyp_utils.predictions import of_arrays, of_folder, of_network, of_run
+from polyp_utils.training import fit
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +121,21 @@ def test_arrays_that_are_no_maps_are_refused(values, message):
 def test_a_frame_of_another_data_set_is_named(dataset):
     with pytest.raises(ValueError, match="1 of 1 ids are not in Phantoms, first 'x'"):
         evaluate(of_arrays({"x": np.zeros((4, 4), bool)}), dataset)
+
+
+@pytest.mark.parametrize("scheme", ["trimap", "binary"])
+def test_a_network_says_of_any_frame_what_its_run_has_stored(dataset, scheme):
+    tiny = {"limit": 8, "width": 4, "image_size": 32, "epochs": 2, "precision": "fp32"}
+    run = fit(RunConfig.from_recipe("quick", scheme=scheme, device="cpu", lr=0.02, **tiny))
+    ids = load_split("phantom-240").test[:8]
+    stored, anew = of_run(run), of_network(run, dataset, ids, "cpu")
+    assert (stored.ids, stored.scheme) == (anew.ids, anew.scheme)
+    for frame_id in ids:
+        one, other = stored.read(frame_id), anew.read(frame_id)
+        torch.testing.assert_close(one, other, atol=2 / 255, rtol=0)  # bf16 where it is usual
+    assert of_network(run, dataset, device="cpu").ids == dataset.ids
+    with pytest.raises(ValueError, match="sees 32 px"):
+        of_network(run, PolypDataset("phantom", 64))
+    run.weights.unlink()
+    with pytest.raises(FileNotFoundError, match="fetch its weights"):
+        of_network(run, dataset, ids)

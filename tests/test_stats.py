@@ -7,6 +7,7 @@ from scipy import stats
 from polyp_utils.stats import (
     Interval,
     compare_paired,
+    compare_unpaired,
     holm,
     left_tail,
     mean_interval,
@@ -245,3 +246,16 @@ def test_seeds_widen_the_interval():
 def test_the_left_tail_by_hand():
     found = left_tail([*np.linspace(0, 1, 101), NAN])
     assert found == pytest.approx({"below_half": 50 / 101, "p05": 0.05, "p10": 0.10})
+
+
+def test_an_unpaired_difference_is_that_of_normal_theory():
+    rng = np.random.default_rng(5)
+    one, other = rng.normal(0.8, 0.1, 150), rng.normal(0.6, 0.2, 90)
+    found = compare_unpaired(one, [*other, NAN])
+    error = np.hypot(stats.sem(one), stats.sem(other))
+    assert found.mean == pytest.approx(one.mean() - other.mean())
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.06)
+    assert found.n == 240
+    copied = compare_unpaired(np.repeat(one, 4), other, (np.repeat(range(150), 4), None))
+    assert copied[:3] == pytest.approx(found[:3], abs=0.005)
+    assert np.isnan(compare_unpaired([0.5], other).mean)

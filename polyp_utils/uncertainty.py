@@ -1,0 +1,96 @@
+"""Does a system know when it is wrong? Mirrored copies of a frame, and how far they disagree."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from polyp_utils.data.labels import Scheme
+from polyp_utils.device import Compute
+from polyp_utils.inference import predict
+from polyp_utils.stats import RESAMPLES, Interval
+
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))  # dimensions that are turned
+BAD_DICE = 0.7
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """What a network says of a frame and its mirror images, turned back, at network size.
+
+    Attributes:
+        mean: class probabilities, float32 (C, S, S): test-time augmentation.
+        spread: standard deviation of P(polyp) over the copies, float32 (S, S).
+        disagreement: one minus the mean Dice of each copy's mask with the mean's, in [0, 1]; 0
+            where none marks anything.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    disagreement: float
+
+
+def predict_mirrored(
+    model: nn.Module, images: Tensor, scheme: Scheme, compute: Compute, batch_size: int = 8
+) -> list[Mirrored]:
+    """Predicts uint8 images (N, 3, S, S) four times, mirrored on no, either and both axes."""
+    copies = [
+        torch.stack(list(predict(model, images.flip(turn), compute, batch_size))).flip(turn)
+        for turn in MIRRORS
+    ]
+    return [combine(frame, scheme) for frame in torch.stack(copies, dim=1)]
+
+
+def combine(copies: Tensor, scheme: Scheme) -> Mirrored:
+    """Class probabilities of K copies, float (K, C, S, S), as one."""
+    mean = copies.mean(dim=0)
+    polyp = scheme.polyp_probability(copies)
+    masks, whole = polyp > 0.5, scheme.polyp_probability(mean[None])[0] > 0.5
+    size = masks.sum(dim=(1, 2)) + whole.sum()
+    both = 2 * (masks & whole).sum(dim=(1, 2))
+    dice = torch.where(size > 0, both / size.clamp(min=1), 1.0)
+    return Mirrored(mean, polyp.std(dim=0, correction=0), float(1 - dice.mean()))
+
+
+def auroc(score: Iterable[float], bad: Iterable[bool], seed: int = 0) -> Interval:
+    """Chance that a bad frame has the higher score than a good one; ties count half.
+
+    Percentile bootstrap over frames; NaN where all are bad or all good.
+    """
+    values, labels = np.asarray(list(score), np.float64), np.asarray(list(bad), bool)
+    n = len(values)
+    if labels.all() or not labels.any():
+        return Interval(np.nan, np.nan, np.nan, n)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(n, size=(RESAMPLES, n))
+    drawn = drawn[labels[drawn].any(axis=1) & ~labels[drawn].all(axis=1)]
+    areas = _areas(values[drawn], labels[drawn])
+    low, high = np.quantile(areas, [0.025, 0.975])
+    return Interval(float(_areas(values[None], labels[None])[0]), float(low), float(high), n)
+
+
+def _areas(values: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of each row (Mann and Whitney 1947)."""
+    ranks = stats.rankdata(values, axis=1)
+    n_bad = bad.sum(axis=1)
+    above = (ranks * bad).sum(axis=1) - n_bad * (n_bad + 1) / 2
+    return above / (n_bad * (values.shape[1] - n_bad))
+
+
+def risk_coverage(score: Iterable[float], dice: Iterable[float]) -> pd.DataFrame:
+    """Mean Dice of the frames that are kept when the most uncertain ones are handed over.
+
+    Returns:
+        Rows ``coverage`` (share that is kept), ``dice``, and ``best`` (if the worst were known).
+    """
+    scores, values = np.asarray(list(score), float), np.asarray(list(dice), float)
+    there = ~np.isnan(values)
+    scores, values = scores[there], values[there]
+    kept = np.arange(1, len(values) + 1)
+    by_score = values[np.argsort(scores, kind="stable")].cumsum() / kept
+    by_truth = np.sort(values)[::-1].cumsum() / kept
+    return pd.DataFrame({"coverage": kept / len(values), "dice": by_score, "best": by_truth})

@@ -1,0 +1,75 @@
+"""Comparisons of whole evaluations; the statistics themselves are in test_stats."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from polyp_utils.comparison import compare, over_seeds
+from polyp_utils.data.labels import get_scheme
+from polyp_utils.evaluation import Evaluation
+from polyp_utils.predictions import Predictions
+from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP
+from polyp_utils.stats import compare_paired
+
+
+def evaluation(name, dice, groups=None, first=0):
+    ids = [f"f{first + i:03}" for i in range(len(dice))]
+    tables = [
+        pd.DataFrame({"id": ids, "size": size, "class": kind, "dice": values})
+        for size, kind, values in (
+            (ORIGINAL, POLYP, dice),
+            (ORIGINAL, "polyp", 0.123),
+            (NETWORK, POLYP, 0.456),
+        )
+    ]
+    predictions = Predictions(name, get_scheme("binary"), tuple(ids), None)
+    return Evaluation(predictions, pd.concat(tables), np.zeros((2, 2)), groups or {})
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).uniform(0.3, 0.95, 60)
+
+
+def test_the_better_is_told_from_the_equal(images):
+    rng = np.random.default_rng(1)
+    one = evaluation("one", images + 0.02)
+    others = [
+        evaluation("worse", images + rng.normal(0, 0.01, 60)),
+        evaluation("like it", images + 0.02 + rng.normal(0, 0.01, 60)),
+    ]
+    table = compare(one, others).set_index("other")
+    assert table.loc["worse", "difference"] == pytest.approx(0.02, abs=0.004)
+    assert table.loc["worse", "p_holm"] == pytest.approx(2 * table.loc["worse", "p"])
+    assert table.loc["worse", "p_holm"] < 0.001
+    assert table.loc["like it", "p_holm"] > 0.05
+    assert table.loc["like it", "low"] < 0 < table.loc["like it", "high"]
+    assert 0.003 < table.loc["like it", "detectable"] < 0.006
+
+
+def test_frames_are_matched_by_id_and_drawn_in_groups(images):
+    groups = {f"f{i:03}": i // 5 for i in range(60)}
+    one = evaluation("one", images, groups)
+    other = evaluation("other", images[10:] * 0.98, first=10)
+    shuffled = Evaluation(
+        other.predictions, other.per_image.sample(frac=1, random_state=0), other.confusion, {}
+    )
+    (row,) = compare(one, [shuffled]).to_dict("records")
+    expected = compare_paired(images[10:], images[10:] * 0.98, [i // 5 for i in range(10, 60)])
+    assert row["n"] == 50
+    assert (row["difference"], row["p"]) == pytest.approx((expected.difference.mean, expected.p))
+
+
+def test_runs_without_a_common_frame_are_refused(images):
+    with pytest.raises(ValueError, match="one and far share no frame"):
+        compare(evaluation("one", images), [evaluation("far", images, first=100)])
+
+
+def test_seeds_by_hand(images):
+    runs = [evaluation(f"s{i}", images + shift) for i, shift in enumerate((-0.03, 0, 0.03))]
+    mean, spread = over_seeds(runs)
+    assert mean.mean == pytest.approx(images.mean())
+    assert spread == pytest.approx(0.03)
+    assert mean.low < images.mean() - 0.03
+    with pytest.raises(ValueError, match="different frames"):
+        over_seeds([runs[0], evaluation("s9", images, first=3)])

@@ -1,0 +1,86 @@
+"""Mirrored predictions and what uncertainty is worth, against values known in advance."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from polyp_utils.data.labels import get_scheme
+from polyp_utils.device import get_compute
+from polyp_utils.inference import predict
+from polyp_utils.model import UNet
+from polyp_utils.uncertainty import auroc, combine, predict_mirrored, risk_coverage
+
+TRIMAP = get_scheme("trimap")
+
+
+def frames(count=3, size=32):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+class Pointwise(nn.Module):
+    """Looks at each pixel alone, so that mirrors change nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return 9 * self.layer(x)
+
+
+def test_what_looks_at_pixels_alone_agrees_with_its_mirror_images():
+    model, compute = Pointwise().eval(), get_compute("cpu", "fp32")
+    plain = list(predict(model, frames(), compute))
+    for found, expected in zip(
+        predict_mirrored(model, frames(), TRIMAP, compute), plain, strict=True
+    ):
+        torch.testing.assert_close(found.mean, expected)
+        assert found.spread.max() < 1e-6
+        assert found.disagreement == pytest.approx(0, abs=1e-6)
+
+
+def test_the_mean_over_mirrors_commutes_with_a_mirror():
+    torch.manual_seed(0)
+    model, compute = UNet(width=4).eval(), get_compute("cpu", "fp32")
+    found = predict_mirrored(model, frames(), TRIMAP, compute)
+    turned = predict_mirrored(model, frames().flip(-1), TRIMAP, compute)
+    for one, other in zip(found, turned, strict=True):
+        torch.testing.assert_close(one.mean, other.mean.flip(-1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(one.spread, other.spread.flip(-1), atol=1e-5, rtol=0)
+        assert one.spread.max() > 1e-4
+
+
+def test_copies_are_combined_by_hand():
+    polyp = torch.zeros(2, 2, 2)
+    polyp[0, 0] = 0.9  # one copy marks the upper row, the other only its left pixel
+    polyp[1, 0, 0] = 0.9
+    found = combine(torch.stack([1 - polyp, polyp, 0 * polyp], dim=1), TRIMAP)
+    assert found.mean[1].tolist() == pytest.approx(np.array([[0.9, 0.45], [0, 0]]))
+    assert found.spread.tolist() == pytest.approx(np.array([[0, 0.45], [0, 0]]))
+    assert found.disagreement == pytest.approx(1 - (2 / 3 + 1) / 2)
+    nothing = combine(torch.stack([torch.ones(2, 2, 2), *torch.zeros(2, 2, 2, 2)], dim=1), TRIMAP)
+    assert nothing.disagreement == 0
+
+
+def test_auroc_by_hand():
+    assert auroc([1, 2, 3, 4], [False, False, True, True]).mean == 1
+    assert auroc([4, 3, 2, 1], [False, False, True, True]).mean == 0
+    assert auroc([1, 3, 2, 4], [False, False, True, True]).mean == 0.75
+    assert auroc([1, 1, 1, 1], [False, False, True, True]).mean == 0.5
+    assert np.isnan(auroc([1, 2], [True, True]).mean)
+    rng = np.random.default_rng(0)
+    useless = auroc(rng.uniform(size=200), rng.uniform(size=200) < 0.3)
+    assert useless.low < 0.5 < useless.high
+    assert 0.1 < useless.high - useless.low < 0.25
+
+
+def test_risk_and_coverage_by_hand():
+    table = risk_coverage([0.1, 0.9, 0.5, 0.2], [0.9, 0.1, np.nan, 0.5])
+    assert table["coverage"].tolist() == pytest.approx([1 / 3, 2 / 3, 1])
+    assert table["dice"].tolist() == pytest.approx([0.9, 0.7, 0.5])
+    assert table["best"].tolist() == pytest.approx([0.9, 0.7, 0.5])
+    wrong = risk_coverage([0.9, 0.1], [0.9, 0.1])
+    assert wrong["dice"].tolist() == pytest.approx([0.1, 0.5])
+    assert wrong["best"].tolist() == pytest.approx([0.9, 0.5])
