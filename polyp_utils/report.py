@@ -27,7 +27,7 @@ from polyp_utils.data.splits import (
 from polyp_utils.errors import FAILURE_DICE, MISSED
 from polyp_utils.evaluation import CARD
 from polyp_utils.files import atomic
-from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP
+from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP, PROTOCOLS
 from polyp_utils.runs import Run
 from polyp_utils.stats import Interval, mean_interval
 
@@ -106,6 +106,20 @@ def kind_table(runs: list[Run]) -> str:
 
 def _of_kinds(runs: list[Run]) -> list[Run]:
     return [run for run in runs if len(get_scheme(run.config.scheme).kinds) > 1]
+
+
+def protocol_table(runs: list[Run]) -> str:
+    """Markdown: Dice of the same predictions under each protocol (``card``: of all classes)."""
+    rows = []
+    for run in runs:
+        found = {
+            row["protocol"]: Interval(row["mean"], row["low"], row["high"], row["n"])
+            for row in _summary(run).get("protocols", [])
+            if row["score"] == "dice"
+        }
+        cells = [str(found[name]) if name in found else "–" for name in PROTOCOLS]
+        rows.append([_link(run), *cells])
+    return _table(["run", *(f"`{name}`" for name in PROTOCOLS)], rows)
 
 
 def cost_table(runs: list[Run]) -> str:
@@ -198,6 +212,7 @@ TABLES = {
     "splits": split_table,
     "scores": score_table,
     "card": card_table,
+    "protocols": protocol_table,
     "classes": class_table,
     "kinds": kind_table,
     "cost": cost_table,

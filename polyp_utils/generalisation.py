@@ -1,0 +1,72 @@
+"""How far a system falls on data that it was not made with, and where that stands in the field."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from polyp_utils import literature
+from polyp_utils.comparison import scores_of
+from polyp_utils.evaluation import Evaluation
+from polyp_utils.stats import Interval, compare_unpaired, left_tail, mean_interval
+
+
+def drop_table(home: Evaluation, away: Mapping[str, Evaluation]) -> pd.DataFrame:
+    """Polyp Dice at home and on other sets, and the difference, each with its interval.
+
+    Args:
+        home: the system on its own test part.
+        away: title of each other set -> the system there.
+
+    Returns:
+        A row per set, home first: ``tested_on``, ``dice``, ``low``, ``high``, ``n``,
+        ``below_half``, and ``drop`` (home minus away) with ``drop_low`` and ``drop_high``.
+        Near-duplicates and frames of one sequence are drawn together.
+    """
+    rows = []
+    at_home, home_groups = _scores(home)
+    for title, evaluation in {"its own test part": home, **away}.items():
+        dice, groups = _scores(evaluation)
+        row = {"tested_on": title, **mean_interval(dice, groups=groups)._asdict()}
+        row["below_half"] = left_tail(dice)["below_half"]
+        if evaluation is not home:
+            drop = compare_unpaired(at_home, dice, (home_groups, groups))
+            row |= {"drop": drop.mean, "drop_low": drop.low, "drop_high": drop.high}
+        rows.append(row)
+    return pd.DataFrame(rows).rename(columns={"mean": "dice"})
+
+
+def _scores(evaluation: Evaluation) -> tuple[pd.Series, list[object]]:
+    dice = scores_of(evaluation)
+    return dice, [evaluation.groups.get(i, i) for i in dice.index]
+
+
+def beside_literature(evaluation: Evaluation, dataset: str, trained_on: str) -> pd.DataFrame:
+    """Published figures on a data set, and ours under the same protocols.
+
+    Args:
+        evaluation: ours, on all frames of the set.
+        dataset: its name in the catalogue.
+        trained_on: what ours was trained on, in words.
+
+    Returns:
+        Rows ``system``, ``trained_on``, ``protocol``, ``dice``, ``iou``, ``pretrained``, ``size``,
+        ours first; no rows if nothing is known of the set.
+    """
+    published = literature.table(dataset)
+    scores = evaluation.protocols.set_index(["protocol", "score"])
+    ours = []
+    for protocol in published["protocol"].unique():
+        values = {
+            score: str(Interval(*scores.loc[(protocol, score), ["mean", "low", "high", "n"]]))
+            for score in ("dice", "iou")
+        }
+        ours.append(
+            {"system": evaluation.predictions.name, "trained_on": trained_on}
+            | {"protocol": protocol, **values, "pretrained": False, "size": "256"}
+        )
+    theirs = published.drop(columns=["tested_on", "source"])
+    shown = theirs.assign(
+        dice=theirs["dice"].map("{:.3f}".format),
+        iou=theirs["iou"].map(lambda value: "–" if pd.isna(value) else f"{value:.3f}"),
+    )
+    return pd.concat([pd.DataFrame(ours, columns=shown.columns), shown], ignore_index=True)
