@@ -1,0 +1,65 @@
+"""Kinds of error on masks drawn by hand."""
+
+import numpy as np
+import pytest
+
+from polyp_utils.error_types import object_errors, pixel_errors
+
+
+def boxes(*corners, shape=(256, 256)):
+    mask = np.zeros(shape, bool)
+    for top, left, height, width in corners:
+        mask[top : top + height, left : left + width] = True
+    return mask
+
+
+POLYP = (100, 100, 40, 60)
+KINDS = ("missed", "split", "merged", "spilled", "hallucinated")
+
+
+@pytest.mark.parametrize(
+    ("predicted", "truth", "expected"),
+    [
+        ([], [], ()),
+        ([POLYP], [POLYP], ()),
+        ([], [POLYP], ("missed",)),
+        ([(10, 10, 20, 20)], [], ("hallucinated",)),
+        ([(10, 10, 20, 20)], [POLYP], ("missed", "hallucinated")),
+        ([(100, 100, 40, 25), (100, 135, 40, 25)], [POLYP], ("split",)),
+        ([(90, 90, 60, 140)], [POLYP, (100, 170, 40, 55)], ("merged",)),
+        ([(100, 100, 120, 60)], [POLYP], ("spilled",)),  # 80 of 120 rows are outside
+        ([(100, 100, 40, 50)], [POLYP], ()),  # a part of it, in one piece
+        ([(100, 100, 40, 5)], [POLYP], ("missed",)),  # a twelfth of it, though all is polyp
+    ],
+)
+def test_what_became_of_polyps(predicted, truth, expected):
+    found = object_errors(boxes(*predicted), boxes(*truth))
+    assert list(found) == list(KINDS)
+    assert {name: count for name, count in found.items() if count} == dict.fromkeys(expected, 1)
+
+
+def test_pixels_by_band():
+    truth = boxes(POLYP)
+    assert set(pixel_errors(truth, truth).values()) == {0}
+    grown = boxes((95, 100, 45, 60))  # five rows too many: three in the band
+    assert pixel_errors(grown, truth) == {
+        "lost_inside": 0,
+        "lost_rim": 0,
+        "spilt_rim": 3 * 60,
+        "spilt_outside": 2 * 60,
+    }
+    empty = pixel_errors(np.zeros_like(truth), truth)
+    assert empty["lost_rim"] == 40 * 60 - 34 * 54
+    assert empty["lost_inside"] == 34 * 54
+    nothing = pixel_errors(truth, np.zeros_like(truth))
+    assert nothing["spilt_outside"] == 40 * 60
+    full = pixel_errors(np.zeros((64, 64), bool), np.ones((64, 64), bool))
+    assert full["lost_inside"] == 64 * 64  # the frame's edge is no outline
+
+
+def test_bands_add_up_to_all_errors(blobs):
+    predicted, truth = blobs(6, 120, 150) > 0, blobs(6, 120, 150, seed=1) > 0
+    for one, other in zip(predicted, truth, strict=True):
+        found = pixel_errors(one, other)
+        assert found["lost_inside"] + found["lost_rim"] == (other & ~one).sum()
+        assert found["spilt_rim"] + found["spilt_outside"] == (one & ~other).sum()
