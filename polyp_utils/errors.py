@@ -8,6 +8,8 @@ import torch
 
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import THRESHOLD
+from polyp_utils.data.splits import sessile_ids
+from polyp_utils.error_types import object_errors, pixel_errors
 from polyp_utils.evaluation import Evaluation, polyp_and_classes
 from polyp_utils.explore import Frame, components, describe
 from polyp_utils.inference import to_original
@@ -18,6 +20,7 @@ from polyp_utils.stats import Interval, mean_interval, spearman_interval
 FOUND_SHARE = 0.1  # of a component's pixels
 FAILURE_DICE = 0.5
 MISSED = "missed"
+_MODEL_RESAMPLES = 999
 FEW = 10  # frames: with fewer no interval is worth its ink
 
 # What a frame is like, and how to say it.
@@ -26,7 +29,15 @@ FEATURES = {
     "off_centre": "distance of the polyp from the frame's centre",
     "brightness": "brightness of the frame",
     "contrast": "contrast of the polyp against its surroundings",
+    "sharpness": "sharpness of the frame",
+    "specular": "share of highlights",
     "n_polyps": "number of polyps",
+}
+# And what it has or has not.
+MARKS = {
+    "overlay": "an overlay",
+    "touches_border": "contact with the border",
+    "sessile": "a flat or sessile polyp (Kvasir-Sessile)",
 }
 
 
@@ -49,8 +60,11 @@ def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
     for frame_id in per_image.loc[wanted, "id"]:
         image, mask = dataset.original(frame_id)
         _, predicted = _enlarged(evaluation.predictions, frame_id, mask.shape)
-        counted = count_components(predicted, mask > THRESHOLD)
-        rows.append({"id": frame_id, **describe(image, mask), **counted})
+        truth = mask > THRESHOLD
+        found = {**object_errors(predicted, truth), **pixel_errors(predicted, truth)}
+        counted = count_components(predicted, truth)
+        marks = {"sessile": frame_id in sessile_ids()}
+        rows.append({"id": frame_id, **describe(image, mask), **marks, **found, **counted})
     scores = per_image.loc[wanted, ["id", "dice", "iou", "precision", "recall"]]
     return scores.merge(pd.DataFrame(rows), on="id").sort_values("dice", ignore_index=True)
 
@@ -172,6 +186,49 @@ def correlations(table: pd.DataFrame) -> pd.DataFrame:
     return result.sort_values("rho", key=abs, ascending=False, ignore_index=True)
 
 
+def dice_model(table: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, float]:
+    """Which properties of a frame go with Dice when the others are held: a linear model.
+
+    Args:
+        table: of `error_table`.
+        seed: of the bootstrap.
+
+    Returns:
+        A row per property that varies, largest effect first: ``property``, ``effect`` on Dice of
+        one standard deviation (of having it, for marks), with ``low`` and ``high`` (95 %,
+        percentile bootstrap over frames); and the share of the variance that all explain. No rows
+        with fewer than ten frames per property.
+    """
+    columns, names = [], []
+    scored = table.dropna(subset=["dice", *FEATURES])
+    for name, text in {**FEATURES, **MARKS}.items():
+        values = scored[name]
+        if name in MARKS:
+            column = (~values.isin(["none", False])).astype(float)
+            varies = min(column.sum(), (1 - column).sum()) >= FEW
+        else:
+            column = np.log(values) if name == "area_share" else values.astype(float)
+            spread = column.std()
+            varies = len(column) > 1 and spread > 0
+            column = (column - column.mean()) / spread if varies else column
+        if varies:
+            columns.append(column.to_numpy())
+            names.append(text)
+    rows = len(scored)
+    if not names or rows < FEW * len(names):
+        return pd.DataFrame(columns=["property", "effect", "low", "high"]), float("nan")
+    x, y = np.column_stack([*columns, np.ones(rows)]), scored["dice"].to_numpy()
+    rng = np.random.default_rng(seed)
+    drawn = [np.arange(rows), *rng.integers(rows, size=(_MODEL_RESAMPLES, rows))]
+    effects = np.array([np.linalg.lstsq(x[r], y[r])[0][:-1] for r in drawn])
+    low, high = np.quantile(effects[1:], [0.025, 0.975], axis=0)
+    found = {"property": names, "effect": effects[0], "low": low, "high": high}
+    fitted = x @ np.linalg.lstsq(x, y)[0]
+    explained = 1 - ((y - fitted) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    result = pd.DataFrame(found).sort_values("effect", key=abs, ascending=False, ignore_index=True)
+    return result, float(explained)
+
+
 def findings(table: pd.DataFrame) -> list[str]:
     """What the table says, in sentences computed from it."""
     scored = table.dropna(subset="dice")
@@ -186,7 +243,7 @@ def findings(table: pd.DataFrame) -> list[str]:
         interval = Interval(row["rho"], row["low"], row["high"], row["n"])
         sentences.append(_correlation_sentence(row["feature"], interval))
     sentences.append(_smallest_sentence(scored))
-    for column, text in (("overlay", "an overlay"), ("touches_border", "contact with the border")):
+    for column, text in MARKS.items():
         sentences.append(_difference_sentence(scored, column, text))
     return sentences
 

@@ -204,8 +204,10 @@ def describe(image: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
         ``area_share`` of the frame; ``centre_x``, ``centre_y`` of the polyp pixels, 0–1;
         ``off_centre``, 0 (centre) to 1 (corner); ``touches_border`` (within 1 % of the side);
         ``brightness``, mean lightness L* of what the black border leaves, 0–100; ``contrast``,
-        |difference of mean L*| between polyp and a ring around it; ``n_polyps``; ``overlay``.
-        Those of the polyp are NaN without one.
+        |difference of mean L*| between polyp and a ring around it; ``sharpness``, log10 of the
+        variance of the Laplacian of L* with the longer side at 256 px; ``specular``, the share of
+        what the border leaves that is a highlight; ``n_polyps``; ``overlay``. Those of the polyp
+        are NaN without one.
     """
     polyp = mask > THRESHOLD
     height, width = polyp.shape
@@ -216,6 +218,8 @@ def describe(image: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
     row: dict[str, Any] = {
         "area_share": polyp.mean(),
         "brightness": lightness[visible].mean() if visible.any() else np.nan,
+        "sharpness": _sharpness(image),
+        "specular": (image.min(axis=-1) > 200)[visible].mean() if visible.any() else np.nan,
         "n_polyps": len(components(polyp)),
         "touches_border": bool(inside < polyp.sum()),
         "overlay": overlay(image),
@@ -238,6 +242,11 @@ def describe(image: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
     )
     off_centre = np.hypot(x - 0.5, y - 0.5) / np.hypot(0.5, 0.5)
     return row | {"centre_x": x, "centre_y": y, "off_centre": off_centre, "contrast": contrast}
+
+
+def _sharpness(image: np.ndarray) -> float:
+    grey = color.rgb2lab(reduce(image, 256))[..., 0].astype(np.float32)
+    return float(np.log10(cv2.Laplacian(grey, cv2.CV_32F).var() + 1e-6))
 
 
 def overlay(image: np.ndarray) -> str:

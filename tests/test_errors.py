@@ -16,6 +16,7 @@ from polyp_utils.errors import (
     by_stratum,
     correlations,
     count_components,
+    dice_model,
     error_table,
     findings,
     gallery,
@@ -101,6 +102,9 @@ def features(n=40, seed=0):
             "off_centre": rng.uniform(size=n),
             "brightness": np.full(n, 50.0),
             "contrast": -dice + rng.normal(0, 0.2, n),
+            "sharpness": rng.uniform(size=n),
+            "specular": rng.uniform(size=n),
+            "sessile": np.zeros(n, bool),
             "n_polyps": np.ones(n, int),
             "touches_border": np.arange(n) % 4 == 0,
             "overlay": np.where(np.arange(n) < 30, "none", "green box"),
@@ -318,3 +322,34 @@ def test_findings_of_the_drawn_frames(evaluation, dataset):
     text = findings(error_table(evaluation, dataset))
     assert text[0].startswith("1 of 3 frames score below 0.5; the mean is 0.556 [")
     assert text[1] == "As objects: 2 of 3 polyps found, 1 missed, 1 false."
+
+
+def test_a_model_finds_the_effects_that_made_the_scores():
+    rng = np.random.default_rng(6)
+    table = features(400)
+    table["area_share"] = np.exp(rng.normal(-2, 0.7, 400))
+    table["contrast"] = rng.normal(30, 10, 400)
+    size, contrast = np.log(table["area_share"]), table["contrast"]
+    noise = rng.normal(0, 0.02, 400)
+    table["dice"] = 0.7 + 0.05 * (size - size.mean()) / size.std() - 0.002 * (contrast - 30) + noise
+    table.loc[table["touches_border"], "dice"] -= 0.1
+    model, explained = dice_model(table)
+    found = model.set_index("property")
+    assert list(model["property"][:3]) == [
+        "contact with the border",
+        FEATURES["area_share"],
+        FEATURES["contrast"],
+    ]
+    for name, effect in (
+        ("contact with the border", -0.1),
+        (FEATURES["area_share"], 0.05),
+        (FEATURES["contrast"], -0.002 * contrast.std()),
+    ):
+        assert found.loc[name, "low"] < effect < found.loc[name, "high"]
+    for name in ("off_centre", "sharpness", "specular"):
+        assert abs(found.loc[FEATURES[name], "effect"]) < 0.005
+    assert FEATURES["brightness"] not in found.index  # it does not vary, so it explains nothing
+    assert 0.9 < explained < 1
+    few, unknown = dice_model(table[:30])
+    assert few.empty
+    assert np.isnan(unknown)
