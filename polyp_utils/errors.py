@@ -220,10 +220,10 @@ def dice_model(table: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, float]
     x, y = np.column_stack([*columns, np.ones(rows)]), scored["dice"].to_numpy()
     rng = np.random.default_rng(seed)
     drawn = [np.arange(rows), *rng.integers(rows, size=(_MODEL_RESAMPLES, rows))]
-    effects = np.array([np.linalg.lstsq(x[r], y[r])[0][:-1] for r in drawn])
+    effects = np.array([np.linalg.lstsq(x[r], y[r], rcond=None)[0][:-1] for r in drawn])
     low, high = np.quantile(effects[1:], [0.025, 0.975], axis=0)
     found = {"property": names, "effect": effects[0], "low": low, "high": high}
-    fitted = x @ np.linalg.lstsq(x, y)[0]
+    fitted = x @ np.linalg.lstsq(x, y, rcond=None)[0]
     explained = 1 - ((y - fitted) ** 2).sum() / ((y - y.mean()) ** 2).sum()
     result = pd.DataFrame(found).sort_values("effect", key=abs, ascending=False, ignore_index=True)
     return result, float(explained)
