@@ -1,9 +1,9 @@
 """Where a card's Dice of 0.9169 can come from: label schemes × ways of averaging.
 
-A run's validation and test frames are turned into sums per image and class, from its weights. Every
-way of averaging, the loss included, follows from these sums, and so does its interval: images are
-drawn anew, batches formed again, and with several seeds one is drawn each time, so that the interval
-covers both. The card's split and seed are unknown, so no interval covers those.
+A run's validation and test frames are turned into sums per image and class, from its weights.
+Every way of averaging, the loss included, follows from these sums, and so does its interval:
+images are drawn anew, batches formed again, and with several seeds one is drawn each time, so that
+the interval covers both. The card's split and seed are unknown, so no interval covers those.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ import torch
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
+from polyp_utils.data.transforms import to_input
 from polyp_utils.device import get_compute
 from polyp_utils.evaluation import CARD
 from polyp_utils.inference import load_weights
 from polyp_utils.losses import EPSILON
 from polyp_utils.metrics import confusion_matrix
 from polyp_utils.model import UNet
-from polyp_utils.data.transforms import to_input
 from polyp_utils.runs import Run
 
 BATCH = 8
@@ -72,8 +72,8 @@ def sums_of(run: Run, part: str, dataset: PolypDataset, device: str = "auto") ->
             [(chance * one_hot).sum((2, 3)), chance.sum((2, 3)), one_hot.sum((2, 3)).double()]
         )
         parts.append((hard, soft, -(log * one_hot).sum(1).mean((1, 2))))
-    hard, soft, ce = zip(*parts, strict=True)
-    return Sums(torch.cat(hard, 1).numpy(), torch.cat(soft, 1).numpy(), torch.cat(ce).numpy())
+    counts, mass, losses = zip(*parts, strict=True)
+    return Sums(torch.cat(counts, 1).numpy(), torch.cat(mass, 1).numpy(), torch.cat(losses).numpy())
 
 
 def class_mean(
@@ -103,7 +103,9 @@ def loss(sums: Sums, rows: np.ndarray, batch: int = BATCH) -> float:
     hits, chance, true = (np.add.reduceat(part[rows], starts, axis=0) for part in sums.soft)
     dice = (2 * hits + EPSILON) / (chance + true + EPSILON)
     sizes = np.diff([*starts, len(rows)])
-    return float(0.5 * sums.ce[rows].mean() + 0.5 * np.average(1 - dice.mean(axis=1), weights=sizes))
+    return float(
+        0.5 * sums.ce[rows].mean() + 0.5 * np.average(1 - dice.mean(axis=1), weights=sizes)
+    )
 
 
 AVERAGES: Mapping[str, tuple[int, float, bool]] = {  # batch, absent, whether all classes
@@ -142,7 +144,7 @@ def hypothesis(
     whole = [_figures(*sums) for sums in seeds]
     drawn = []
     for _ in range(_RESAMPLES):
-        val, test = seeds[rng.integers(len(seeds))]
+        val, test = seeds[int(rng.integers(len(seeds)))]
         rows = [rng.integers(len(s.ce), size=len(s.ce)) for s in (val, test)]
         drawn.append(_figures(val, test, *rows))
     tail = (1 - confidence) / 2
@@ -161,6 +163,8 @@ def hypothesis(
 def _figures(
     val: Sums, test: Sums, val_rows: np.ndarray | None = None, test_rows: np.ndarray | None = None
 ) -> dict[str, dict[str, float]]:
-    rows = [np.arange(len(s.ce)) if r is None else r for s, r in ((val, val_rows), (test, test_rows))]
+    rows = [
+        np.arange(len(s.ce)) if r is None else r for s, r in ((val, val_rows), (test, test_rows))
+    ]
     on_val, on_test, lost = _averages(val, rows[0]), _averages(test, rows[1]), loss(test, rows[1])
     return {n: dict(zip(CARD, (on_val[n], on_test[n], lost), strict=True)) for n in AVERAGES}

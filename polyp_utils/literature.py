@@ -63,8 +63,17 @@ FIGURES: tuple[Figure, ...] = (
         for tested_on, dice in zip(_SETS, scores, strict=True)
     ),
     *(
-        Figure(name, "80/10/10 of Kvasir-SEG, seed 42", "kvasir-seg", "at-network-size", dice, iou,
-               True, 352, "Sanderson and Matuszewski 2022")
+        Figure(
+            name,
+            "80/10/10 of Kvasir-SEG, seed 42",
+            "kvasir-seg",
+            "at-network-size",
+            dice,
+            iou,
+            True,
+            352,
+            "Sanderson and Matuszewski 2022",
+        )
         for name, dice, iou in (("FCBFormer", 0.9385, 0.8903), ("SSFormer", 0.9357, 0.8905))
     ),
     *(
@@ -76,13 +85,31 @@ FIGURES: tuple[Figure, ...] = (
         )
     ),
     *(
-        Figure(name, "Kvasir-SEG alone", "cvc-clinicdb", "pooled", dice, None,
-               name == "FCBFormer", 352, _DUCK_PAPER)
+        Figure(
+            name,
+            "Kvasir-SEG alone",
+            "cvc-clinicdb",
+            "pooled",
+            dice,
+            None,
+            name == "FCBFormer",
+            352,
+            _DUCK_PAPER,
+        )
         for name, dice in (("U-Net", 0.701), ("DUCK-34", 0.821), ("FCBFormer", 0.831))
     ),
     *(
-        Figure(name, "official 880 of Kvasir-SEG", "kvasir-seg", "image-mean", dice, iou,
-               name == "SigLIP2", 320, "Kvasir-SigLIP, 3 seeds")
+        Figure(
+            name,
+            "official 880 of Kvasir-SEG",
+            "kvasir-seg",
+            "image-mean",
+            dice,
+            iou,
+            name == "SigLIP2",
+            320,
+            "Kvasir-SigLIP, 3 seeds",
+        )
         for name, dice, iou in (("ResUNet", 0.818, 0.733), ("SigLIP2", 0.901, None))
     ),
 )

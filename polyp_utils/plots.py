@@ -256,9 +256,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 
 def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     """What P(polyp) says against what is true, a line per table of `calibration.reliability`."""
-    figure, (axes, shares) = plt.subplots(
-        2, 1, figsize=(5.5, 6), sharex=True, height_ratios=(3, 1)
-    )
+    figure, (axes, shares) = plt.subplots(2, 1, figsize=(5.5, 6), sharex=True, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="dotted", label="honest")
     styles = ("solid", "dashed", "dashdot", "dotted")
     for (name, table), style in zip(tables.items(), itertools.cycle(styles)):
@@ -276,7 +274,9 @@ def risk_coverage(table: pd.DataFrame) -> Figure:
     """Mean Dice of what is kept, against how much is kept; see `uncertainty.risk_coverage`."""
     figure, axes = plt.subplots(figsize=(5.5, 3.8))
     share = 100 * table["coverage"]
-    axes.plot(share, table["best"], color="0.6", linestyle="dotted", label="if the worst were known")
+    axes.plot(
+        share, table["best"], color="0.6", linestyle="dotted", label="if the worst were known"
+    )
     axes.plot(share, table["dice"], label="least disagreement first")
     axes.axhline(table["dice"].iloc[-1], color="0.3", linewidth=0.8, label="all frames")
     axes.set(xlabel="frames that are kept (%)", ylabel="mean polyp Dice of these", ylim=(0, 1))

@@ -54,7 +54,9 @@ def test_the_loss_is_that_of_the_loss_module():
 
 def test_averages_by_hand():
     # two images, three classes; the third is never there: hits, predicted, true
-    counts = np.array([[[90, 4, 0], [80, 0, 0]], [[94, 6, 0], [90, 10, 0]], [[92, 8, 0], [90, 10, 0]]])
+    counts = np.array(
+        [[[90, 4, 0], [80, 0, 0]], [[94, 6, 0], [90, 10, 0]], [[92, 8, 0], [90, 10, 0]]]
+    )
     sums = Sums(counts, counts.astype(float), np.zeros(2))
     rows = np.arange(2)
     first, second = (180 / 186, 8 / 14), (160 / 180, 0)
