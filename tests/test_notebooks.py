@@ -111,6 +111,13 @@ def test_all_notebooks_run_on_phantoms_by_parameters_alone(folder, tmp_path):
     assert "knows one kind of polyp" in texts(analysed)
     assert re.search(r"As objects: \d+ of \d+ polyps found", texts(analysed))
 
+    small = {"sets": "phantom", "limit": 5, "gallery": 3}
+    elsewhere = run("05_generalise", cwd, results, tmp_path / "5.ipynb", **small)
+    assert figures(elsewhere) == 1
+    assert re.search(r"Phantoms: polyp Dice 0\.\d+ .* on \d frames", texts(elsewhere))
+    assert "No published figures on Phantoms are known here." in texts(elsewhere)
+    assert (folder_of_run / "generalise.csv").is_file()
+
 
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
