@@ -80,9 +80,14 @@ def class_table(runs: list[Run]) -> str:
         summary = _summary(run)
         for name in get_scheme(run.config.scheme).classes:
             cells = [_score(summary, ORIGINAL, score, name) for score in ("dice", "iou")]
-            shown = _row(summary, ORIGINAL, "dice", name)
-            rows.append([_link(run), name, *cells, str(shown["n"]) if shown else "0"])
-    return _table(["run", "class", "Dice [95 %]", "IoU [95 %]", "n"], rows)
+            scored = _row(summary, ORIGINAL, "dice", name)
+            table = pd.read_csv(run.path / "per_image.csv")
+            there = (table["class"] == name) & (table["size"] == ORIGINAL)
+            shown = table[there & (table["tp"] + table["fn"] > 0)]
+            cells += [str(scored["n"]) if scored else "0", str(mean_interval(shown["dice"]))]
+            rows.append([_link(run), name, *cells, str(len(shown))])
+    head = ["run", "class", "Dice [95 %]", "IoU [95 %]", "n"]
+    return _table([*head, "Dice where it is shown [95 %]", "n"], rows)
 
 
 def kind_table(runs: list[Run]) -> str:
