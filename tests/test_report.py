@@ -46,9 +46,10 @@ def test_kinds_of_a_run_that_knows_several(tmp_path):
     true = ["neoplastic"] * 3 + ["non-neoplastic"] * 2
     given = ["neoplastic", "neoplastic", "missed", "neoplastic", "non-neoplastic"]
     run.save_table("test_kinds", pd.DataFrame({"kind": true, "predicted": given}))
-    assert "| `kinds` | non-neoplastic | – | 0.250 [0.125, 0.500] | 0 |" in report.class_table(
-        [run]
-    )
+    counts = {"size": "original", "tp": [0, 5, 9], "fn": [0, 5, 1], "dice": [0, 0.5, 0.9]}
+    run.save_table("per_image", pd.DataFrame({"class": "non-neoplastic", **counts}))
+    table = report.class_table([run])
+    assert "| non-neoplastic | – | 0.250 [0.125, 0.500] | 0 | 0.700 [0.500, 0.900] | 2 |" in table
     table = report.kind_table([run])
     assert "| `kinds` | neoplastic | 3 | 2 | 0 | 1 | 1.000 [1.000, 1.000] |" in table
     assert "| `kinds` | non-neoplastic | 2 | 1 | 1 | 0 | 0.500" in table
