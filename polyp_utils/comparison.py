@@ -6,15 +6,8 @@ import numpy as np
 import pandas as pd
 
 from polyp_utils.evaluation import Evaluation
-from polyp_utils.protocols import ORIGINAL, POLYP
+from polyp_utils.protocols import polyp_scores
 from polyp_utils.stats import Interval, compare_paired, holm, seeds_interval
-
-
-def scores_of(evaluation: Evaluation, score: str = "dice") -> pd.Series:
-    """The merged polyp's score per frame at the original size, by id."""
-    table = evaluation.per_image
-    rows = table[(table["class"] == POLYP) & (table["size"] == ORIGINAL)]
-    return rows.set_index("id")[score]
 
 
 def compare(one: Evaluation, others: Sequence[Evaluation], score: str = "dice") -> pd.DataFrame:
@@ -35,7 +28,9 @@ def compare(one: Evaluation, others: Sequence[Evaluation], score: str = "dice") 
     """
     rows = []
     for other in others:
-        both = pd.concat([scores_of(one, score), scores_of(other, score)], axis=1, join="inner")
+        both = pd.concat(
+            [polyp_scores(e.per_image, score) for e in (one, other)], axis=1, join="inner"
+        )
         if both.empty:
             raise ValueError(
                 f"{one.predictions.name} and {other.predictions.name} share no frame: compare runs "
@@ -56,7 +51,7 @@ def over_seeds(evaluations: Sequence[Evaluation], score: str = "dice") -> tuple[
     Raises:
         ValueError: the runs were not scored on the same frames.
     """
-    columns = [scores_of(evaluation, score) for evaluation in evaluations]
+    columns = [polyp_scores(evaluation.per_image, score) for evaluation in evaluations]
     table = pd.concat(columns, axis=1)
     if any(len(column) != len(table) for column in columns):
         raise ValueError("the runs were scored on different frames: take seeds of one split")

@@ -28,6 +28,7 @@ from polyp_utils.metrics import (
     Counts,
     card_dice,
     confusion_matrix,
+    count,
     counts_of,
     dice,
     iou,
@@ -37,7 +38,6 @@ from polyp_utils.metrics import (
 )
 from polyp_utils.predictions import Predictions, of_run
 from polyp_utils.protocols import (
-    CARD_BATCH,
     NETWORK,
     ORIGINAL,
     POLYP,
@@ -234,9 +234,7 @@ def card_scores(run: Run, dataset: PolypDataset) -> dict[str, float]:
         ids = split.limited(config.limit).part(part)
         target = scheme.encode(dataset.masks[dataset.rows(ids)])
         predicted = [run.probabilities(part, i, scheme).argmax(dim=0) for i in ids]
-        matrices = confusion_matrix(torch.stack(predicted), target, len(scheme.classes))
-        batches = torch.stack([batch.sum(dim=0) for batch in matrices.split(CARD_BATCH)])
-        scores[part] = float(card_dice(counts_of(batches)).mean())
+        scores[part] = card_dice(count(torch.stack(predicted), target, len(scheme.classes)))
     loss = run.training["best_at_network_size"]["test"]["loss"]
     return dict(zip(CARD, (scores["val"], scores["test"], loss), strict=True))
 

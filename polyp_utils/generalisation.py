@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from polyp_utils import literature
-from polyp_utils.comparison import scores_of
 from polyp_utils.evaluation import Evaluation
+from polyp_utils.protocols import polyp_scores
 from polyp_utils.stats import Interval, compare_unpaired, left_tail, mean_interval
 
 
@@ -36,7 +36,7 @@ def drop_table(home: Evaluation, away: Mapping[str, Evaluation]) -> pd.DataFrame
 
 
 def _scores(evaluation: Evaluation) -> tuple[pd.Series, list[object]]:
-    dice = scores_of(evaluation)
+    dice = polyp_scores(evaluation.per_image)
     return dice, [evaluation.groups.get(i, i) for i in dice.index]
 
 

@@ -2,15 +2,18 @@
 
 **Absent classes.** One rule, here and in every table: a class absent from target and prediction
 gives NaN and leaves the mean; absent from the target but predicted, or present but not predicted,
-gives 0. The card's convention (absent from both = 1) is `card_dice`, by name.
+gives 0. Other conventions are ways of `batch_dice`; the card's is `card_dice`, by name.
 
 Shapes: B batch, C classes, H height, W width. Averaging belongs to the caller.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+CARD_BATCH = 8
 
 
 class Counts(NamedTuple):
@@ -97,9 +100,29 @@ def specificity(counts: Counts) -> Tensor:
     return torch.where(negatives == 0, torch.nan, counts.tn.double() / negatives.clamp(min=1))
 
 
-def card_dice(counts: Counts) -> Tensor:
-    """Dice with the convention that explains the card: absent from both scores 1."""
-    return dice(counts).nan_to_num(nan=1.0)
+def batch_dice(counts: Counts, size: int = CARD_BATCH, absent: float = math.nan) -> Tensor:
+    """Dice of the pixels of ``size`` images together, in their order.
+
+    Args:
+        counts: per image and class, (B, C).
+        size: images that are summed; 1: each alone; 0: all together.
+        absent: score of a class that neither truth nor prediction of a batch holds.
+
+    Returns:
+        float64 (ceil(B / size), C).
+    """
+    images, classes = counts.tp.shape
+    batch = torch.arange(images) // (size or max(images, 1))
+    empty = torch.zeros(int(batch[-1]) + 1, classes, dtype=torch.int64)
+    return dice(Counts(*(empty.index_add(0, batch, c) for c in counts))).nan_to_num(nan=absent)
+
+
+def card_dice(counts: Counts) -> float:
+    """The mean that explains the card: over classes, one that is absent from a batch scoring 1.
+
+    Pixels of 8 images together; the mean over all classes, background included, then over batches.
+    """
+    return float(batch_dice(counts, CARD_BATCH, absent=1.0).mean())
 
 
 def _score(numerator: Tensor, denominator: Tensor, counts: Counts) -> Tensor:

@@ -16,7 +16,6 @@ from polyp_utils.stats import RESAMPLES, Interval, mean_interval, ratio_interval
 
 POLYP = "polyp (merged)"  # all polyp classes of a scheme together: what the literature scores
 ORIGINAL, NETWORK = "original", "network"  # sizes at which a prediction is scored
-CARD_BATCH = 8
 
 PROTOCOLS = {
     "image-mean": "a value per image at the original size, then the mean: the default here",
@@ -26,6 +25,17 @@ PROTOCOLS = {
     "card": "argmax at network size, pixels of 8 images together, an absent class counts 1, mean "
     "over all classes, background included: what would explain the model card",
 }
+
+
+def polyp_scores(per_image: pd.DataFrame, score: str = "dice") -> pd.Series:
+    """The merged polyp's score per frame at the original size, by id.
+
+    Args:
+        per_image: of `Evaluation` or of a run.
+        score: a column of it.
+    """
+    rows = per_image[(per_image["class"] == POLYP) & (per_image["size"] == ORIGINAL)]
+    return rows.set_index("id")[score]
 
 
 def threshold_scores(probability: np.ndarray, target: np.ndarray) -> dict[str, float]:
@@ -82,8 +92,8 @@ def _card(per_image: pd.DataFrame, groups: Mapping[str, object], seed: int = 0) 
     """The card's Dice; percentile interval over whole groups, batches drawn anew each time."""
     table = per_image[(per_image["size"] == NETWORK) & (per_image["class"] != POLYP)]
     ids = table["id"].drop_duplicates().tolist()
-    counts = [table.pivot(index="id", columns="class", values=c).loc[ids] for c in Counts._fields]
-    stacked = np.stack([c.to_numpy() for c in counts])  # (4, N, C)
+    wide = [table.pivot(index="id", columns="class", values=c).loc[ids] for c in Counts._fields]
+    counts = [torch.tensor(c.to_numpy()) for c in wide]
     label = pd.factorize(pd.Series([groups.get(i, i) for i in ids]))[0]
     members = [np.flatnonzero(label == k) for k in range(label.max() + 1)]
     rng = np.random.default_rng(seed)
@@ -91,9 +101,6 @@ def _card(per_image: pd.DataFrame, groups: Mapping[str, object], seed: int = 0) 
         np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
         for _ in range(RESAMPLES // 10 if len(members) > 1 else 0)
     ]
-    values = []
-    for rows in draws:
-        batches = np.add.reduceat(stacked[:, rows], range(0, len(rows), CARD_BATCH), axis=1)
-        values.append(float(card_dice(Counts(*torch.from_numpy(batches))).mean()))
+    values = [card_dice(Counts(*(c[rows] for c in counts))) for rows in draws]
     low, high = np.quantile(values[1:], [0.025, 0.975]) if len(values) > 1 else (np.nan, np.nan)
     return Interval(values[0], float(low), float(high), len(ids))

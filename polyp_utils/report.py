@@ -4,7 +4,6 @@ A document holds a pair of markers per table, and what stands between them is wr
 ``python -m polyp_utils report``: no number is typed by hand.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from polyp_utils.data.splits import (
 from polyp_utils.errors import FAILURE_DICE, MISSED
 from polyp_utils.evaluation import CARD
 from polyp_utils.files import atomic
-from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP, PROTOCOLS
+from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP, PROTOCOLS, polyp_scores
 from polyp_utils.runs import Run
 from polyp_utils.stats import Interval, mean_interval
 
@@ -47,9 +46,9 @@ def score_table(runs: list[Run]) -> str:
     """Markdown: polyp scores per run, with intervals, and how many frames fail (polyp Dice)."""
     rows = []
     for run in runs:
-        summary = _summary(run)
+        summary = run.summary
         cells = [_score(summary, ORIGINAL, "dice", bold=True), _score(summary, ORIGINAL, "iou")]
-        below = (_polyp_dice(run) < FAILURE_DICE).sum()
+        below = (polyp_scores(run.per_image) < FAILURE_DICE).sum()
         cells += [_score(summary, NETWORK, "dice"), f"{below} of {summary['n']}"]
         data = f"{get_info(run.config.dataset).title}, `{run.config.split}`"
         rows.append([_link(run), data, run.config.scheme, str(run.config.width), *cells])
@@ -57,17 +56,11 @@ def score_table(runs: list[Run]) -> str:
     return _table([*head, "Dice at network size [95 %]", f"below {FAILURE_DICE}"], rows)
 
 
-def _polyp_dice(run: Run) -> pd.Series:
-    """Of each image, at the original size."""
-    table = pd.read_csv(run.path / "per_image.csv")
-    return table.loc[(table["class"] == POLYP) & (table["size"] == ORIGINAL), "dice"]
-
-
 def card_table(runs: list[Run]) -> str:
     """Markdown: the card's three figures, and those of each run on the card's data set."""
     rows = [["model card", "not said", *(f"{value:.4f}" for value in CARD.values()), "not said"]]
     for run in (run for run in runs if run.config.dataset == RECIPES["seed"].dataset):
-        summary = _summary(run)
+        summary = run.summary
         figures = [f"{summary['card'][key]:.4f}" for key in CARD]
         rows.append([_link(run), run.config.scheme, *figures, _score(summary, ORIGINAL, "dice")])
     return _table(["run", "scheme", *CARD, "polyp Dice behind it"], rows)
@@ -77,11 +70,11 @@ def class_table(runs: list[Run]) -> str:
     """Markdown: scores per class of the runs whose scheme knows several kinds of polyp."""
     rows = []
     for run in _of_kinds(runs):
-        summary = _summary(run)
+        summary = run.summary
         for name in get_scheme(run.config.scheme).classes:
             cells = [_score(summary, ORIGINAL, score, name) for score in ("dice", "iou")]
             scored = _row(summary, ORIGINAL, "dice", name)
-            table = pd.read_csv(run.path / "per_image.csv")
+            table = run.per_image
             there = (table["class"] == name) & (table["size"] == ORIGINAL)
             shown = table[there & (table["tp"] + table["fn"] > 0)]
             cells += [str(scored["n"]) if scored else "0", str(mean_interval(shown["dice"]))]
@@ -119,7 +112,7 @@ def protocol_table(runs: list[Run]) -> str:
     for run in runs:
         found = {
             row["protocol"]: Interval(row["mean"], row["low"], row["high"], row["n"])
-            for row in _summary(run).get("protocols", [])
+            for row in run.summary.get("protocols", [])
             if row["score"] == "dice"
         }
         cells = [str(found[name]) if name in found else "–" for name in PROTOCOLS]
@@ -247,10 +240,6 @@ def write() -> list[Path]:
                 temporary.write_text(new, encoding="utf-8")
             changed.append(path)
     return changed
-
-
-def _summary(run: Run) -> dict[str, Any]:
-    return json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
 
 
 def _row(summary: dict[str, Any], size: str, score: str, name: str) -> dict[str, Any] | None:

@@ -72,6 +72,30 @@ class Run:
         return json.loads((self.path / "training.json").read_text(encoding="utf-8"))
 
     @property
+    def summary(self) -> dict[str, Any]:
+        """``summary.json``: scores with intervals on the test part.
+
+        Raises:
+            RunError: the run is not evaluated.
+        """
+        return json.loads(self._evaluated("summary.json").read_text(encoding="utf-8"))
+
+    @property
+    def per_image(self) -> pd.DataFrame:
+        """``per_image.csv``: a row per test image, size and class.
+
+        Raises:
+            RunError: the run is not evaluated.
+        """
+        return pd.read_csv(self._evaluated("per_image.csv"), dtype={"id": str})
+
+    def _evaluated(self, name: str) -> Path:
+        path = self.path / name
+        if not path.is_file():
+            raise RunError(f"{path} is missing: evaluate the run first (03_evaluate.ipynb)")
+        return path
+
+    @property
     def finished(self) -> bool:
         """Whether all epochs are trained and the predictions written."""
         return (self.path / "training.json").is_file()

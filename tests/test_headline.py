@@ -1,27 +1,31 @@
-"""Sums per image give every average and the loss as computed at once."""
+"""Sums per image give every average and the loss as computed at once; what fits is told."""
+
+import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from polyp_utils import headline, headline_plots
 from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
-from polyp_utils.evaluation import CARD
-from polyp_utils.headline import AVERAGES, Sums, class_mean, hypothesis, loss, sums_of
+from polyp_utils.evaluation import CARD, evaluate_run
+from polyp_utils.headline import AVERAGES, LOSS, LOSSES, TEST, VALIDATION, Sums, average, loss
 from polyp_utils.losses import CombinedLoss
+from polyp_utils.metrics import Counts, batch_dice
+from polyp_utils.runs import RunError
 from polyp_utils.training import fit
 
+FIRST, PER_IMAGE, POOLED, LEFT_OUT, ZERO, TWO = AVERAGES
+AS_IS, SMOOTHED, ABSENT_LEFT_OUT, PERFECT = LOSSES
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, session_cache):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("POLYP_RESULTS", str(tmp_path_factory.mktemp("trained")))
-        tiny = {"limit": 20, "width": 4, "image_size": 32, "epochs": 3, "batch_size": 8}
-        return fit(
-            RunConfig.from_recipe("quick", scheme="unused-third", precision="fp32", lr=0.02, **tiny)
-        )
+
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch):
+    monkeypatch.setattr(headline, "_RESAMPLES", 299)
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +33,46 @@ def data(session_cache):
     return PolypDataset("phantom", 32)
 
 
-def test_sums_give_the_losses_and_the_dice_that_training_saw(trained, data):
-    sums, rows = sums_of(trained, "test", data, "cpu"), np.arange(20)
-    seen = trained.training["best_at_network_size"]["test"]
-    assert loss(sums, rows) == pytest.approx(seen["loss"], rel=1e-5)
-    assert sums.ce.mean() == pytest.approx(seen["ce"], rel=1e-5)
-    per_image = [class_mean(sums, np.array([i]), 1, np.nan, [1]) for i in rows]
-    assert np.nanmean(per_image) == pytest.approx(seen["dice_polyp"], abs=1e-6)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data):
+    """Two seeds, evaluated, each with its sums."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POLYP_RESULTS", str(tmp_path_factory.mktemp("trained")))
+        tiny = {"limit": 20, "width": 4, "image_size": 32, "epochs": 3, "batch_size": 8}
+        settings = {"scheme": "unused-third", "precision": "fp32", "lr": 0.02, **tiny}
+        runs = [fit(RunConfig.from_recipe("quick", seed=seed, **settings)) for seed in (0, 1)]
+        for run in runs:
+            evaluate_run(run, dataset=data).save(run)
+        return [(run, headline.measure(run, data, "cpu")) for run in runs]
+
+
+def sums(counts, soft=None, ce=None):
+    """From hits, predicted and true pixels, (3, N, C) each."""
+    hits, predicted, true = torch.as_tensor(counts)
+    tn = torch.zeros_like(hits)
+    right, mass = torch.as_tensor(counts if soft is None else soft)[:2].double()
+    ce = torch.zeros(len(hits)) if ce is None else ce
+    return Sums(Counts(hits, predicted - hits, true - hits, tn), right, mass, ce)
+
+
+def test_sums_give_the_losses_and_the_dice_that_training_saw(trained):
+    run, table = trained[0]
+    test = headline.sums_of(table, "test")
+    seen = run.training["best_at_network_size"]["test"]
+    assert loss(test, AS_IS) == pytest.approx(seen["loss"], rel=1e-5)
+    assert test.ce.mean().item() == pytest.approx(seen["ce"], rel=1e-5)
+    per_image = batch_dice(test.counts, 1)[:, 1]
+    assert per_image.nanmean().item() == pytest.approx(seen["dice_polyp"], abs=1e-6)
+
+
+def test_the_card_is_averaged_as_the_evaluator_does(trained, data):
+    run, table = trained[0]
+    card = evaluate_run(run, dataset=data).card
+    for figure, part in ((VALIDATION, "val"), (TEST, "test")):
+        # stored predictions have 8 bits, so an argmax may turn
+        assert average(headline.sums_of(table, part), FIRST) == pytest.approx(
+            card[figure], abs=1e-3
+        )
 
 
 def test_the_loss_is_that_of_the_loss_module():
@@ -44,12 +81,17 @@ def test_the_loss_is_that_of_the_loss_module():
     target = torch.randint(2, (10, 16, 16), generator=generator)
     p = logits.softmax(1)
     one_hot = torch.nn.functional.one_hot(target, 3).permute(0, 3, 1, 2)
-    soft = torch.stack([(p * one_hot).sum((2, 3)), p.sum((2, 3)), one_hot.sum((2, 3)).double()])
+    true = one_hot.sum((2, 3))
+    soft = torch.stack([(p * one_hot).sum((2, 3)), p.sum((2, 3)), true.double()])
     ce = torch.nn.functional.cross_entropy(logits, target, reduction="none").mean((1, 2))
-    sums = Sums(np.zeros((3, 10, 3)), soft.numpy(), ce.numpy())
-    module = CombinedLoss()
-    parts = [module(logits[rows], target[rows]).item() for rows in (slice(0, 8), slice(8, 10))]
-    assert loss(sums, np.arange(10)) == pytest.approx((8 * parts[0] + 2 * parts[1]) / 10)
+    found = sums(torch.stack([true, true, true]), soft, ce)
+    for way, absent in ((AS_IS, "include"), (ABSENT_LEFT_OUT, "exclude")):
+        module = CombinedLoss(absent=absent)
+        parts = [module(logits[rows], target[rows]).item() for rows in (slice(0, 8), slice(8, 10))]
+        assert loss(found, way) == pytest.approx((8 * parts[0] + 2 * parts[1]) / 10)
+    # by hand: the absent class adds a third of half to the loss, or none of it
+    assert loss(found, AS_IS) - loss(found, PERFECT) == pytest.approx(1 / 6, abs=1e-6)
+    assert loss(found, AS_IS) - loss(found, SMOOTHED) == pytest.approx(0, abs=1e-2)
 
 
 def test_averages_by_hand():
@@ -57,40 +99,118 @@ def test_averages_by_hand():
     counts = np.array(
         [[[90, 4, 0], [80, 0, 0]], [[94, 6, 0], [90, 10, 0]], [[92, 8, 0], [90, 10, 0]]]
     )
-    sums = Sums(counts, counts.astype(float), np.zeros(2))
-    rows = np.arange(2)
+    found = sums(counts)
     first, second = (180 / 186, 8 / 14), (160 / 180, 0)
-    assert class_mean(sums, rows, 1, 1.0, range(3)) == pytest.approx(
-        np.mean([(*first, 1), (*second, 1)])
-    )
-    assert class_mean(sums, rows, 1, np.nan, range(3)) == pytest.approx(np.mean([first, second]))
-    assert class_mean(sums, rows, 1, 0.0, range(3)) == pytest.approx(
-        np.mean([(*first, 0), (*second, 0)])
-    )
-    assert class_mean(sums, rows, 0, 1.0, range(3)) == pytest.approx(
-        np.mean([340 / 366, 8 / 34, 1])
-    )
-    assert class_mean(sums, rows, 8, 1.0, range(3)) == class_mean(sums, rows, 0, 1.0, range(3))
+    together = (340 / 366, 8 / 34)
+    assert average(found, PER_IMAGE) == pytest.approx(np.mean([(*first, 1), (*second, 1)]))
+    assert average(found, FIRST) == average(found, POOLED)
+    assert average(found, POOLED) == pytest.approx(np.mean([*together, 1]))
+    assert average(found, LEFT_OUT) == average(found, TWO) == pytest.approx(np.mean(together))
+    assert average(found, ZERO) == pytest.approx(np.mean([*together, 0]))
 
 
-def test_a_hypothesis_fits_what_it_made_and_not_what_it_did_not(trained, data, monkeypatch):
-    val, test = (sums_of(trained, part, data, "cpu") for part in ("val", "test"))
-    table = hypothesis([(val, test), (val, test)]).set_index("average")
-    assert list(table.index) == list(AVERAGES)
-    for figure in CARD:
-        within = table[f"{figure} low"] <= table[figure]
-        assert (within & (table[figure] <= table[f"{figure} high"])).all()
-    name = "all classes, absent 1, batches of 8"
-    made = {figure: table.loc[name, figure] for figure in CARD}
-    monkeypatch.setattr("polyp_utils.headline.CARD", made)
-    again = hypothesis([(val, test)]).set_index("average")
-    assert all(again.loc[name, f"{figure} fits"] for figure in CARD)
-    other = "all classes, absent 0, batches of 8"  # a third lower
-    assert not again.loc[other, "test Dice fits"]
+def test_a_hypothesis_fits_what_it_made_and_not_what_it_did_not(trained, monkeypatch):
+    found = headline.hypothesis(trained)
+    assert len(found.whole) == 2
+    for figure, ways in ((VALIDATION, AVERAGES), (TEST, AVERAGES), (LOSS, LOSSES)):
+        for way in ways:
+            interval = found.interval(figure, way)
+            assert interval.low <= interval.mean <= interval.high
+    made = {
+        VALIDATION: found.interval(VALIDATION, FIRST).mean,
+        TEST: found.interval(TEST, FIRST).mean,
+        LOSS: found.interval(LOSS, AS_IS).mean,
+    }
+    monkeypatch.setattr(headline, "CARD", made)
+    assert found.compatible(FIRST, AS_IS) > 0.3
+    assert found.compatible(ZERO, AS_IS) < 0.03  # a third lower
+    assert found.compatible(FIRST, PERFECT) < 0.03  # a sixth lower
+    behind = found.polyp_behind(FIRST)  # where ours is the card's, so is our polyp Dice
+    assert behind.low <= found.whole["polyp", ""].mean() <= behind.high
+
+
+def test_the_answer_names_what_fits_and_how_far_off_the_rest_is(trained, monkeypatch):
+    found = headline.hypotheses(trained)
+    table = headline.verdicts(found)
+    assert len(found) == 1
+    assert table["p"].is_monotonic_decreasing
+    assert set(table["average"]) == set(AVERAGES)
+    nothing = dict.fromkeys(CARD, 2.0)
+    monkeypatch.setattr(headline, "CARD", nothing)
+    said = headline.answer(headline.verdicts(found))
+    assert said[0].startswith("No hypothesis is compatible")
+    best = headline.verdicts(found)["by"].abs().min()
+    assert f"are {best:.3f} off in" in said[1]
+    top = table.iloc[0]
+    monkeypatch.setattr(headline, "CARD", {name: top[name].mean for name in CARD})
+    said = headline.answer(headline.verdicts(found))
+    assert "`unused-third` at width 4" in said[0]
+    assert top["average"] in said[0]
+    assert len(said) == 2
+
+
+def test_seeds_of_one_kind_only(trained):
+    (run, table), (other, _) = trained
+    record = {**other.record, "settings": {**other.record["settings"], "width": 6}}
+    (other.path / "config.json").rename(other.path / "kept.json")
+    try:
+        (other.path / "config.json").write_text(json.dumps(record))
+        with pytest.raises(ValueError, match=r"2 kinds of runs .*give seeds of one"):
+            headline.hypothesis([(run, table), (other, table)])
+        assert [h.width for h in headline.hypotheses([(run, table), (other, table)])] == [4, 6]
+    finally:
+        (other.path / "kept.json").replace(other.path / "config.json")
+
+
+def test_the_third_class_that_would_be_needed(trained):
+    table = headline.third_class(trained)
+    for row in table.itertuples():
+        assert np.isnan(row.third) or row.third == 0  # never in the truth
+        assert row.background + row.polyp + row.needed == pytest.approx(3 * CARD[TEST])
+
+
+def test_sums_are_read_as_they_were_kept(trained):
+    run, table = trained[0]
+    assert not headline.is_measured(run)
+    with pytest.raises(RunError, match=r"holds no card_sums\.csv"):
+        headline.read_sums(run)
+    run.save_table(headline.TABLE, table)
+    again = headline.read_sums(run)
+    (run.path / "card_sums.csv").unlink()
+    assert loss(headline.sums_of(again, "val"), AS_IS) == pytest.approx(
+        loss(headline.sums_of(table, "val"), AS_IS), abs=1e-5
+    )
+    pd.testing.assert_frame_equal(again[["id", "tp", "fn"]], table[["id", "tp", "fn"]])
+
+
+def test_only_the_cards_recipe_takes_part_by_itself(trained, monkeypatch):
+    run, _ = trained[0]
+    monkeypatch.setenv("POLYP_RESULTS", str(run.path.parent))
+    found = headline.card_runs()
+    assert run.name not in [r.name for r in found]  # drawn frames
+    for other in found:
+        config = other.config
+        assert (config.dataset, config.image_size, config.epochs) == ("kvasir-seg", 256, 20)
+        assert get_scheme(config.scheme).logits == 3
 
 
 def test_split_ids_are_those_of_the_run(trained, data):
+    _, table = trained[0]
     ids = load_split("phantom-240").limited(20).test
     target = get_scheme("unused-third").encode(data.masks[data.rows(ids)])
-    found = sums_of(trained, "test", data, "cpu").counts[2]
-    assert found[:, 1].tolist() == (target == 1).sum((1, 2)).tolist()
+    counts = headline.sums_of(table, "test").counts
+    assert (counts.tp + counts.fn)[:, 1].tolist() == (target == 1).sum((1, 2)).tolist()
+    assert table.loc[table["part"] == "test", "id"].unique().tolist() == list(ids)
+
+
+def test_figures_show_every_hypothesis_and_the_card(trained):
+    found = headline.hypotheses(trained)
+    figure = headline_plots.figures(found)
+    labels = figure.legends[0].get_texts()
+    assert {text.get_text() for text in labels} == {"unused-third, width 4", "model card"}
+    cloud = headline_plots.clouds(found, [FIRST, TWO], AS_IS)
+    assert [axes.get_title() for axes in cloud.axes] == [f"Dice: {FIRST}", f"Dice: {TWO}"]
+    for axes, way in zip(cloud.axes, (FIRST, TWO), strict=True):
+        inside = axes.patches[0].contains_points
+        points = axes.transData.transform(found[0].drawn[[(TEST, way), (LOSS, AS_IS)]].to_numpy())
+        assert 0.85 <= inside(points).mean() <= 1

@@ -7,6 +7,7 @@ from monai.metrics import DiceMetric
 
 from polyp_utils.metrics import (
     Counts,
+    batch_dice,
     card_dice,
     confusion_matrix,
     count,
@@ -49,7 +50,18 @@ def test_scores_by_hand(tp, fp, fn, scores):
     ("counts", "expected"), [((0, 0, 0), 1.0), ((0, 4, 0), 0.0), ((3, 1, 2), 6 / 9)]
 )
 def test_card_dice_scores_an_absent_class_one(counts, expected):
-    assert card_dice(counts_of(*counts)).item() == pytest.approx(expected)
+    assert card_dice(counts_of(*counts)) == pytest.approx(expected)
+
+
+def test_batches_are_summed_in_their_order():
+    hits = torch.tensor([[4], [0], [2]])
+    counts = Counts(hits, torch.tensor([[1], [3], [0]]), torch.tensor([[1], [0], [0]]), 0 * hits)
+    expected = {1: [8 / 10, 0, 1], 2: [8 / 13, 1], 0: [12 / 17], 8: [12 / 17]}
+    for size, values in expected.items():
+        assert batch_dice(counts, size)[:, 0].tolist() == pytest.approx(values)
+    empty = Counts(*(0 * c for c in counts))
+    assert batch_dice(empty, 2).isnan().all()
+    assert batch_dice(empty, 2, absent=0.5).tolist() == [[0.5], [0.5]]
 
 
 def test_counts_by_hand():

@@ -47,7 +47,7 @@ def test_kinds_of_a_run_that_knows_several(tmp_path):
     given = ["neoplastic", "neoplastic", "missed", "neoplastic", "non-neoplastic"]
     run.save_table("test_kinds", pd.DataFrame({"kind": true, "predicted": given}))
     counts = {"size": "original", "tp": [0, 5, 9], "fn": [0, 5, 1], "dice": [0, 0.5, 0.9]}
-    run.save_table("per_image", pd.DataFrame({"class": "non-neoplastic", **counts}))
+    run.save_table("per_image", pd.DataFrame({"id": "a", "class": "non-neoplastic", **counts}))
     table = report.class_table([run])
     assert "| non-neoplastic | – | 0.250 [0.125, 0.500] | 0 | 0.700 [0.500, 0.900] | 2 |" in table
     table = report.kind_table([run])
@@ -66,7 +66,8 @@ def test_render_fills_marked_tables_and_nothing_else(tmp_path):
     (run.path / "config.json").write_text(json.dumps({"settings": settings}))
     summary = {"n": 7, "scores": scores, "card": dict.fromkeys(CARD, 0.25)}
     (run.path / "summary.json").write_text(json.dumps(summary))
-    table = {"class": POLYP, "size": "original", "dice": [0.4] * 2 + [0.6] * 5}
+    table = {"id": list("abcdefg"), "class": POLYP, "size": "original"}
+    table["dice"] = [0.4] * 2 + [0.6] * 5
     run.save_table("per_image", pd.DataFrame(table))
     text = "before\n<!-- table: scores -->\nold\n<!-- end -->\nafter <!-- table: cost"
     once = report.render(text, [run])
