@@ -20,12 +20,10 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.data.transforms import to_input
-from polyp_utils.device import get_compute
 from polyp_utils.evaluation import CARD
-from polyp_utils.inference import load_weights
 from polyp_utils.losses import EPSILON
 from polyp_utils.metrics import CARD_BATCH, Counts, batch_dice, confusion_matrix, counts_of
-from polyp_utils.model import UNet
+from polyp_utils.predictions import network_of
 from polyp_utils.protocols import polyp_scores
 from polyp_utils.runs import Run, RunError, list_runs
 from polyp_utils.stats import Interval
@@ -112,9 +110,8 @@ def measure(run: Run, dataset: PolypDataset, device: str = "auto") -> pd.DataFra
     config, scheme = run.config, get_scheme(run.config.scheme)
     if scheme.logits == 1:
         raise ValueError(f"{run.name} has one logit; the card has three classes")
-    compute = get_compute(device, "fp32")
-    network = load_weights(UNet(3, scheme.logits, config.width), run.weights).eval()
-    network = network.to(memory_format=torch.channels_last).to(compute.device)
+    network, compute = network_of(run, dataset, device, "fp32")
+    network.eval()
     split = load_split(config.split, config.dataset).limited(config.limit)
     tables = []
     for part in ("val", "test"):

@@ -44,6 +44,7 @@ class Model:
         image_size: side S of the square that frames are resized to, in pixels.
         compute: device and precision.
         metadata: what training wrote beside the weights; empty if another program wrote them.
+        mirrored: whether frames are also seen mirrored, see `predict`.
     """
 
     network: UNet
@@ -51,6 +52,7 @@ class Model:
     image_size: int
     compute: Compute
     metadata: dict[str, Any]
+    mirrored: bool = False
 
     def probabilities(self, image: np.ndarray) -> Tensor:
         """Class probabilities, float32 (C, H, W), of an RGB frame uint8 (H, W, 3) of any size.
@@ -62,7 +64,7 @@ class Model:
             raise ValueError(f"the image is {image.dtype} {image.shape}; give RGB uint8 (H, W, 3)")
         image_CHW = torch.from_numpy(image.copy()).permute(2, 0, 1)  # a view may be flipped
         square = resize_image(image_CHW, (self.image_size, self.image_size))
-        (probabilities,) = predict(self.network, square[None], self.compute)
+        (probabilities,) = predict(self.network, square[None], self.compute, mirrored=self.mirrored)
         return to_original(probabilities, (image.shape[0], image.shape[1]))
 
     def class_map(self, image: np.ndarray) -> np.ndarray:
@@ -81,6 +83,7 @@ def load_model(
     scheme: str | None = None,
     image_size: int | None = None,
     device: str = "auto",
+    mirrored: bool = False,
 ) -> Model:
     """Loads a model from a run folder, a safetensors file or the Hub.
 
@@ -89,6 +92,7 @@ def load_model(
         scheme: name of the label scheme; needed only for weights that do not say it.
         image_size: side of the network's input in pixels; the same, or to try another size.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
+        mirrored: see each frame mirrored too, at four times the cost (test-time augmentation).
 
     Raises:
         FileNotFoundError: no such folder, file or repository id.
@@ -117,7 +121,7 @@ def load_model(
     compute = get_compute(device)
     network = load_weights(UNet(3, logits, width), path).eval()
     network = network.to(memory_format=torch.channels_last).to(compute.device)
-    return Model(network, found, size, compute, metadata)
+    return Model(network, found, size, compute, metadata, mirrored)
 
 
 def _find(source: str | Path) -> Path:

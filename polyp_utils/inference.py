@@ -14,6 +14,8 @@ from polyp_utils.data.transforms import to_input
 from polyp_utils.device import Compute
 from polyp_utils.model import UNet
 
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))  # dimensions that are turned
+
 
 class WeightsError(ValueError):
     """Weights that do not fit; the message says what they are and what was asked."""
@@ -30,14 +32,41 @@ def to_probabilities(logits: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, images: Tensor, compute: Compute, batch_size: int = 8
+    model: nn.Module,
+    images: Tensor,
+    compute: Compute,
+    batch_size: int = 8,
+    mirrored: bool = False,
 ) -> Iterator[Tensor]:
-    """Class probabilities of uint8 images (N, 3, S, S), one float32 (C, S, S) after the other."""
+    """Class probabilities of uint8 images (N, 3, S, S), one float32 (C, S, S) after the other.
+
+    ``mirrored``: the mean over the frame and its mirror images (test-time augmentation), at four
+    times the cost.
+    """
     model.eval()
     for batch in images.split(batch_size):
-        with compute.autocast():
-            logits = model(to_input(batch, compute.device))
-        yield from to_probabilities(logits).cpu()
+        x = to_input(batch, compute.device)
+        copies = [_turned(model, x, turn, compute) for turn in (MIRRORS if mirrored else [()])]
+        yield from torch.stack(copies).mean(dim=0).cpu()
+
+
+@torch.inference_mode()
+def predict_copies(
+    model: nn.Module, images: Tensor, compute: Compute, batch_size: int = 8
+) -> Iterator[Tensor]:
+    """As `predict`, each mirrored copy for itself, turned back: float32 (4, C, S, S)."""
+    model.eval()
+    for batch in images.split(batch_size):
+        x = to_input(batch, compute.device)
+        yield from torch.stack([_turned(model, x, t, compute) for t in MIRRORS], dim=1).cpu()
+
+
+def _turned(model: nn.Module, x: Tensor, turn: tuple[int, ...], compute: Compute) -> Tensor:
+    """Probabilities of a batch that the network sees mirrored, turned back."""
+    with compute.autocast():
+        logits = model(x.flip(turn) if turn else x)
+    probabilities = to_probabilities(logits)
+    return probabilities.flip(turn) if turn else probabilities
 
 
 def to_original(probabilities: Tensor, size: tuple[int, int]) -> Tensor:

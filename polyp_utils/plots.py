@@ -34,8 +34,14 @@ def outline(axes: Axes, mask: np.ndarray, colour: str, style: str = "solid") -> 
         axes.contour(*extent, padded, [0.5], colors=colour, linewidths=1.2, linestyles=style)
 
 
-def sheet(frames: Sequence[Frame], title: str, columns: int = 6) -> Figure:
-    """Frames side by side with outlines; a frame with a probability map takes a second panel."""
+def sheet(
+    frames: Sequence[Frame],
+    title: str,
+    columns: int = 6,
+    map_title: str = "P(polyp)",
+    map_top: float = 1,
+) -> Figure:
+    """Frames side by side with outlines; a frame with a map takes a second panel, 0 to its top."""
     panels = [(frame, False) for frame in frames]
     if frames and frames[0].probability is not None:
         panels = [(frame, shows_map) for frame in frames for shows_map in (False, True)]
@@ -48,8 +54,8 @@ def sheet(frames: Sequence[Frame], title: str, columns: int = 6) -> Figure:
     for axes, (frame, shows_map) in zip(grid.flat, panels, strict=False):
         height, width = frame.truth.shape
         if shows_map:
-            axes.imshow(frame.probability, cmap="magma", vmin=0, vmax=1)
-            axes.set_title("P(polyp)", fontsize=8)
+            axes.imshow(frame.probability, cmap="magma", vmin=0, vmax=map_top)
+            axes.set_title(map_title, fontsize=8)
         else:
             axes.imshow(frame.image)
             axes.set_title(frame.title, fontsize=8)
@@ -65,8 +71,8 @@ def sheet(frames: Sequence[Frame], title: str, columns: int = 6) -> Figure:
     figure.tight_layout(rect=(0, 0.35 / size[1], 1, 1 - 0.3 / size[1]))
     if frames and frames[0].probability is not None:
         scale = figure.add_axes((0.78, 0.22 / size[1], 0.2, 0.1 / size[1]))
-        colours = ScalarMappable(Normalize(0, 1), "magma")
-        figure.colorbar(colours, scale, orientation="horizontal", ticks=(0, 0.5, 1))
+        colours = ScalarMappable(Normalize(0, map_top), "magma")
+        figure.colorbar(colours, scale, orientation="horizontal", ticks=(0, map_top / 2, map_top))
     return figure
 
 
@@ -270,16 +276,19 @@ def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def risk_coverage(table: pd.DataFrame) -> Figure:
-    """Mean Dice of what is kept, against how much is kept; see `uncertainty.risk_coverage`."""
+def risk_coverage(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Mean Dice of what is kept, against how much is kept; see `uncertainty.risk_coverage`.
+
+    Args:
+        tables: name of the score that orders the frames -> its table.
+    """
     figure, axes = plt.subplots(figsize=(5.5, 3.8))
-    share = 100 * table["coverage"]
-    axes.plot(
-        share, table["best"], color="0.6", linestyle="dotted", label="if the worst were known"
-    )
-    axes.plot(share, table["dice"], label="least disagreement first")
-    axes.axhline(table["dice"].iloc[-1], color="0.3", linewidth=0.8, label="all frames")
-    axes.set(xlabel="frames that are kept (%)", ylabel="mean polyp Dice of these", ylim=(0, 1))
+    for (name, table), style in zip(tables.items(), ("solid", "dashed", "dashdot"), strict=False):
+        axes.plot(100 * table["coverage"], table["dice"], linestyle=style, label=name)
+    best, every = "if the worst were known", next(iter(tables.values()))
+    axes.plot(100 * every["coverage"], every["best"], color="0.6", linestyle="dotted", label=best)
+    axes.axhline(every["dice"].iloc[-1], color="0.3", linewidth=0.8, label="all frames")
+    axes.set(xlabel="frames that are kept (%)", ylabel="mean polyp Dice of these", ylim=(0, 1.02))
     axes.set_title("What handing over the most uncertain frames would gain")
     axes.legend(fontsize=8)
     figure.tight_layout()

@@ -17,7 +17,7 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.layout import DataError
 from polyp_utils.data.splits import load_split
-from polyp_utils.device import get_compute
+from polyp_utils.device import Compute, get_compute
 from polyp_utils.inference import load_weights, predict
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run
@@ -51,7 +51,11 @@ def of_run(run: Run, part: str = "test") -> Predictions:
 
 
 def of_network(
-    run: Run, dataset: PolypDataset, ids: Iterable[str] = (), device: str = "auto"
+    run: Run,
+    dataset: PolypDataset,
+    ids: Iterable[str] = (),
+    device: str = "auto",
+    mirrored: bool = False,
 ) -> Predictions:
     """What a run's weights say of frames of any data set; kept in memory with 8 bits, as stored.
 
@@ -60,27 +64,47 @@ def of_network(
         dataset: opened at the run's network size.
         ids: frames of it; empty: all.
         device: as in `get_compute`.
+        mirrored: as in `predict`.
 
     Raises:
         FileNotFoundError: the run has no weights here.
         ValueError: another network size.
     """
+    network, compute = network_of(run, dataset, device)
+    names = tuple(ids) or dataset.ids
+    found = predict(network, dataset.images[dataset.rows(names)], compute, mirrored=mirrored)
+    name = f"{run.name}, mirrored" if mirrored else run.name
+    return of_probabilities(zip(names, found, strict=True), get_scheme(run.config.scheme), name)
+
+
+def network_of(
+    run: Run, dataset: PolypDataset, device: str = "auto", precision: str = "auto"
+) -> tuple[UNet, Compute]:
+    """A run's network with its weights, and what it computes with; errors as in `of_network`."""
     config, scheme = run.config, get_scheme(run.config.scheme)
     side = dataset.images.shape[-1]
     if side != config.image_size:
         raise ValueError(f"{run.name} sees {config.image_size} px: open the data set at that size")
-    compute = get_compute(device)
+    compute = get_compute(device, precision)
     network = load_weights(UNet(3, scheme.logits, config.width), run.weights)
-    network = network.to(memory_format=torch.channels_last).to(compute.device)
-    names = tuple(ids) or dataset.ids
-    found = predict(network, dataset.images[dataset.rows(names)], compute)
-    levels = {i: (p[1:] * 255).round().to(torch.uint8) for i, p in zip(names, found, strict=True)}
+    return network.to(memory_format=torch.channels_last).to(compute.device), compute
+
+
+def of_probabilities(found: Iterable[tuple[str, Tensor]], scheme: Scheme, name: str) -> Predictions:
+    """Class probabilities, kept in memory with 8 bits, as a run stores them.
+
+    Args:
+        found: id and probabilities, float (C, h, w), of each frame.
+        scheme: what the classes mean.
+        name: for tables.
+    """
+    levels = {i: (p[1:] * 255).round().to(torch.uint8) for i, p in found}
 
     def read(frame_id: str) -> Tensor:
         rest = levels[frame_id].float() / 255
         return torch.cat([(1 - rest.sum(dim=0, keepdim=True)).clamp(min=0), rest])
 
-    return Predictions(run.name, scheme, names, read)
+    return Predictions(name, scheme, tuple(levels), read)
 
 
 def of_folder(folder: str | Path, ids: Iterable[str] = (), name: str = "") -> Predictions:

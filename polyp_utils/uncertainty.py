@@ -1,6 +1,7 @@
 """Does a system know when it is wrong? Mirrored copies of a frame, and how far they disagree."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +10,15 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme
 from polyp_utils.device import Compute
-from polyp_utils.inference import predict
+from polyp_utils.errors import gallery
+from polyp_utils.explore import Frame
+from polyp_utils.inference import predict, predict_copies, to_original
+from polyp_utils.predictions import Predictions
 from polyp_utils.stats import RESAMPLES, Interval
 
-MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))  # dimensions that are turned
 BAD_DICE = 0.7
 
 
@@ -38,11 +42,24 @@ def predict_mirrored(
     model: nn.Module, images: Tensor, scheme: Scheme, compute: Compute, batch_size: int = 8
 ) -> list[Mirrored]:
     """Predicts uint8 images (N, 3, S, S) four times, mirrored on no, either and both axes."""
-    copies = [
-        torch.stack(list(predict(model, images.flip(turn), compute, batch_size))).flip(turn)
-        for turn in MIRRORS
-    ]
-    return [combine(frame, scheme) for frame in torch.stack(copies, dim=1)]
+    copies = predict_copies(model, images, compute, batch_size)
+    return [combine(frame, scheme) for frame in copies]
+
+
+def spread_frames(
+    predictions: Predictions,
+    dataset: PolypDataset,
+    titles: dict[str, str],
+    mirrored: Mapping[str, Mirrored],
+) -> list[Frame]:
+    """As `errors.gallery`, with the spread over mirrored copies as the map, at original size."""
+    frames = []
+    plain = gallery(predictions, dataset, titles)
+    for frame, frame_id in zip(plain, titles, strict=True):
+        height, width = frame.truth.shape
+        spread = to_original(mirrored[frame_id].spread[None], (height, width))[0]
+        frames.append(frame._replace(probability=spread.numpy()))
+    return frames
 
 
 def combine(copies: Tensor, scheme: Scheme) -> Mirrored:
@@ -54,6 +71,39 @@ def combine(copies: Tensor, scheme: Scheme) -> Mirrored:
     both = 2 * (masks & whole).sum(dim=(1, 2))
     dice = torch.where(size > 0, both / size.clamp(min=1), 1.0)
     return Mirrored(mean, polyp.std(dim=0, correction=0), float(1 - dice.mean()))
+
+
+def self_doubt(probabilities: Tensor, scheme: Scheme) -> float:
+    """One minus the Dice that a prediction expects of itself, in [0, 1]; 0 if nothing is marked.
+
+    The soft Dice of the mask P(polyp) > 0.5 against P(polyp), of class probabilities (C, S, S):
+    what a single pass knows of its own quality.
+    """
+    polyp = scheme.polyp_probability(probabilities[None])[0]
+    mask = polyp > 0.5
+    return float(1 - 2 * polyp[mask].sum() / (polyp.sum() + mask.sum())) if mask.any() else 0.0
+
+
+def mirror_cost(
+    model: nn.Module, images: Tensor, compute: Compute, repeats: int = 5
+) -> tuple[float, float]:
+    """Time of mirrored prediction over that of plain prediction, measured in turns.
+
+    Returns:
+        Median of the ratios, and plain images per second (median).
+    """
+    ratios, rates = [], []
+    for repeat in range(repeats + 1):
+        seconds = []
+        for mirrored in (False, True):
+            start = time.perf_counter()
+            for _ in predict(model, images, compute, mirrored=mirrored):
+                pass
+            seconds.append(time.perf_counter() - start)
+        if repeat:  # the first warms up
+            ratios.append(seconds[1] / seconds[0])
+            rates.append(len(images) / seconds[0])
+    return float(np.median(ratios)), float(np.median(rates))
 
 
 def auroc(score: Iterable[float], bad: Iterable[bool], seed: int = 0) -> Interval:

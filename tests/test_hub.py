@@ -135,6 +135,17 @@ def test_masks_follow_from_probabilities_at_the_size_of_the_frame(trained):
     assert 0 < polyp.mean() < 1
 
 
+def test_a_mirrored_model_does_not_care_which_way_a_frame_is_turned(trained):
+    plain = load_model(trained["trimap"].path, device="cpu")
+    mirrored = load_model(trained["trimap"].path, device="cpu", mirrored=True)
+    image, _ = phantom.draw(3)
+    for model, most in ((plain, np.inf), (mirrored, 2e-3)):  # bf16 sums in another order
+        there, turned = model.probabilities(image), model.probabilities(image[:, ::-1])
+        difference = (there - turned.flip(-1)).abs().max()
+        assert difference < most
+    assert (plain.probabilities(image) - mirrored.probabilities(image)).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(
     "image", [np.zeros((40, 40, 3), np.float32), np.zeros((40, 40), np.uint8)], ids=["float", "2D"]
 )

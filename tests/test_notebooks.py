@@ -118,6 +118,18 @@ def test_all_notebooks_run_on_phantoms_by_parameters_alone(folder, tmp_path):
     assert "No published figures on Phantoms are known here." in texts(elsewhere)
     assert (folder_of_run / "generalise.csv").is_file()
 
+    unsure = run("07_uncertainty", cwd, results, tmp_path / "7.ipynb", gallery=2)
+    assert figures(unsure) == 2
+    assert re.search(r"It takes \d+\.\d times as long", texts(unsure))
+    assert texts(unsure).count("AUROC") >= 2
+    assert (folder_of_run / "uncertainty.csv").is_file()
+
+    name = folder_of_run.name
+    study = run("06_headline", cwd, results, tmp_path / "6.ipynb", runs=name)
+    assert figures(study) == 2
+    assert f"`{name}`: its third class has" in texts(study)
+    assert (folder_of_run / "card_sums.csv").is_file()
+
 
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),

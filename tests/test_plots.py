@@ -244,6 +244,14 @@ def test_confusion_is_in_per_cent_of_the_true_class():
 # --- errors --------------------------------------------------------------------------------------
 
 
+def test_risk_and_coverage_have_a_line_per_score_and_the_best():
+    table = pd.DataFrame({"coverage": [0.5, 1], "dice": [0.8, 0.6], "best": [0.9, 0.6]})
+    axes = plots.risk_coverage({"one": table, "other": table}).axes[0]
+    labels = [line.get_label() for line in axes.lines]
+    assert labels == ["one", "other", "if the worst were known", "all frames"]
+    assert axes.lines[2].get_ydata().tolist() == [0.9, 0.6]
+
+
 def test_polyps_are_counted_by_kind_and_fate():
     table = pd.DataFrame(
         {

@@ -5,11 +5,22 @@ import pytest
 import torch
 from torch import nn
 
+from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.device import get_compute
 from polyp_utils.inference import predict
 from polyp_utils.model import UNet
-from polyp_utils.uncertainty import auroc, combine, predict_mirrored, risk_coverage
+from polyp_utils.predictions import of_probabilities
+from polyp_utils.uncertainty import (
+    Mirrored,
+    auroc,
+    combine,
+    mirror_cost,
+    predict_mirrored,
+    risk_coverage,
+    self_doubt,
+    spread_frames,
+)
 
 TRIMAP = get_scheme("trimap")
 
@@ -62,6 +73,47 @@ def test_copies_are_combined_by_hand():
     assert found.disagreement == pytest.approx(1 - (2 / 3 + 1) / 2)
     nothing = combine(torch.stack([torch.ones(2, 2, 2), *torch.zeros(2, 2, 2, 2)], dim=1), TRIMAP)
     assert nothing.disagreement == 0
+
+
+def test_mirrored_prediction_is_the_mean_of_the_copies():
+    torch.manual_seed(0)
+    model, compute = UNet(width=4).eval(), get_compute("cpu", "fp32")
+    found = predict(model, frames(), compute, batch_size=2, mirrored=True)
+    copies = predict_mirrored(model, frames(), TRIMAP, compute)
+    plain = predict(model, frames(), compute)
+    for one, other, without in zip(found, copies, plain, strict=True):
+        torch.testing.assert_close(one, other.mean)
+        assert (one - without).abs().max() > 1e-4
+
+
+def test_self_doubt_by_hand():
+    polyp = torch.tensor([[0.9, 0.6], [0.1, 0.0]])
+    doubt = self_doubt(torch.stack([1 - polyp, polyp, 0 * polyp]), TRIMAP)
+    assert doubt == pytest.approx(1 - 2 * 1.5 / (1.6 + 2))
+    for sure in (torch.zeros(2, 2), torch.ones(2, 2)):
+        assert self_doubt(torch.stack([1 - sure, sure, 0 * sure]), TRIMAP) == 0
+
+
+def test_mirrors_cost_more_than_none():
+    model, compute = UNet(width=4).eval(), get_compute("cpu", "fp32")
+    ratio, rate = mirror_cost(model, frames(), compute, repeats=3)
+    assert ratio > 1
+    assert rate > 0
+
+
+def test_spread_is_shown_at_the_size_of_the_frame(session_cache):
+    data = PolypDataset("phantom", 32)
+    frame_id = data.ids[0]
+    spread = torch.zeros(32, 32)
+    spread[:, 16:] = 0.4
+    mean = torch.stack([torch.ones(32, 32), *torch.zeros(2, 32, 32)])
+    mirrored = {frame_id: Mirrored(mean, spread, 0.5)}
+    predictions = of_probabilities([(frame_id, mean)], TRIMAP, "by hand")
+    (frame,) = spread_frames(predictions, data, {frame_id: "unsure"}, mirrored)
+    assert frame.title == "unsure"
+    assert frame.probability.shape == frame.truth.shape == frame.image.shape[:2]
+    assert frame.probability[:, :4].max() == 0
+    assert frame.probability[:, -4:].min() == pytest.approx(0.4)
 
 
 def test_auroc_by_hand():
