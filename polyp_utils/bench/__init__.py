@@ -1,0 +1,1 @@
+"""How fast it is, against the plain loop that people write and against the machine itself."""
