@@ -44,10 +44,11 @@ def write_model_card(run: Run, repo_id: str = "") -> Path:
     return card
 
 
-def publish(run: Run) -> Run:
+def publish(run: Run, light: bool = False) -> Run:
     """Copies a finished run to ``results/published``, without weights above 20 MB.
 
-    The card is written anew, as it says where the weights are.
+    The card is written anew, as it says where the weights are. ``light``: only settings and
+    tables, which is what a run needs that takes part in a study and is not looked at by itself.
 
     Raises:
         RunError: the run is not finished, or another one of that name is published.
@@ -60,7 +61,9 @@ def publish(run: Run) -> Run:
     if (target / "config.json").is_file() and Run(target).record != run.record:
         raise RunError(f"{target} holds another run of that name: rename one of them")
     heavy = run.weights.is_file() and run.weights.stat().st_size > MAX_COMMITTED_BYTES
-    left_out = shutil.ignore_patterns("last", ".*", *([run.weights.name] if heavy else []))
+    names = [run.weights.name] if heavy or light else []
+    names += ["predictions", "figures", "*.ipynb"] if light else []
+    left_out = shutil.ignore_patterns("last", ".*", *names)
     shutil.copytree(run.path, target, ignore=left_out, dirs_exist_ok=True)
     write_model_card(Run(target))
     return Run(target)

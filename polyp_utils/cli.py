@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     }.items():
         command = verbs.add_parser(verb, help=help_text)
         command.add_argument("--run", default="", help="name or path; default: the newest")
+    command.add_argument("--light", action="store_true", help="settings and tables alone")
     look = verbs.add_parser("audit", help="look for what is wrong with a data set; writes tables")
     look.add_argument("--dataset", required=True, help="name in the catalogue, or a folder")
     look.add_argument("--recall", type=int, default=0, help="copies to measure recall with; slow")
@@ -81,11 +82,11 @@ def _evaluate(run: str) -> None:
     )
 
 
-def _publish(run: str) -> None:
+def _publish(run: str, light: bool) -> None:
     from polyp_utils.card import publish
     from polyp_utils.runs import find_run
 
-    print(f"published as {publish(find_run(run)).path}")
+    print(f"published as {publish(find_run(run), light).path}")
 
 
 def _audit(dataset: str, recall: int) -> int:

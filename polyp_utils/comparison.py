@@ -45,13 +45,17 @@ def compare(one: Evaluation, others: Sequence[Evaluation], score: str = "dice") 
     return table
 
 
-def over_seeds(evaluations: Sequence[Evaluation], score: str = "dice") -> tuple[Interval, float]:
+def over_seeds(per_image: Sequence[pd.DataFrame], score: str = "dice") -> tuple[Interval, float]:
     """Mean over seeds and frames with an interval over both, and the sd of the seeds' means.
+
+    Args:
+        per_image: of each seed's `Evaluation` or run.
+        score: a column of it.
 
     Raises:
         ValueError: the runs were not scored on the same frames.
     """
-    columns = [polyp_scores(evaluation.per_image, score) for evaluation in evaluations]
+    columns = [polyp_scores(of_seed, score) for of_seed in per_image]
     table = pd.concat(columns, axis=1)
     if any(len(column) != len(table) for column in columns):
         raise ValueError("the runs were scored on different frames: take seeds of one split")

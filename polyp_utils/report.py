@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
+from polyp_utils.comparison import over_seeds
 from polyp_utils.config import RECIPES, repo_root
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.duplicates import group, pairwise_agreement
@@ -54,6 +55,24 @@ def score_table(runs: list[Run]) -> str:
         rows.append([_link(run), data, run.config.scheme, str(run.config.width), *cells])
     head = ["run", "data, split", "scheme", "width", "polyp Dice [95 %]", "polyp IoU [95 %]"]
     return _table([*head, "Dice at network size [95 %]", f"below {FAILURE_DICE}"], rows)
+
+
+def seed_table(runs: list[Run]) -> str:
+    """Markdown: polyp Dice over the seeds of one setting, where there are several."""
+    groups: dict[tuple[object, ...], list[Run]] = {}
+    for run in runs:
+        settings = run.config.to_dict()
+        same = {k: v for k, v in settings.items() if k not in ("seed", "name", "device")}
+        groups.setdefault(tuple(same.values()), []).append(run)
+    rows = []
+    for seeds in (alike for alike in groups.values() if len(alike) > 1):
+        interval, spread = over_seeds([run.per_image for run in seeds])
+        means = [f"{polyp_scores(run.per_image).mean():.3f}" for run in seeds]
+        config = seeds[0].config
+        what = [f"`{config.recipe}`", config.scheme, str(config.width), str(len(seeds))]
+        rows.append([*what, ", ".join(means), f"{spread:.3f}", f"{interval}, n = {interval.n}"])
+    head = ["recipe", "scheme", "width", "seeds", "polyp Dice of each", "sd over seeds"]
+    return _table([*head, "mean [95 %, seeds and images]"], rows)
 
 
 def card_table(runs: list[Run]) -> str:
@@ -209,6 +228,7 @@ TABLES = {
     "sequences": sequence_table,
     "splits": split_table,
     "scores": score_table,
+    "seeds": seed_table,
     "card": card_table,
     "protocols": protocol_table,
     "classes": class_table,

@@ -67,9 +67,9 @@ def test_runs_without_a_common_frame_are_refused(images):
 
 def test_seeds_by_hand(images):
     runs = [evaluation(f"s{i}", images + shift) for i, shift in enumerate((-0.03, 0, 0.03))]
-    mean, spread = over_seeds(runs)
+    mean, spread = over_seeds([r.per_image for r in runs])
     assert mean.mean == pytest.approx(images.mean())
     assert spread == pytest.approx(0.03)
     assert mean.low < images.mean() - 0.03
     with pytest.raises(ValueError, match="different frames"):
-        over_seeds([runs[0], evaluation("s9", images, first=3)])
+        over_seeds([r.per_image for r in (runs[0], evaluation("s9", images, first=3))])

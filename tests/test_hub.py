@@ -512,7 +512,13 @@ def test_publishing_leaves_out_heavy_weights_and_state(run, tmp_path, monkeypatc
     assert "MB, in this folder." in text
     assert publish(published) == published
 
-    published.weights.unlink()
+    shutil.rmtree(published.path)
+    light = publish(run, light=True)
+    names = {path.name for path in light.path.rglob("*") if path.is_file()}
+    assert names >= {"config.json", "history.csv", "training.json", "README.md"}
+    assert not [n for n in names if n.endswith((".png", ".ipynb", ".safetensors"))]
+    assert "not in this folder" in (light.path / "README.md").read_text()
+
     monkeypatch.setattr(card, "MAX_COMMITTED_BYTES", 4)
     assert not publish(run).weights.exists()
     assert "not in this folder" in (published.path / "README.md").read_text()

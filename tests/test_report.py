@@ -57,6 +57,21 @@ def test_kinds_of_a_run_that_knows_several(tmp_path):
     assert "kinds" not in report.card_table([run])  # its data are not the card's
 
 
+def test_seeds_of_one_setting_stand_together(tmp_path):
+    runs = []
+    for seed, width in ((0, 16), (1, 16), (0, 32)):
+        run = Run(tmp_path / f"w{width}-s{seed}")
+        run.path.mkdir()
+        settings = {"seed": seed, "width": width, "name": run.name}
+        (run.path / "config.json").write_text(json.dumps({"settings": settings}))
+        table = {"id": list("abc"), "class": POLYP, "size": "original"}
+        run.save_table("per_image", pd.DataFrame({**table, "dice": [0.5, 0.6, 0.7 + 0.3 * seed]}))
+        runs.append(run)
+    (line,) = report.seed_table(runs).splitlines()[2:]
+    assert line.startswith("| `seed` | trimap | 16 | 2 | 0.600, 0.700 | 0.071 | 0.650 [0.")
+    assert line.endswith("], n = 3 |")
+
+
 def test_render_fills_marked_tables_and_nothing_else(tmp_path):
     row = {"class": POLYP, "score": "dice", "mean": 0.5, "low": 0.4, "high": 0.6}
     scores = [{**row, "protocol": "original size, per image"}]
