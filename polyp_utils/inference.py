@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from polyp_utils.data.transforms import to_input
 from polyp_utils.device import Compute
+from polyp_utils.distributed import spread
 from polyp_utils.model import UNet
 
 
@@ -32,12 +33,19 @@ def to_probabilities(logits: Tensor) -> Tensor:
 def predict(
     model: nn.Module, images: Tensor, compute: Compute, batch_size: int = 8
 ) -> Iterator[Tensor]:
-    """Class probabilities of uint8 images (N, 3, S, S), one float32 (C, S, S) after the other."""
+    """Class probabilities of uint8 images (N, 3, S, S), one float32 (C, S, S) after the other.
+
+    Several processes share the work, batch by batch; each yields all.
+    """
     model.eval()
-    for batch in images.split(batch_size):
+
+    def one(batch: Tensor) -> Tensor:
         with compute.autocast():
             logits = model(to_input(batch, compute.device))
-        yield from to_probabilities(logits).cpu()
+        return to_probabilities(logits).cpu()
+
+    for probabilities in spread(one, images.split(batch_size)):
+        yield from probabilities
 
 
 def to_original(probabilities: Tensor, size: tuple[int, int]) -> Tensor:
