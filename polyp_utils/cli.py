@@ -49,20 +49,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(verb: str, options: dict[str, Any]) -> int:
-    from polyp_utils.runs import RunError  # torch is slow to import: --help should not wait
+    from polyp_utils.distributed import ProcessError  # torch is slow: --help should not wait
+    from polyp_utils.runs import RunError
     from polyp_utils.training import DivergedError
 
     try:
         return _VERBS[verb](**options) or 0
-    except (ValueError, OSError, RunError, DivergedError) as error:
+    except (ValueError, OSError, RunError, DivergedError, ProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _train(recipe: str, **overrides: Any) -> None:
+    from polyp_utils.distributed import agreed, joined
     from polyp_utils.training import fit
 
-    fit(RunConfig.from_recipe(recipe, **overrides))
+    with joined():
+        with agreed():
+            config = RunConfig.from_recipe(recipe, **overrides)
+        fit(config)
 
 
 def _evaluate(run: str) -> None:

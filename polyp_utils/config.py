@@ -39,7 +39,8 @@ class RunConfig:
     image_size: int = 256
     width: int = 64  # channels of the first stage
     epochs: int = 20  # passes over the training part
-    batch_size: int = 8
+    batch_size: int = 8  # frames per step, over all processes
+    micro_batches: int = 0  # a batch is taken in that many parts; 0 = one per process
     lr: float = 1e-4  # Adam
     lr_factor: float = 0.5  # ReduceLROnPlateau on the validation loss
     lr_patience: int = 3
@@ -79,9 +80,14 @@ class RunConfig:
                 f"ce_weight {self.ce_weight} and dice_weight {self.dice_weight}: neither may be "
                 "negative or infinite and one must be positive"
             )
-        for name in ("limit", "lr_patience", "seed"):
+        for name in ("limit", "lr_patience", "micro_batches", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.batch_size % max(1, self.micro_batches):
+            raise ValueError(
+                f"micro_batches is {self.micro_batches} but batch_size is {self.batch_size}: take "
+                "a number that divides it"
+            )
         for name, valid in _CHOICES.items():
             if getattr(self, name) not in valid:
                 raise unknown(name, getattr(self, name), valid)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from polyp_utils.distributed import local_rank, size
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -24,26 +26,38 @@ class Compute:
         return torch.autocast(self.device.type, self.dtype)
 
     def describe(self) -> str:
-        """One line for records: hardware, threads, precision."""
+        """One line for records: processes if several, hardware, threads, precision."""
         precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
+        name = f"{self.device.type} ({cpu_name()}, {torch.get_num_threads()} threads)"
         if self.device.type == "cuda":
-            return f"{torch.cuda.get_device_name(self.device)}, {precision}"
-        return f"{self.device.type} ({cpu_name()}, {torch.get_num_threads()} threads), {precision}"
+            name = torch.cuda.get_device_name(self.device)
+        return f"{size()} × {name}, {precision}" if size() > 1 else f"{name}, {precision}"
 
 
 def get_compute(device: str = "auto", precision: str = "auto") -> Compute:
     """Resolves ``auto``: CUDA, then MPS, then CPU; bf16 where the hardware has it.
 
+    Of several processes on a host each has a GPU of its own, or all take the CPU.
+
     Raises:
-        ValueError: a device that this machine lacks.
+        ValueError: a device that this machine lacks, or lacks for some of the processes.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    alone = size() == 1
+    mps = torch.backends.mps.is_available() and alone
+    available = {"cuda": torch.cuda.is_available(), "mps": mps}
     if device == "auto":
         device = next((name for name, there in available.items() if there), "cpu")
     elif not available.get(device, device == "cpu"):
         raise ValueError(f"device is {device!r}, which this machine lacks: take 'auto' or 'cpu'")
     fast = {"cuda": _cuda_has_bf16, "cpu": _cpu_has_bf16}.get(device, lambda: False)
     bf16 = fast() if precision == "auto" else precision == "bf16"
+    if device == "cuda" and not alone:
+        if local_rank() >= torch.cuda.device_count():
+            raise ValueError(
+                f"there are more processes than GPUs on this host ({torch.cuda.device_count()}): "
+                f"take --nproc-per-node={torch.cuda.device_count()}, or device 'cpu'"
+            )
+        device = f"cuda:{local_rank()}"
     return Compute(torch.device(device), torch.bfloat16 if bf16 else torch.float32)
 
 

@@ -1,7 +1,7 @@
 """From weights and frames to probabilities and class maps, at network and at original size."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from polyp_utils.data.transforms import to_input
 from polyp_utils.device import Compute
+from polyp_utils.distributed import spread
 from polyp_utils.model import UNet
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))  # dimensions that are turned
@@ -30,7 +31,6 @@ def to_probabilities(logits: Tensor) -> Tensor:
     return torch.cat([1 - polyp, polyp], dim=1)
 
 
-@torch.inference_mode()
 def predict(
     model: nn.Module,
     images: Tensor,
@@ -41,32 +41,44 @@ def predict(
     """Class probabilities of uint8 images (N, 3, S, S), one float32 (C, S, S) after the other.
 
     ``mirrored``: the mean over the frame and its mirror images (test-time augmentation), at four
-    times the cost.
+    times the cost. Several processes share the work, batch by batch; each yields all.
     """
-    model.eval()
-    for batch in images.split(batch_size):
-        x = to_input(batch, compute.device)
-        copies = [_turned(model, x, turn, compute) for turn in (MIRRORS if mirrored else [()])]
-        yield from torch.stack(copies).mean(dim=0).cpu()
+    turns = MIRRORS if mirrored else MIRRORS[:1]
+    for copies in predict_copies(model, images, compute, batch_size, turns):
+        yield copies.mean(dim=0)
 
 
 @torch.inference_mode()
 def predict_copies(
-    model: nn.Module, images: Tensor, compute: Compute, batch_size: int = 8
+    model: nn.Module,
+    images: Tensor,
+    compute: Compute,
+    batch_size: int = 8,
+    turns: Sequence[tuple[int, ...]] = MIRRORS,
 ) -> Iterator[Tensor]:
-    """As `predict`, each mirrored copy for itself, turned back: float32 (4, C, S, S)."""
+    """As `predict`, each copy for itself, turned back: float32 (K, C, S, S).
+
+    Args:
+        model: a U-Net.
+        images: as in `predict`.
+        compute: device and precision.
+        batch_size: frames at a time.
+        turns: the dimensions along which each copy is mirrored.
+    """
     model.eval()
-    for batch in images.split(batch_size):
+
+    def one(batch: Tensor) -> Tensor:
         x = to_input(batch, compute.device)
-        yield from torch.stack([_turned(model, x, t, compute) for t in MIRRORS], dim=1).cpu()
+        return torch.stack([turned(x, turn) for turn in turns], dim=1).cpu()
 
+    def turned(x: Tensor, turn: tuple[int, ...]) -> Tensor:
+        with compute.autocast():
+            logits = model(x.flip(turn) if turn else x)
+        probabilities = to_probabilities(logits)
+        return probabilities.flip(turn) if turn else probabilities
 
-def _turned(model: nn.Module, x: Tensor, turn: tuple[int, ...], compute: Compute) -> Tensor:
-    """Probabilities of a batch that the network sees mirrored, turned back."""
-    with compute.autocast():
-        logits = model(x.flip(turn) if turn else x)
-    probabilities = to_probabilities(logits)
-    return probabilities.flip(turn) if turn else probabilities
+    for copies in spread(one, images.split(batch_size)):
+        yield from copies
 
 
 def to_original(probabilities: Tensor, size: tuple[int, int]) -> Tensor:

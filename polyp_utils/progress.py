@@ -11,6 +11,8 @@ from types import TracebackType
 from tqdm.auto import tqdm as tqdm_auto
 from tqdm.std import tqdm as tqdm_text
 
+from polyp_utils.distributed import rank
+
 
 def is_live_notebook() -> bool:
     """Whether this process is a kernel with a person in front of it.
@@ -27,7 +29,7 @@ class Progress:
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         live = is_live_notebook()
         bar = tqdm_auto if live else tqdm_text
-        hidden = not live and not sys.stderr.isatty()
+        hidden = rank() > 0 or (not live and not sys.stderr.isatty())
         self._bar = bar(desc=title, total=total, initial=done, unit="step", disable=hidden)
 
     def __enter__(self) -> "Progress":

@@ -1,6 +1,6 @@
 """The run folder remembers: settings, history, weights, predictions. All writes are atomic.
 
-config.json          settings, fingerprints, versions, device, commit
+config.json          settings, fingerprints, versions, device, processes, commit
 history.csv          a row per epoch
 model.safetensors    best on validation
 last/state.pt        all that resume needs (removed at the end)
@@ -33,6 +33,7 @@ from torch import Tensor
 import polyp_utils
 from polyp_utils.config import RECIPES, RunConfig, repo_root, results_root, unknown
 from polyp_utils.data.labels import Scheme
+from polyp_utils.distributed import rank, size
 from polyp_utils.files import atomic, write_csv, write_json
 
 
@@ -201,7 +202,8 @@ def _read_only(path: Path, error: OSError) -> RunError:
 def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> Iterator[Run]:
     """The folder for a run, held for this process: made anew, or the one that is there.
 
-    A finished run is only looked at, and not held.
+    A finished run is only looked at, and not held. Of several processes the first holds the run
+    for all; the others are given its path.
 
     Args:
         config: the settings asked for.
@@ -213,6 +215,9 @@ def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> It
             or it cannot be written.
     """
     run = Run(results_root() / config.run_name)
+    if rank():
+        yield run
+        return
     if run.finished:
         _check_same(run, config, fingerprints)
         yield run
@@ -261,6 +266,7 @@ def _note_change(run: Run, device: str) -> None:
 def _circumstances(device: str) -> dict[str, Any]:
     return {
         "device": device,
+        "processes": size(),
         "commit": git_commit(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {

@@ -3,20 +3,24 @@
 The whole training set lies on the device as uint8; a step slices it, so no loader is needed.
 Losses stay on the device and are read every `READ_EVERY` steps: no synchronisation per step.
 Order follows from (seed, epoch) and augmentation from (seed, epoch, frame), so a run that was
-killed ends like one that was not.
+killed ends like one that was not. Under ``torchrun`` several processes train one run
+(`polyp_utils.distributed`).
 """
 
+import contextlib
 import math
 import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from polyp_utils import distributed
 from polyp_utils.config import RunConfig
 from polyp_utils.data.augment import PRESETS, augment, draw
 from polyp_utils.data.dataset import PolypDataset
@@ -42,14 +46,37 @@ class DivergedError(RuntimeError):
 def fit(config: RunConfig) -> Run:
     """Trains a run to its end, or says that it is finished.
 
+    ``batch_size`` is that of the optimizer's step, whatever the number of processes.
+
     Raises:
         ValueError: settings or data that cannot work, before any step.
         RunError: the run folder holds something else.
         DivergedError: the loss is not finite.
+        ProcessError: another of several processes cannot start.
     """
+    with distributed.joined(), contextlib.ExitStack() as held:
+        with distributed.agreed():
+            scheme, compute, parts, fingerprints = _prepare(config)
+            run = held.enter_context(open_run(config, fingerprints, compute.describe()))
+        if distributed.from_first(lambda: run.finished):
+            print(f"{run.name} is finished: nothing to train")
+            if distributed.rank() == 0:  # if it was killed before that
+                shutil.rmtree(run.path / "last", ignore_errors=True)
+            return run
+        data = {part: of_part.to(compute.device) for part, of_part in parts.items()}
+        trainer = Trainer(config, scheme, compute, run, _class_weights(config, data["train"]))
+        trainer.resume()
+        trainer.train(data["train"], data["val"])
+        trainer.finish({part: data[part] for part in ("val", "test")})
+    return run
+
+
+def _prepare(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[str, str]]:
+    """What the settings name, checked: scheme, device, parts of the data, their fingerprints."""
     scheme = get_scheme(config.scheme)
     split = load_split(config.split, config.dataset).limited(config.limit)
     compute = get_compute(config.device, config.precision)
+    _micro_batches(config)
     if config.class_weights != "none" and scheme.logits == 1:
         raise ValueError(
             f"class_weights is {config.class_weights!r} but scheme {scheme.name} has one logit: "
@@ -63,25 +90,32 @@ def fit(config: RunConfig) -> Run:
     dataset = PolypDataset(config.dataset, config.image_size)
     scheme.check(dataset.masks, dataset.info.title)
     rows = {part: dataset.rows(split.part(part)) for part in PARTS}
-    fingerprints = {"data": dataset.fingerprint, "split_ids": split.fingerprint}
-    with open_run(config, fingerprints, compute.describe()) as run:
-        if run.finished:
-            print(f"{run.name} is finished: nothing to train")
-            shutil.rmtree(run.path / "last", ignore_errors=True)  # if it was killed before that
-            return run
-        data = {
-            part: Data(
-                split.part(part),
-                dataset.images[rows[part]].to(compute.device),
-                dataset.masks[rows[part]].to(compute.device),
-            )
-            for part in PARTS
-        }
-        trainer = Trainer(config, scheme, compute, run, _class_weights(config, data["train"]))
-        trainer.resume()
-        trainer.train(data["train"], data["val"])
-        trainer.finish({part: data[part] for part in ("val", "test")})
-    return run
+    parts = {
+        part: Data(split.part(part), dataset.images[rows[part]], dataset.masks[rows[part]])
+        for part in PARTS
+    }
+    return scheme, compute, parts, {"data": dataset.fingerprint, "split_ids": split.fingerprint}
+
+
+def _micro_batches(config: RunConfig) -> int:
+    """Into how many parts a batch is cut: as many for each process, as large for each.
+
+    Raises:
+        ValueError: that cannot be.
+    """
+    processes = distributed.size()
+    count = config.micro_batches or processes
+    if count % processes:
+        raise ValueError(
+            f"micro_batches is {count} but there are {processes} processes: take a multiple, or 0 "
+            "for one per process"
+        )
+    if config.batch_size % count:
+        raise ValueError(
+            f"batch_size is {config.batch_size} but there are {processes} processes, which share "
+            "a batch equally: take a multiple, or another number of processes"
+        )
+    return count
 
 
 def _class_weights(config: RunConfig, train: Data) -> Tensor | None:
@@ -114,6 +148,8 @@ class Trainer:
         self.config, self.scheme, self.compute, self.run = config, scheme, compute, run
         model = UNet(3, scheme.logits, config.width)
         self.model = model.to(memory_format=torch.channels_last).to(compute.device)
+        self.replica = distributed.replica(self.model)
+        self.micro_batches = _micro_batches(config)
         parts = (config.ce_weight, config.dice_weight, config.dice_absent)
         self.loss = CombinedLoss(*parts, class_weights)
         fused = compute.device.type in ("cpu", "cuda")
@@ -161,11 +197,10 @@ class Trainer:
         self.model.train()
         unread: list[Tensor] = []
         read: list[Tensor] = []
-        sizes: list[int] = []
+        sizes = [len(rows) for rows in torch.arange(len(data)).split(self.config.batch_size)]
         start = time.perf_counter()
         for step, batch in enumerate(self._batches(data, epoch)):
             unread.append(self._step(*batch))
-            sizes.append(len(batch[0]))
             if len(unread) == READ_EVERY:
                 read.append(self._read(unread, epoch, step))
             if not self.history and step + 1 in ESTIMATE_STEPS:
@@ -182,19 +217,44 @@ class Trainer:
         return dict(zip(("loss", "ce", "dice_loss"), means.tolist(), strict=True))
 
     def _step(self, images: Tensor, masks: Tensor) -> Tensor:
-        """One optimizer step; loss, CE and Dice part, (3,), still on the device."""
-        with self.compute.autocast():
-            logits = self.model(images)
-        ce, dice_loss = self.loss.terms(logits, self.scheme.encode(masks))
-        loss = self.loss.ce_weight * ce + self.loss.dice_weight * dice_loss
-        loss.backward()
+        """One optimizer step on this process's frames of a batch, one micro-batch after the other.
+
+        Returns:
+            Loss, CE and Dice part, (3,), still on the device: the sum over the processes is the
+            mean over the frames of the batch.
+        """
+        each = self.micro_batches // distributed.size()
+        pairs = list(zip(images.tensor_split(each), masks.tensor_split(each), strict=True))
+        frames = distributed.total(images.new_full((), len(images)))  # of the whole batch
+        losses = []
+        with distributed.running_statistics(self.model, updates=min(each, len(images))):
+            for pair in pairs[:-1]:
+                with distributed.accumulating(self.replica):
+                    losses.append(self._backward(*pair, frames))
+            losses.append(self._backward(*pairs[-1], frames))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return torch.stack([loss.detach(), ce.detach(), dice_loss.detach()])
+        return torch.stack(losses).sum(dim=0)
+
+    def _backward(self, images: Tensor, masks: Tensor, frames: Tensor) -> Tensor:
+        """Adds a micro-batch's share of the gradient; its share of loss, CE and Dice part, (3,).
+
+        Without a frame (in a short last batch) it adds nothing, but takes part in the exchange.
+        """
+        with self.compute.autocast():
+            logits = self.replica(images)
+        if not len(images):
+            logits.sum().backward()
+            return torch.zeros(3, device=images.device)
+        ce, dice_loss = self.loss.terms(logits, self.scheme.encode(masks))
+        loss = self.loss.ce_weight * ce + self.loss.dice_weight * dice_loss
+        share = len(images) / frames
+        (share * distributed.size() * loss).backward()  # of the processes the mean is taken
+        return share * torch.stack([loss.detach(), ce.detach(), dice_loss.detach()])
 
     def _read(self, unread: list[Tensor], epoch: int, step: int) -> Tensor:
         """Brings losses to the host, (n, 3), and empties the list."""
-        losses = torch.stack(unread).cpu()
+        losses = distributed.total(torch.stack(unread)).cpu()
         bad = (~losses.isfinite()).any(dim=1).nonzero()
         if len(bad):
             first = step - len(unread) + 1 + int(bad[0])
@@ -203,11 +263,13 @@ class Trainer:
         unread.clear()
         return losses
 
-    def _diverged(self, value: float, where: str) -> DivergedError:
-        return DivergedError(
-            f"the loss is {value} {where}; {len(self.history)} finished epochs are safe in "
-            f"{self.run.path}. Try a smaller lr (now {self.optimizer.param_groups[0]['lr']:.1e}) "
-            "or precision fp32"
+    def _diverged(self, value: float, where: str) -> BaseException:
+        lr = self.optimizer.param_groups[0]["lr"]
+        return distributed.once(
+            DivergedError(
+                f"the loss is {value} {where}; {len(self.history)} finished epochs are safe in "
+                f"{self.run.path}. Try a smaller lr (now {lr:.1e}) or precision fp32"
+            )
         )
 
     def _validate(self, data: Data) -> dict[str, float]:
@@ -216,12 +278,16 @@ class Trainer:
         )
 
     def _batches(self, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches in the epoch's order, augmented; frames are known by their row in the part."""
+        """This process's share of each batch, in the epoch's order, augmented.
+
+        Frames are known by their row in the part.
+        """
         seed, preset = self.config.seed, PRESETS.get(self.config.augment)
         order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(data)))
-        for rows in order.split(self.config.batch_size):
+        for batch in order.split(self.config.batch_size):
+            rows = distributed.own_share(batch, self.micro_batches)
             images, masks = data.batch(rows)
-            if preset:
+            if preset and len(rows):
                 images, masks = augment(images, masks, draw(preset, seed, epoch, rows.tolist()))
             yield images, masks
 
@@ -239,6 +305,8 @@ class Trainer:
 
     def _save(self) -> None:
         """Makes the epoch safe: the state last, so that a kill before it repeats the epoch."""
+        if distributed.rank():
+            return
         row = self.history[-1]
         *before, score = np.nan_to_num([r["val_polyp_dice"] for r in self.history], nan=-1)
         if score > max(before, default=-2):
@@ -259,30 +327,38 @@ class Trainer:
 
     def resume(self) -> None:
         """Goes on from the last finished epoch, if there is one."""
-        for leftover in self.run.path.rglob(".*.tmp"):  # of a process that was killed
-            leftover.unlink()
-        path = self.run.path / "last/state.pt"
-        if not path.is_file():
+        state = distributed.from_first(self._last_state)
+        if state is None:
             return
-        state = torch.load(path, map_location=self.compute.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.history = state["history"]
         print(f"{self.run.name}: going on after epoch {len(self.history)}")
 
+    def _last_state(self) -> dict[str, Any] | None:
+        for leftover in self.run.path.rglob(".*.tmp"):  # of a process that was killed
+            leftover.unlink()
+        path = self.run.path / "last/state.pt"
+        return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+
     def finish(self, parts: dict[str, Data]) -> None:
         """Stores the best checkpoint's predictions and losses and marks the run as finished.
 
         Losses need logits: they cannot be had from 8-bit predictions later.
         """
-        load_weights(self.model, self.run.weights)
+        if distributed.rank() == 0:
+            load_weights(self.model, self.run.weights)
+        distributed.copy_from_first(self.model)
         at_network_size = {}
         for part, data in parts.items():
             at_network_size[part] = self._validate(data)
             predictions = predict(self.model, data.images, self.compute, self.config.batch_size)
             for frame_id, probabilities in zip(data.ids, predictions, strict=True):
-                self.run.save_probabilities(part, frame_id, probabilities)
+                if distributed.rank() == 0:
+                    self.run.save_probabilities(part, frame_id, probabilities)
+        if distributed.rank():
+            return
         history = pd.DataFrame(self.history)
         best = history.iloc[int(history["val_polyp_dice"].fillna(-1).argmax())]
         write_json(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from polyp_utils.data.labels import Scheme, is_polyp
 from polyp_utils.data.transforms import to_input
 from polyp_utils.device import Compute
+from polyp_utils.distributed import spread
 from polyp_utils.inference import to_probabilities
 from polyp_utils.losses import CombinedLoss
 from polyp_utils.metrics import count, dice
@@ -15,7 +16,7 @@ from polyp_utils.metrics import count, dice
 
 @dataclass(frozen=True)
 class Data:
-    """One part of a split, on the device: uint8 images (N, 3, S, S) and mask levels (N, S, S)."""
+    """One part of a split: uint8 images (N, 3, S, S) and mask levels (N, S, S)."""
 
     ids: tuple[str, ...]
     images: Tensor
@@ -23,6 +24,10 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def to(self, device: torch.device) -> "Data":
+        """The same on a device."""
+        return Data(self.ids, self.images.to(device), self.masks.to(device))
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Input floats (B, 3, S, S) and mask levels (B, S, S) of rows int64 (B,)."""
@@ -41,23 +46,28 @@ def validate(
 ) -> dict[str, float]:
     """Losses, Dice per class and polyp Dice: per image at network size, then the mean.
 
+    Several processes share the work, batch by batch; each returns the same.
+
     Returns:
         ``loss``, ``ce``, ``dice_loss``, ``dice_<class>`` and ``polyp_dice``.
     """
     model.eval()
-    losses, class_dice, polyp_dice = [], [], []
-    for rows in torch.arange(len(data)).split(batch_size):
+
+    def one(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         images, masks = data.batch(rows)
         with compute.autocast():
             logits = model(images)
         target = scheme.encode(masks)
         ce, dice_loss = loss.terms(logits, target)
-        losses.append(torch.stack([ce, dice_loss]).cpu() * len(images))
         probabilities = to_probabilities(logits)
         counts = count(probabilities.argmax(dim=1), target, len(scheme.classes))
-        class_dice.append(dice(counts).cpu())
         polyp = scheme.polyp_probability(probabilities) > 0.5
-        polyp_dice.append(dice(count(polyp, is_polyp(masks), 2))[:, 1].cpu())
+        polyp_dice = dice(count(polyp, is_polyp(masks), 2))[:, 1]
+        losses = torch.stack([ce, dice_loss]).cpu() * len(images)
+        return losses, dice(counts).cpu(), polyp_dice.cpu()
+
+    batches = torch.arange(len(data)).split(batch_size)
+    losses, class_dice, polyp_dice = zip(*spread(one, batches), strict=True)
     ce, dice_loss = (torch.stack(losses).sum(0) / len(data)).tolist()
     means = torch.cat(class_dice).nanmean(dim=0).tolist()
     return {

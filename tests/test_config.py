@@ -96,6 +96,8 @@ def test_a_config_cannot_be_changed_afterwards():
         ({"scheme": 3}, "scheme is 3; it must be of type str"),
         ({"image_size": 16}, "image_size is 16; .* at least 32 .*: take 32"),
         ({"image_size": 250}, "image_size is 250; .* multiple of 16 .*: take 256"),
+        ({"micro_batches": 3}, "micro_batches is 3 but batch_size is 8: take a number that div"),
+        ({"micro_batches": -1}, "micro_batches is -1; it must not be negative"),
         ({"width": 63}, "width is 63; it must be even"),
         ({"width": 0}, "width is 0; it must be at least 1"),
         ({"epochs": 0}, "epochs is 0; it must be at least 1"),
