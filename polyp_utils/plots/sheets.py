@@ -1,0 +1,59 @@
+"""Frames side by side; the truth is green and solid, a prediction magenta and dashed."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from polyp_utils.explore import Frame
+
+TRUTH, PREDICTION = "#00e050", "#ff20ff"
+
+
+def outline(axes: Axes, mask: np.ndarray, colour: str, style: str = "solid") -> None:
+    """Draws the outline of a bool mask (H, W); nothing if it is empty."""
+    if mask.any():
+        padded = np.pad(mask, 1)  # closes outlines at the frame's border
+        extent = (np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1))
+        axes.contour(*extent, padded, [0.5], colors=colour, linewidths=1.2, linestyles=style)
+
+
+def sheet(frames: Sequence[Frame], title: str, columns: int = 6) -> Figure:
+    """Frames side by side with outlines; a frame with a probability map takes a second panel."""
+    panels = [(frame, False) for frame in frames]
+    if frames and frames[0].probability is not None:
+        panels = [(frame, shows_map) for frame in frames for shows_map in (False, True)]
+    rows = -(-len(panels) // columns)
+    lines = max((frame.title.count("\n") for frame in frames), default=0)
+    size = (2.1 * columns, (2.3 + 0.12 * lines) * rows + 0.8)
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, dpi=72)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, (frame, shows_map) in zip(grid.flat, panels, strict=False):
+        height, width = frame.truth.shape
+        if shows_map:
+            axes.imshow(frame.probability, cmap="magma", vmin=0, vmax=1)
+            axes.set_title("P(polyp)", fontsize=8)
+        else:
+            axes.imshow(frame.image)
+            axes.set_title(frame.title, fontsize=8)
+        outline(axes, frame.truth, TRUTH)
+        if frame.prediction is not None:
+            outline(axes, frame.prediction, PREDICTION, "dashed")
+        axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    handles = [Line2D([], [], color=TRUTH, label="truth")]
+    if any(frame.prediction is not None for frame in frames):
+        handles.append(Line2D([], [], color=PREDICTION, linestyle="dashed", label="prediction"))
+    figure.suptitle(title, y=1 - 0.1 / size[1], va="top")
+    figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False)
+    figure.tight_layout(rect=(0, 0.35 / size[1], 1, 1 - 0.3 / size[1]))
+    if frames and frames[0].probability is not None:
+        scale = figure.add_axes((0.78, 0.22 / size[1], 0.2, 0.1 / size[1]))
+        colours = ScalarMappable(Normalize(0, 1), "magma")
+        figure.colorbar(colours, scale, orientation="horizontal", ticks=(0, 0.5, 1))
+    return figure
