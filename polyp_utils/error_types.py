@@ -1,5 +1,7 @@
 """Kinds of error: of pixels, by where they lie, and of polyps, by what became of them."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -36,29 +38,65 @@ def _distance(mask: np.ndarray) -> np.ndarray:
     return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
-def object_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
-    """What became of the polyps of a frame, as regions of masks bool (H, W).
+class Objects(NamedTuple):
+    """Polyps and predicted regions of a frame, specks left out, and how they overlap.
 
-    Returns:
-        ``missed``: polyps of which less than a tenth is predicted. ``split``: polyps that two or
-        more predicted regions share. ``merged``: predicted regions that hold a tenth or more of
-        two or more polyps. ``spilled``: predicted regions that touch a polyp but lie by more than
-        half outside of any. ``hallucinated``: predicted regions of which less than a tenth is
-        polyp, and which hold no tenth of any polyp.
+    Attributes:
+        polyps: P masks bool (H, W).
+        regions: R masks, of the prediction.
+        of_polyp: share of each polyp that lies in each region, (P, R).
+        of_region: share of each region that lies in each polyp, (P, R).
+    """
+
+    polyps: list[np.ndarray]
+    regions: list[np.ndarray]
+    of_polyp: np.ndarray
+    of_region: np.ndarray
+
+    @property
+    def hallucinated(self) -> np.ndarray:
+        """Regions, bool (R,), less than a tenth polyp, that hold no tenth of any polyp."""
+        return (self.of_region.sum(axis=0) < TOUCHED) & ~(self.of_polyp >= TOUCHED).any(axis=0)
+
+    @property
+    def found(self) -> np.ndarray:
+        """Polyps, bool (P,), of which a tenth or more lies in regions that are not hallucinated."""
+        return self.of_polyp[:, ~self.hallucinated].sum(axis=1) >= TOUCHED
+
+
+def find_objects(predicted: np.ndarray, truth: np.ndarray) -> Objects:
+    """The objects of masks bool (H, W): the one rule for what is found, missed, hallucinated.
+
+    It asks whether a reader would have been led to the polyp. `detection` is stricter: it asks
+    for outlines that agree, one region per polyp.
     """
     polyps, regions = components(truth), components(predicted)
     both = np.array([[(p & r).sum() for r in regions] for p in polyps], np.float64)
     both = both.reshape(len(polyps), len(regions))
     of_polyp = both / np.array([p.sum() for p in polyps]).reshape(-1, 1)
     of_region = both / np.array([r.sum() for r in regions]).reshape(1, -1)
-    holds = of_polyp >= TOUCHED
-    lies_in = of_region >= TOUCHED
-    touches = (holds | lies_in).any(axis=0)
-    hit = np.array([truth[r].mean() for r in regions])
+    return Objects(polyps, regions, of_polyp, of_region)
+
+
+def object_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
+    """What became of the polyps of a frame, as regions of masks bool (H, W).
+
+    Returns:
+        ``found`` and ``missed`` polyps, ``hallucinated`` regions: see `Objects`. ``split``: polyps
+        that two or more predicted regions share. ``merged``: regions that hold a tenth or more of
+        two or more polyps. ``spilled``: regions that are not hallucinated but lie by more than
+        half outside of any polyp.
+    """
+    objects = find_objects(predicted, truth)
+    holds = objects.of_polyp >= TOUCHED
+    shares = (holds | (objects.of_region >= TOUCHED)).sum(axis=1)
+    outside = objects.of_region.sum(axis=0) < 1 - SPILLED
+    found, hallucinated = objects.found, objects.hallucinated
     return {
-        "missed": int((of_polyp.sum(axis=1) < TOUCHED).sum()),
-        "split": int(((holds | lies_in).sum(axis=1) > 1).sum()),
+        "found": int(found.sum()),
+        "missed": int((~found).sum()),
+        "split": int((shares > 1).sum()),
         "merged": int((holds.sum(axis=0) > 1).sum()),
-        "spilled": int((touches & (hit < 1 - SPILLED)).sum()),
-        "hallucinated": int((~touches).sum()),
+        "spilled": int((outside & ~hallucinated).sum()),
+        "hallucinated": int(hallucinated.sum()),
     }

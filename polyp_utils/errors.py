@@ -9,15 +9,14 @@ import torch
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import THRESHOLD
 from polyp_utils.data.splits import sessile_ids
-from polyp_utils.error_types import object_errors, pixel_errors
+from polyp_utils.error_types import find_objects, object_errors, pixel_errors
 from polyp_utils.evaluation import Evaluation, polyp_and_classes
-from polyp_utils.explore import Frame, components, describe
+from polyp_utils.explore import Frame, describe
 from polyp_utils.inference import to_original
 from polyp_utils.predictions import Predictions
 from polyp_utils.protocols import ORIGINAL, POLYP
 from polyp_utils.stats import Interval, mean_interval, spearman_interval
 
-FOUND_SHARE = 0.1  # of a component's pixels
 FAILURE_DICE = 0.5
 MISSED = "missed"
 _MODEL_RESAMPLES = 999
@@ -41,17 +40,6 @@ MARKS = {
 }
 
 
-def count_components(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
-    """Polyps as objects: ``found``, ``missed``, ``false``.
-
-    A true polyp is missed when less than a tenth of its pixels is predicted; a predicted region
-    is false when less than a tenth of it is polyp. Specks under 0.05 % of the frame do not count.
-    """
-    found = [predicted[polyp].mean() >= FOUND_SHARE for polyp in components(truth)]
-    false = [truth[region].mean() < FOUND_SHARE for region in components(predicted)]
-    return {"found": sum(found), "missed": len(found) - sum(found), "false": sum(false)}
-
-
 def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
     """A row per image, worst first: polyp scores at the original size, features, components."""
     per_image = evaluation.per_image
@@ -62,9 +50,8 @@ def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
         _, predicted = _enlarged(evaluation.predictions, frame_id, mask.shape)
         truth = mask > THRESHOLD
         found = {**object_errors(predicted, truth), **pixel_errors(predicted, truth)}
-        counted = count_components(predicted, truth)
         marks = {"sessile": frame_id in sessile_ids()}
-        rows.append({"id": frame_id, **describe(image, mask), **marks, **found, **counted})
+        rows.append({"id": frame_id, **describe(image, mask), **marks, **found})
     scores = per_image.loc[wanted, ["id", "dice", "iou", "precision", "recall"]]
     return scores.merge(pd.DataFrame(rows), on="id").sort_values("dice", ignore_index=True)
 
@@ -76,7 +63,7 @@ def kind_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
     higher mean probability over those of its pixels that are predicted as polyp.
 
     Returns:
-        ``id``, ``kind``, ``predicted`` (a kind, or ``missed`` as in `count_components`).
+        ``id``, ``kind``, ``predicted`` (a kind, or ``missed`` as in `find_objects`).
     """
     scheme = evaluation.predictions.scheme
     names = list(scheme.kinds)
@@ -86,10 +73,11 @@ def kind_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
         probabilities, predicted = _enlarged(evaluation.predictions, frame_id, mask.shape)
         truth = scheme.encode(torch.from_numpy(mask)[None])[0].numpy()
         per_kind = np.stack([probabilities[list(c)].sum(dim=0) for c in scheme.kinds.values()])
-        for polyp in components(mask > THRESHOLD):
+        objects = find_objects(predicted, mask > THRESHOLD)
+        for polyp, found in zip(objects.polyps, objects.found, strict=True):
             pixels = [np.isin(truth[polyp], c).sum() for c in scheme.kinds.values()]
             row = {"id": frame_id, "kind": names[int(np.argmax(pixels))], "predicted": MISSED}
-            if predicted[polyp].mean() >= FOUND_SHARE:
+            if found:
                 row["predicted"] = names[int(per_kind[:, polyp & predicted].mean(axis=1).argmax())]
             rows.append(row)
     return pd.DataFrame(rows, columns=["id", "kind", "predicted"])
@@ -237,7 +225,8 @@ def findings(table: pd.DataFrame) -> list[str]:
         f"{failures} of {len(scored)} frames score below {FAILURE_DICE}; the mean is "
         f"{mean_interval(scored['dice'])}, the median {scored['dice'].median():.3f}.",
         f"As objects: {table['found'].sum()} of {table['found'].sum() + table['missed'].sum()} "
-        f"polyps found, {table['missed'].sum()} missed, {table['false'].sum()} false.",
+        f"polyps found, {table['missed'].sum()} missed, {table['hallucinated'].sum()} "
+        "hallucinated.",
     ]
     for _, row in correlations(scored).iterrows():
         interval = Interval(row["rho"], row["low"], row["high"], row["n"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from polyp_utils.error_types import object_errors, pixel_errors
+from polyp_utils.error_types import find_objects, object_errors, pixel_errors
 
 
 def boxes(*corners, shape=(256, 256)):
@@ -14,28 +14,50 @@ def boxes(*corners, shape=(256, 256)):
 
 
 POLYP = (100, 100, 40, 60)
-KINDS = ("missed", "split", "merged", "spilled", "hallucinated")
+KINDS = ("found", "missed", "split", "merged", "spilled", "hallucinated")
+
+
+FAR = (10, 10, 20, 20)
 
 
 @pytest.mark.parametrize(
     ("predicted", "truth", "expected"),
     [
-        ([], [], ()),
-        ([POLYP], [POLYP], ()),
-        ([], [POLYP], ("missed",)),
-        ([(10, 10, 20, 20)], [], ("hallucinated",)),
-        ([(10, 10, 20, 20)], [POLYP], ("missed", "hallucinated")),
-        ([(100, 100, 40, 25), (100, 135, 40, 25)], [POLYP], ("split",)),
-        ([(90, 90, 60, 140)], [POLYP, (100, 170, 40, 55)], ("merged",)),
-        ([(100, 100, 120, 60)], [POLYP], ("spilled",)),  # 80 of 120 rows are outside
-        ([(100, 100, 40, 50)], [POLYP], ()),  # a part of it, in one piece
-        ([(100, 100, 40, 5)], [POLYP], ("missed",)),  # a twelfth of it, though all is polyp
+        ([], [], {}),
+        ([POLYP], [POLYP], {"found": 1}),
+        ([], [POLYP, FAR], {"missed": 2}),
+        ([FAR], [], {"hallucinated": 1}),
+        ([FAR], [POLYP], {"missed": 1, "hallucinated": 1}),
+        ([FAR], [POLYP, FAR], {"found": 1, "missed": 1}),
+        ([(100, 100, 40, 25), (100, 135, 40, 25)], [POLYP], {"found": 1, "split": 1}),
+        ([(90, 90, 60, 140)], [POLYP, (100, 170, 40, 55)], {"found": 2, "merged": 1}),
+        ([(100, 100, 120, 60)], [POLYP], {"found": 1, "spilled": 1}),  # 80 of 120 rows outside
+        ([(100, 100, 40, 50)], [POLYP], {"found": 1}),  # a part of it, in one piece
+        ([(100, 100, 40, 6)], [POLYP], {"found": 1}),  # exactly a tenth of it
+        ([(100, 100, 40, 5)], [POLYP], {"missed": 1}),  # a twelfth of it, though all is polyp
+        ([(100, 100, 2, 16)], [POLYP], {"missed": 1}),  # a speck: 32 of 65,536 px
+        ([POLYP, (10, 10, 4, 8)], [POLYP, (200, 200, 4, 8)], {"found": 1}),  # specks on both sides
+        # It holds the polyp but is a 17th of it: that is found and spilled, not hallucinated.
+        ([(40, 40, 160, 160)], [(100, 100, 30, 50)], {"found": 1, "spilled": 1}),
+        # Two regions, each with a twelfth of the polyp and hardly on it, do not find it.
+        (
+            [(30, 100, 75, 40), (135, 100, 75, 40)],
+            [POLYP],
+            {"missed": 1, "hallucinated": 2},
+        ),
     ],
 )
 def test_what_became_of_polyps(predicted, truth, expected):
     found = object_errors(boxes(*predicted), boxes(*truth))
     assert list(found) == list(KINDS)
-    assert {name: count for name, count in found.items() if count} == dict.fromkeys(expected, 1)
+    assert {name: count for name, count in found.items() if count} == expected
+
+
+def test_objects_say_which_is_found_and_which_is_not():
+    objects = find_objects(boxes(FAR, (200, 200, 20, 20)), boxes(POLYP, FAR))
+    assert [polyp[10, 10] for polyp in objects.polyps] == [True, False]  # from top to bottom
+    assert objects.found.tolist() == [True, False]
+    assert objects.hallucinated.tolist() == [False, True]
 
 
 def test_pixels_by_band():
