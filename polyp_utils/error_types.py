@@ -4,12 +4,30 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from polyp_utils.data.labels import rim_width
 from polyp_utils.explore import components
+from polyp_utils.stats import ratio_interval
 
 TOUCHED = 0.1  # of a region: less of it is no overlap
 SPILLED = 0.5  # of a predicted region that lies outside of any polyp
+
+# Where wrong pixels lie, and what objects are mistaken, in words.
+BANDS = {
+    "lost_inside": "lost inside",
+    "lost_rim": "lost at the rim",
+    "spilt_rim": "spilt over the rim",
+    "spilt_outside": "spilt outside",
+}
+OBJECTS = {
+    "found": "polyps found",
+    "missed": "polyps missed",
+    "split": "polyps split into regions",
+    "merged": "regions that merge polyps",
+    "spilled": "regions spilled, mostly outside",
+    "hallucinated": "regions hallucinated",
+}
 
 
 def pixel_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
@@ -100,3 +118,56 @@ def object_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
         "spilled": int((outside & ~hallucinated).sum()),
         "hallucinated": int(hallucinated.sum()),
     }
+
+
+def band_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Share of the wrong area that lies in each band: of all frames, the worst quarter, the rest.
+
+    A pixel counts as its share of the frame, so that large frames weigh no more than small ones.
+
+    Args:
+        table: of `errors.error_table`.
+
+    Returns:
+        Rows ``frames``, ``band``, ``share`` with ``low`` and ``high`` (95 %, BCa over groups), NaN
+        if nothing is wrong; ``n`` frames with wrong pixels; and ``wrong``, the mean share of a
+        frame's area that is wrong.
+    """
+    ranked = table.dropna(subset="dice").sort_values("dice", ignore_index=True)
+    worst = ranked.index < len(ranked) // 4
+    rows = []
+    for frames, part in (
+        ("all frames", ranked),
+        ("the worst quarter", ranked[worst]),
+        ("the rest", ranked[~worst]),
+    ):
+        areas = part[list(BANDS)].div(part["pixels"], axis=0)
+        wrong = areas.sum(axis=1)
+        for band, text in BANDS.items():
+            share = ratio_interval(areas[band], wrong, groups=part["group"])
+            row = {"frames": frames, "band": text, "share": share.mean, "low": share.low}
+            rows.append(row | {"high": share.high, "n": share.n, "wrong": wrong.mean()})
+    return pd.DataFrame(rows)
+
+
+def findings(table: pd.DataFrame) -> list[str]:
+    """Which errors there are, in sentences computed from the table of `errors.error_table`."""
+    count = {name: int(table[name].sum()) for name in OBJECTS}
+    silent = int((table["missed"] > 0).sum())
+    sentences = [
+        f"As objects: {count['found']} of {count['found'] + count['missed']} polyps found, "
+        f"{count['missed']} missed in {silent} frames; {count['split']} split into two or more "
+        f"regions.",
+        f"Of the predicted regions {count['merged']} merge polyps, {count['spilled']} spill and "
+        f"{count['hallucinated']} are hallucinated, in "
+        f"{int((table['hallucinated'] > 0).sum())} frames.",
+    ]
+    for frames, part in band_table(table).groupby("frames", sort=False):
+        shares = [
+            f"{row['band']} {100 * row['share']:.0f} % "
+            f"[{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
+            for row in part.dropna(subset="share").to_dict("records")
+        ]
+        wrong = f"{100 * part['wrong'].iloc[0]:.1f} % of the area wrong on average"
+        sentences.append(f"In {frames}: {wrong}{'; of it ' if shares else ''}{', '.join(shares)}.")
+    return sentences

@@ -8,7 +8,7 @@ from polyp_utils.plots.data import (
     position_map,
     rim_widths,
 )
-from polyp_utils.plots.errors import dice_against, kinds, strata
+from polyp_utils.plots.errors import dice_against, effects, error_types, kinds, strata
 from polyp_utils.plots.scores import (
     confusion,
     curves,
@@ -25,6 +25,8 @@ __all__ = [
     "confusion",
     "curves",
     "dice_against",
+    "effects",
+    "error_types",
     "frame_sizes",
     "grey_levels",
     "kinds",

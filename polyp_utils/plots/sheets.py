@@ -1,4 +1,7 @@
-"""Frames side by side; the truth is green and solid, a prediction magenta and dashed."""
+"""Frames side by side; the truth is green and solid, a prediction magenta and dashed.
+
+A second system's prediction beside it is blue and dotted.
+"""
 
 from collections.abc import Sequence
 
@@ -12,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from polyp_utils.explore import Frame
 
-TRUTH, PREDICTION = "#00e050", "#ff20ff"
+TRUTH, PREDICTION, SECOND = "#00e050", "#ff20ff", "#30b0ff"
 
 
 def outline(axes: Axes, mask: np.ndarray, colour: str, style: str = "solid") -> None:
@@ -23,11 +26,29 @@ def outline(axes: Axes, mask: np.ndarray, colour: str, style: str = "solid") -> 
         axes.contour(*extent, padded, [0.5], colors=colour, linewidths=1.2, linestyles=style)
 
 
-def sheet(frames: Sequence[Frame], title: str, columns: int = 6) -> Figure:
-    """Frames side by side with outlines; a frame with a probability map takes a second panel."""
+def sheet(
+    frames: Sequence[Frame],
+    title: str,
+    columns: int = 6,
+    names: tuple[str, str] = ("prediction", "second prediction"),
+) -> Figure:
+    """Frames side by side with outlines; a frame with a probability map takes a second panel.
+
+    Args:
+        frames: to show, in this order.
+        title: above all.
+        columns: of panels.
+        names: of the systems whose predictions are drawn, for the legend.
+    """
     panels = [(frame, False) for frame in frames]
     if frames and frames[0].probability is not None:
         panels = [(frame, shows_map) for frame in frames for shows_map in (False, True)]
+    outlines = (
+        ("truth", "truth", TRUTH, "solid"),
+        ("prediction", names[0], PREDICTION, "dashed"),
+        ("second", names[1], SECOND, "dotted"),
+    )
+    drawn = [o for o in outlines if any(getattr(frame, o[0]) is not None for frame in frames)]
     rows = -(-len(panels) // columns)
     lines = max((frame.title.count("\n") for frame in frames), default=0)
     size = (2.1 * columns, (2.3 + 0.12 * lines) * rows + 0.8)
@@ -42,15 +63,13 @@ def sheet(frames: Sequence[Frame], title: str, columns: int = 6) -> Figure:
         else:
             axes.imshow(frame.image)
             axes.set_title(frame.title, fontsize=8)
-        outline(axes, frame.truth, TRUTH)
-        if frame.prediction is not None:
-            outline(axes, frame.prediction, PREDICTION, "dashed")
+        for field, _, colour, style in drawn:
+            if (mask := getattr(frame, field)) is not None:
+                outline(axes, mask, colour, style)
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    handles = [Line2D([], [], color=TRUTH, label="truth")]
-    if any(frame.prediction is not None for frame in frames):
-        handles.append(Line2D([], [], color=PREDICTION, linestyle="dashed", label="prediction"))
     figure.suptitle(title, y=1 - 0.1 / size[1], va="top")
-    figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False)
+    handles = [Line2D([], [], color=c, ls=style, label=name) for _, name, c, style in drawn]
+    figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False)
     figure.tight_layout(rect=(0, 0.35 / size[1], 1, 1 - 0.3 / size[1]))
     if frames and frames[0].probability is not None:
         scale = figure.add_axes((0.78, 0.22 / size[1], 0.2, 0.1 / size[1]))
