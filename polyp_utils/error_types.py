@@ -1,13 +1,33 @@
 """Kinds of error: of pixels, by where they lie, and of polyps, by what became of them."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
+import pandas as pd
 
 from polyp_utils.data.labels import rim_width
 from polyp_utils.explore import components
+from polyp_utils.stats import ratio_interval
 
 TOUCHED = 0.1  # of a region: less of it is no overlap
 SPILLED = 0.5  # of a predicted region that lies outside of any polyp
+
+# Where wrong pixels lie, and what objects are mistaken, in words.
+BANDS = {
+    "lost_inside": "lost inside",
+    "lost_rim": "lost at the rim",
+    "spilt_rim": "spilt over the rim",
+    "spilt_outside": "spilt outside",
+}
+OBJECTS = {
+    "found": "polyps found",
+    "missed": "polyps missed",
+    "split": "polyps split into regions",
+    "merged": "regions that merge polyps",
+    "spilled": "regions spilled, mostly outside",
+    "hallucinated": "regions hallucinated",
+}
 
 
 def pixel_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
@@ -36,29 +56,118 @@ def _distance(mask: np.ndarray) -> np.ndarray:
     return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
-def object_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
-    """What became of the polyps of a frame, as regions of masks bool (H, W).
+class Objects(NamedTuple):
+    """Polyps and predicted regions of a frame, specks left out, and how they overlap.
 
-    Returns:
-        ``missed``: polyps of which less than a tenth is predicted. ``split``: polyps that two or
-        more predicted regions share. ``merged``: predicted regions that hold a tenth or more of
-        two or more polyps. ``spilled``: predicted regions that touch a polyp but lie by more than
-        half outside of any. ``hallucinated``: predicted regions of which less than a tenth is
-        polyp, and which hold no tenth of any polyp.
+    Attributes:
+        polyps: P masks bool (H, W).
+        regions: R masks, of the prediction.
+        of_polyp: share of each polyp that lies in each region, (P, R).
+        of_region: share of each region that lies in each polyp, (P, R).
+    """
+
+    polyps: list[np.ndarray]
+    regions: list[np.ndarray]
+    of_polyp: np.ndarray
+    of_region: np.ndarray
+
+    @property
+    def hallucinated(self) -> np.ndarray:
+        """Regions, bool (R,), less than a tenth polyp, that hold no tenth of any polyp."""
+        return (self.of_region.sum(axis=0) < TOUCHED) & ~(self.of_polyp >= TOUCHED).any(axis=0)
+
+    @property
+    def found(self) -> np.ndarray:
+        """Polyps, bool (P,), of which a tenth or more lies in regions that are not hallucinated."""
+        return self.of_polyp[:, ~self.hallucinated].sum(axis=1) >= TOUCHED
+
+
+def find_objects(predicted: np.ndarray, truth: np.ndarray) -> Objects:
+    """The objects of masks bool (H, W): the one rule for what is found, missed, hallucinated.
+
+    It asks whether a reader would have been led to the polyp. `detection` is stricter: it asks
+    for outlines that agree, one region per polyp.
     """
     polyps, regions = components(truth), components(predicted)
     both = np.array([[(p & r).sum() for r in regions] for p in polyps], np.float64)
     both = both.reshape(len(polyps), len(regions))
     of_polyp = both / np.array([p.sum() for p in polyps]).reshape(-1, 1)
     of_region = both / np.array([r.sum() for r in regions]).reshape(1, -1)
-    holds = of_polyp >= TOUCHED
-    lies_in = of_region >= TOUCHED
-    touches = (holds | lies_in).any(axis=0)
-    hit = np.array([truth[r].mean() for r in regions])
+    return Objects(polyps, regions, of_polyp, of_region)
+
+
+def object_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
+    """What became of the polyps of a frame, as regions of masks bool (H, W).
+
+    Returns:
+        ``found`` and ``missed`` polyps, ``hallucinated`` regions: see `Objects`. ``split``: polyps
+        that two or more predicted regions share. ``merged``: regions that hold a tenth or more of
+        two or more polyps. ``spilled``: regions that are not hallucinated but lie by more than
+        half outside of any polyp.
+    """
+    objects = find_objects(predicted, truth)
+    holds = objects.of_polyp >= TOUCHED
+    shares = (holds | (objects.of_region >= TOUCHED)).sum(axis=1)
+    outside = objects.of_region.sum(axis=0) < 1 - SPILLED
+    found, hallucinated = objects.found, objects.hallucinated
     return {
-        "missed": int((of_polyp.sum(axis=1) < TOUCHED).sum()),
-        "split": int(((holds | lies_in).sum(axis=1) > 1).sum()),
+        "found": int(found.sum()),
+        "missed": int((~found).sum()),
+        "split": int((shares > 1).sum()),
         "merged": int((holds.sum(axis=0) > 1).sum()),
-        "spilled": int((touches & (hit < 1 - SPILLED)).sum()),
-        "hallucinated": int((~touches).sum()),
+        "spilled": int((outside & ~hallucinated).sum()),
+        "hallucinated": int(hallucinated.sum()),
     }
+
+
+def band_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Share of the wrong area that lies in each band: of all frames, the worst quarter, the rest.
+
+    A pixel counts as its share of the frame, so that large frames weigh no more than small ones.
+
+    Args:
+        table: of `errors.error_table`.
+
+    Returns:
+        Rows ``frames``, ``band``, ``share`` with ``low`` and ``high`` (95 %, BCa over groups), NaN
+        if nothing is wrong; ``n`` frames with wrong pixels; and ``wrong``, the mean share of a
+        frame's area that is wrong.
+    """
+    ranked = table.dropna(subset="dice").sort_values("dice", ignore_index=True)
+    worst = ranked.index < len(ranked) // 4
+    rows = []
+    for frames, part in (
+        ("all frames", ranked),
+        ("the worst quarter", ranked[worst]),
+        ("the rest", ranked[~worst]),
+    ):
+        areas = part[list(BANDS)].div(part["pixels"], axis=0)
+        wrong = areas.sum(axis=1)
+        for band, text in BANDS.items():
+            share = ratio_interval(areas[band], wrong, groups=part["group"])
+            row = {"frames": frames, "band": text, "share": share.mean, "low": share.low}
+            rows.append(row | {"high": share.high, "n": share.n, "wrong": wrong.mean()})
+    return pd.DataFrame(rows)
+
+
+def findings(table: pd.DataFrame) -> list[str]:
+    """Which errors there are, in sentences computed from the table of `errors.error_table`."""
+    count = {name: int(table[name].sum()) for name in OBJECTS}
+    silent = int((table["missed"] > 0).sum())
+    sentences = [
+        f"As objects: {count['found']} of {count['found'] + count['missed']} polyps found, "
+        f"{count['missed']} missed in {silent} frames; {count['split']} split into two or more "
+        f"regions.",
+        f"Of the predicted regions {count['merged']} merge polyps, {count['spilled']} spill and "
+        f"{count['hallucinated']} are hallucinated, in "
+        f"{int((table['hallucinated'] > 0).sum())} frames.",
+    ]
+    for frames, part in band_table(table).groupby("frames", sort=False):
+        shares = [
+            f"{row['band']} {100 * row['share']:.0f} % "
+            f"[{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
+            for row in part.dropna(subset="share").to_dict("records")
+        ]
+        wrong = f"{100 * part['wrong'].iloc[0]:.1f} % of the area wrong on average"
+        sentences.append(f"In {frames}: {wrong}{'; of it ' if shares else ''}{', '.join(shares)}.")
+    return sentences

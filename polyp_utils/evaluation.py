@@ -174,7 +174,7 @@ def evaluate(predictions: Predictions, dataset: PolypDataset) -> Evaluation:
     first = ["id", "size", "class"]
     per_image = per_image[[*first, *(c for c in per_image if c not in first)]]
     confusion = torch.cat([matrix for _, matrix in scored]).sum(dim=0).numpy()
-    return Evaluation(predictions, per_image, confusion, known_groups(dataset))
+    return Evaluation(predictions, per_image, confusion, known_groups(dataset, ids))
 
 
 def evaluate_run(run: Run, part: str = "test", dataset: PolypDataset | None = None) -> Evaluation:

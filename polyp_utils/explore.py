@@ -21,13 +21,17 @@ from polyp_utils.metrics import count, dice
 
 
 class Frame(NamedTuple):
-    """What a gallery shows: image uint8 (H, W, 3), masks bool (H, W), P(polyp) float (H, W)."""
+    """What a gallery shows: image uint8 (H, W, 3), masks bool (H, W), P(polyp) float (H, W).
+
+    ``second`` is the prediction of another system.
+    """
 
     title: str
     image: np.ndarray
     truth: np.ndarray
     prediction: np.ndarray | None = None
     probability: np.ndarray | None = None
+    second: np.ndarray | None = None
 
 
 def frames_of(dataset: PolypDataset, ids: Iterable[str]) -> list[Frame]:

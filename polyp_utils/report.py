@@ -24,9 +24,10 @@ from polyp_utils.data.splits import (
     load_split,
     split_names,
 )
-from polyp_utils.errors import FAILURE_DICE, MISSED
+from polyp_utils.errors import MISSED
 from polyp_utils.evaluation import CARD
 from polyp_utils.files import atomic
+from polyp_utils.properties import FAILURE_DICE
 from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP, PROTOCOLS, polyp_scores
 from polyp_utils.runs import Run
 from polyp_utils.stats import Interval, mean_interval

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import stats
 
 RESAMPLES = 9999
+FEW = 10  # values: with fewer no interval is worth its ink
 
 
 class Interval(NamedTuple):

@@ -11,7 +11,7 @@ from polyp_utils.audit import CHECKS, audit, robust_z
 from polyp_utils.data import phantom
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.grouping import grouped, groups, near_duplicates
+from polyp_utils.data.grouping import grouped, groups, known_groups, near_duplicates
 from polyp_utils.data.sources import open_source
 from polyp_utils.data.splits import load_split
 from polyp_utils.explore import has_text
@@ -176,6 +176,18 @@ def test_equal_frames_stay_together_though_they_have_no_features(tmp_path, monke
     number = groups(PolypDataset(bare(tmp_path / "bare", 4), 32))
     assert number["0"] == number["1"]
     assert len(set(number.values())) == 3
+
+
+def test_groups_of_some_frames_need_no_search_and_no_other_frame(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
+    data = PolypDataset(bare(tmp_path / "bare", 4), 32)
+    number = known_groups(data, ("3", "1", "0"))
+    assert list(number) == ["3", "1", "0"]
+    assert number["0"] == number["1"] != number["3"]
+    pairs = pd.DataFrame({"id_a": ["1", "2"], "id_b": ["2", "3"]})
+    monkeypatch.setattr("polyp_utils.data.grouping.known_pairs", lambda name: pairs)
+    linked = known_groups(data, ("1", "3"))  # by way of frame 2
+    assert linked["1"] == linked["3"]
 
 
 def test_three_groups_make_a_split_and_two_do_not(tmp_path, monkeypatch):

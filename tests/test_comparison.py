@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polyp_utils.comparison import compare, over_seeds
+from polyp_utils.comparison import (
+    compare,
+    disagreement_findings,
+    disagreements,
+    far_apart,
+    over_seeds,
+)
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.evaluation import Evaluation
 from polyp_utils.predictions import Predictions
@@ -73,3 +79,25 @@ def test_seeds_by_hand(images):
     assert mean.low < images.mean() - 0.03
     with pytest.raises(ValueError, match="different frames"):
         over_seeds([r.per_image for r in (runs[0], evaluation("s9", images, first=3))])
+
+
+def test_disagreements_by_hand():
+    one = evaluation("one", np.array([0.5, 0.9, 0.25, 0.8, np.nan, 0.7]))
+    other = evaluation("other", np.array([0.75, 0.9, 0.75, 0.4, 0.5, 0.66]))
+    table = disagreements(one, other)
+    assert table["id"].tolist() == ["f002", "f003", "f000", "f005", "f001"]
+    assert table["difference"].tolist() == pytest.approx([-0.5, 0.4, -0.25, 0.04, 0])
+    assert table.loc[1, ["one", "other"]].tolist() == [0.8, 0.4]
+    assert far_apart(table, 1)["id"].tolist() == ["f003", "f002"]  # first what the one wins
+    assert far_apart(table, 9)["id"].tolist() == ["f003", "f005", "f002", "f000"]
+    assert disagreement_findings(table, "one", "other") == [
+        "Of 5 frames `one` is better on 2, `other` on 2; they are equal on 1.",
+        "They are more than 0.1 of Dice apart on 3: `one` is better on 1 of these, `other` on 2.",
+    ]
+    assert far_apart(disagreements(one, one), 3).empty
+
+
+def test_disagreements_need_a_frame_in_common():
+    apart = evaluation("apart", np.array([0.5]), first=7)
+    with pytest.raises(ValueError, match="one and apart share no frame"):
+        disagreements(evaluation("one", np.array([0.5])), apart)

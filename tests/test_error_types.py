@@ -1,9 +1,18 @@
 """Kinds of error on masks drawn by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from polyp_utils.error_types import object_errors, pixel_errors
+from polyp_utils.error_types import (
+    BANDS,
+    OBJECTS,
+    band_table,
+    find_objects,
+    findings,
+    object_errors,
+    pixel_errors,
+)
 
 
 def boxes(*corners, shape=(256, 256)):
@@ -14,28 +23,50 @@ def boxes(*corners, shape=(256, 256)):
 
 
 POLYP = (100, 100, 40, 60)
-KINDS = ("missed", "split", "merged", "spilled", "hallucinated")
+KINDS = ("found", "missed", "split", "merged", "spilled", "hallucinated")
+
+
+FAR = (10, 10, 20, 20)
 
 
 @pytest.mark.parametrize(
     ("predicted", "truth", "expected"),
     [
-        ([], [], ()),
-        ([POLYP], [POLYP], ()),
-        ([], [POLYP], ("missed",)),
-        ([(10, 10, 20, 20)], [], ("hallucinated",)),
-        ([(10, 10, 20, 20)], [POLYP], ("missed", "hallucinated")),
-        ([(100, 100, 40, 25), (100, 135, 40, 25)], [POLYP], ("split",)),
-        ([(90, 90, 60, 140)], [POLYP, (100, 170, 40, 55)], ("merged",)),
-        ([(100, 100, 120, 60)], [POLYP], ("spilled",)),  # 80 of 120 rows are outside
-        ([(100, 100, 40, 50)], [POLYP], ()),  # a part of it, in one piece
-        ([(100, 100, 40, 5)], [POLYP], ("missed",)),  # a twelfth of it, though all is polyp
+        ([], [], {}),
+        ([POLYP], [POLYP], {"found": 1}),
+        ([], [POLYP, FAR], {"missed": 2}),
+        ([FAR], [], {"hallucinated": 1}),
+        ([FAR], [POLYP], {"missed": 1, "hallucinated": 1}),
+        ([FAR], [POLYP, FAR], {"found": 1, "missed": 1}),
+        ([(100, 100, 40, 25), (100, 135, 40, 25)], [POLYP], {"found": 1, "split": 1}),
+        ([(90, 90, 60, 140)], [POLYP, (100, 170, 40, 55)], {"found": 2, "merged": 1}),
+        ([(100, 100, 120, 60)], [POLYP], {"found": 1, "spilled": 1}),  # 80 of 120 rows outside
+        ([(100, 100, 40, 50)], [POLYP], {"found": 1}),  # a part of it, in one piece
+        ([(100, 100, 40, 6)], [POLYP], {"found": 1}),  # exactly a tenth of it
+        ([(100, 100, 40, 5)], [POLYP], {"missed": 1}),  # a twelfth of it, though all is polyp
+        ([(100, 100, 2, 16)], [POLYP], {"missed": 1}),  # a speck: 32 of 65,536 px
+        ([POLYP, (10, 10, 4, 8)], [POLYP, (200, 200, 4, 8)], {"found": 1}),  # specks on both sides
+        # It holds the polyp but is a 17th of it: that is found and spilled, not hallucinated.
+        ([(40, 40, 160, 160)], [(100, 100, 30, 50)], {"found": 1, "spilled": 1}),
+        # Two regions, each with a twelfth of the polyp and hardly on it, do not find it.
+        (
+            [(30, 100, 75, 40), (135, 100, 75, 40)],
+            [POLYP],
+            {"missed": 1, "hallucinated": 2},
+        ),
     ],
 )
 def test_what_became_of_polyps(predicted, truth, expected):
     found = object_errors(boxes(*predicted), boxes(*truth))
     assert list(found) == list(KINDS)
-    assert {name: count for name, count in found.items() if count} == dict.fromkeys(expected, 1)
+    assert {name: count for name, count in found.items() if count} == expected
+
+
+def test_objects_say_which_is_found_and_which_is_not():
+    objects = find_objects(boxes(FAR, (200, 200, 20, 20)), boxes(POLYP, FAR))
+    assert [polyp[10, 10] for polyp in objects.polyps] == [True, False]  # from top to bottom
+    assert objects.found.tolist() == [True, False]
+    assert objects.hallucinated.tolist() == [False, True]
 
 
 def test_pixels_by_band():
@@ -63,3 +94,49 @@ def test_bands_add_up_to_all_errors(blobs):
         found = pixel_errors(one, other)
         assert found["lost_inside"] + found["lost_rim"] == (other & ~one).sum()
         assert found["spilt_rim"] + found["spilt_outside"] == (one & ~other).sum()
+
+
+def errors_of(dice, bands, objects=(1, 0, 0, 0, 0, 0), pixels=1000):
+    columns = dict(zip(BANDS, bands, strict=True)) | dict(zip(OBJECTS, objects, strict=True))
+    return {"dice": dice, "pixels": pixels, **columns}
+
+
+def table_of(*rows):
+    return pd.DataFrame(rows).assign(group=range(len(rows)))
+
+
+def test_shares_of_the_wrong_area_by_hand():
+    table = table_of(
+        errors_of(0.9, (0, 50, 50, 0)),
+        errors_of(0.1, (1200, 0, 0, 0), pixels=4000),  # 0.3 of a larger frame
+        errors_of(0.8, (0, 0, 0, 100)),
+        errors_of(1.0, (0, 0, 0, 0)),
+        errors_of(np.nan, (0, 0, 0, 0)),
+    )
+    found = band_table(table).set_index(["frames", "band"])
+    share = found["share"].unstack()[list(BANDS.values())]
+    assert share.loc["all frames"].tolist() == pytest.approx([0.6, 0.1, 0.1, 0.2])
+    assert share.loc["the worst quarter"].tolist() == pytest.approx([1, 0, 0, 0])
+    assert share.loc["the rest"].tolist() == pytest.approx([0, 0.25, 0.25, 0.5])
+    first = found.xs("lost inside", level="band")
+    assert first["n"].to_dict() == {"all frames": 3, "the worst quarter": 1, "the rest": 2}
+    assert first.loc["all frames", "wrong"] == pytest.approx(0.5 / 4)
+    assert first.loc["all frames", "low"] < 0.6 < first.loc["all frames", "high"]
+
+
+def test_errors_in_words():
+    table = table_of(
+        errors_of(0.2, (40, 10, 0, 50), (1, 2, 1, 0, 1, 2)),
+        errors_of(0.9, (0, 10, 10, 0), (2, 1, 0, 1, 0, 0)),
+    )
+    objects, regions, everywhere, _, _ = findings(table)
+    assert objects == (
+        "As objects: 3 of 6 polyps found, 3 missed in 2 frames; 1 split into two or more regions."
+    )
+    assert regions == (
+        "Of the predicted regions 1 merge polyps, 1 spill and 2 are hallucinated, in 1 frames."
+    )
+    assert everywhere.startswith("In all frames: 6.0 % of the area wrong on average; of it lost")
+    assert "lost inside 33 % [" in everywhere
+    perfect = findings(table_of(*[errors_of(1.0, (0, 0, 0, 0))] * 4))
+    assert perfect[-1] == "In the rest: 0.0 % of the area wrong on average."

@@ -1,31 +1,25 @@
-"""Missed, found and false polyps on four drawn frames whose every number is known."""
+"""Missed, found and hallucinated polyps on four drawn frames whose every number is known."""
 
-import itertools
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import stats
 
+from polyp_utils import error_types
 from polyp_utils.config import RunConfig
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.errors import (
-    FEATURES,
-    by_stratum,
-    correlations,
-    count_components,
-    dice_model,
     error_table,
-    findings,
     gallery,
     kind_findings,
     kind_table,
 )
 from polyp_utils.evaluation import Evaluation
 from polyp_utils.files import write_json
-from polyp_utils.predictions import Predictions
+from polyp_utils.predictions import Predictions, of_arrays
+from polyp_utils.properties import FEATURES, findings
 from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP
 from polyp_utils.runs import Run
 
@@ -39,7 +33,7 @@ def boxes(*corners, side=SIDE):
     return mask
 
 
-# id -> truth, prediction, dice, (found, missed, false)
+# id -> truth, prediction, dice, (found, missed, hallucinated)
 FRAMES = {
     "half": (boxes((16, 16, 48, 48)), boxes((16, 16, 32, 48)), 2 / 3, (1, 0, 0)),
     "clean": (boxes(), boxes(), np.nan, (0, 0, 0)),
@@ -69,7 +63,7 @@ def dataset():
         image = np.where(truth, 180, 120).astype(np.uint8)
         return np.repeat(image[..., None], 3, axis=2), np.where(truth, 255, 0).astype(np.uint8)
 
-    return SimpleNamespace(original=original)
+    return SimpleNamespace(original=original, ids=tuple(FRAMES))
 
 
 def read_by(run):
@@ -87,32 +81,7 @@ def evaluation(run):
         for value in [dice if (size, name) == (ORIGINAL, POLYP) else 0.123]
     ]
     table = pd.DataFrame(rows).assign(iou=0.5, precision=0.6, recall=0.7, card_dice=0.9)
-    return Evaluation(read_by(run), table, np.zeros((2, 2)), {})
-
-
-def features(n=40, seed=0):
-    """A table like `error_table`'s: Dice rises with the area and falls with the contrast."""
-    rng = np.random.default_rng(seed)
-    dice = rng.uniform(0.2, 1, n)
-    return pd.DataFrame(
-        {
-            "id": [f"f{i}" for i in range(n)],
-            "dice": dice,
-            "area_share": dice + rng.normal(0, 0.05, n),
-            "off_centre": rng.uniform(size=n),
-            "brightness": np.full(n, 50.0),
-            "contrast": -dice + rng.normal(0, 0.2, n),
-            "sharpness": rng.uniform(size=n),
-            "specular": rng.uniform(size=n),
-            "sessile": np.zeros(n, bool),
-            "n_polyps": np.ones(n, int),
-            "touches_border": np.arange(n) % 4 == 0,
-            "overlay": np.where(np.arange(n) < 30, "none", "green box"),
-            "found": np.ones(n, int),
-            "missed": np.arange(n) % 10 == 0,
-            "false": np.zeros(n, int),
-        }
-    )
+    return Evaluation(read_by(run), table, np.zeros((2, 2)), {"half": "a place", "good": "a place"})
 
 
 # --- kinds ---------------------------------------------------------------------------------------
@@ -168,35 +137,6 @@ def test_kinds_when_nothing_is_found_or_one_kind_is_shown():
     assert "Of 1 polyps 1 are found; 0.000" in kind_findings(found, kinds)[0]
 
 
-# --- objects -------------------------------------------------------------------------------------
-
-LEFT, RIGHT = (10, 5, 20, 15), (10, 40, 20, 60)  # 100 and 200 px
-
-
-@pytest.mark.parametrize(
-    ("predicted", "truth", "found", "missed", "false"),
-    [
-        ([], [], 0, 0, 0),
-        ([LEFT], [LEFT], 1, 0, 0),
-        ([], [LEFT, RIGHT], 0, 2, 0),
-        ([LEFT], [LEFT, RIGHT], 1, 1, 0),
-        ([LEFT], [RIGHT], 0, 1, 1),
-        ([LEFT, RIGHT], [], 0, 0, 2),
-        ([(10, 5, 20, 60)], [LEFT, RIGHT], 2, 0, 0),  # one region over both
-        ([LEFT, (10, 40, 20, 49), (10, 51, 20, 60)], [LEFT, RIGHT], 2, 0, 0),  # two on one
-        ([(10, 5, 20, 6)], [LEFT], 1, 0, 0),  # 10 of 100 px
-        ([(10, 5, 19, 6)], [LEFT], 0, 1, 0),  # 9 of 100 px, yet all of it is polyp
-        ([(10, 6, 11, 8)], [LEFT], 0, 1, 0),  # a speck, 2 of 4,096 px
-        ([LEFT, (60, 60, 61, 62)], [LEFT, (2, 2, 3, 4)], 1, 0, 0),  # specks on both sides
-        ([(10, 5, 60, 25)], [LEFT], 1, 0, 0),  # exactly a tenth of the region is polyp
-        ([(10, 5, 61, 25)], [LEFT], 1, 0, 1),  # less than a tenth
-    ],
-)
-def test_objects_by_hand(predicted, truth, found, missed, false):
-    counted = count_components(boxes(*predicted), boxes(*truth))
-    assert counted == {"found": found, "missed": missed, "false": false}
-
-
 # --- the table and the gallery -------------------------------------------------------------------
 
 
@@ -208,10 +148,22 @@ def test_error_table_joins_scores_features_and_objects_worst_first(evaluation, d
     for _, row in table.iterrows():
         truth, _, dice, counted = FRAMES[row["id"]]
         assert row["dice"] == pytest.approx(dice, nan_ok=True)
-        assert tuple(row[["found", "missed", "false"]]) == counted
+        assert tuple(row[["found", "missed", "hallucinated"]]) == counted
         assert row["area_share"] == truth.mean()
+        assert row["group"] == ("a place" if row["id"] in ("half", "good") else row["id"])
+        assert row["pixels"] == SIDE**2
     assert table["touches_border"].tolist() == [True, False, False, False]
     assert table["iou"].eq(0.5).all()
+    wrong = table.set_index("id")[["lost_inside", "lost_rim", "spilt_rim", "spilt_outside"]]
+    assert wrong.loc["half", ["lost_inside", "lost_rim"]].sum() == 16 * 32
+    assert wrong.loc[["good", "clean"]].to_numpy().sum() == 0
+    assert "sessile" not in table  # no frame of this data set can be in Kvasir-Sessile
+
+
+def test_sessile_is_said_where_the_data_set_holds_such_frames(evaluation, dataset, monkeypatch):
+    monkeypatch.setattr("polyp_utils.errors.sessile_ids", lambda: frozenset({"half", "elsewhere"}))
+    table = error_table(evaluation, dataset).set_index("id")
+    assert table["sessile"].to_dict() == {i: i == "half" for i in FRAMES}
 
 
 @pytest.mark.parametrize("with_map", [False, True])
@@ -231,126 +183,16 @@ def test_gallery_shows_truth_prediction_and_map_in_the_order_asked(with_map, run
             assert frame.probability is None
 
 
-# --- strata, correlations, sentences -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("bins", [2, 4])
-def test_strata_of_a_number_are_its_quantiles(bins):
-    table = features()
-    found = by_stratum(table, "area_share", bins)
-    groups = np.array_split(table.sort_values("area_share")["dice"].to_numpy(), bins)
-    edges = np.quantile(table["area_share"], np.linspace(0, 1, bins + 1))
-    labels = [f"{low:.2f}–{high:.2f}" for low, high in itertools.pairwise(edges)]
-    assert found["stratum"].tolist() == labels
-    assert found["mean"].tolist() == pytest.approx([group.mean() for group in groups])
-    assert found["n"].tolist() == [40 // bins] * bins
-    assert (found["low"] < found["mean"]).all()
-    assert (found["mean"] < found["high"]).all()
-
-
-@pytest.mark.parametrize(
-    ("column", "labels"),
-    [
-        ("overlay", ["green box", "none"]),
-        ("touches_border", ["no", "yes"]),
-        ("n_polyps", ["0", "1", "2", "3", "4", "5", "6"]),
-    ],
-)
-def test_strata_of_a_category_are_its_values(column, labels):
-    table = features().assign(n_polyps=np.arange(40) % 7)
-    table.loc[3, "dice"] = np.nan
-    found = by_stratum(table, column)
-    expected = table.groupby(column)["dice"].agg(["mean", "count"])
-    assert found["stratum"].tolist() == labels
-    assert found["mean"].tolist() == pytest.approx(expected["mean"].tolist())
-    assert found["n"].tolist() == expected["count"].tolist()
-
-
-def test_correlations_come_strongest_first_with_their_sign():
-    table = features()
-    found = correlations(table).set_index("feature")
-    order = [FEATURES[name] for name in ("area_share", "contrast")]
-    assert found.index[:2].tolist() == order
-    for name in ("area_share", "contrast", "off_centre"):
-        rho = stats.spearmanr(table[name], table["dice"]).statistic
-        assert found.loc[FEATURES[name], "rho"] == pytest.approx(rho)
-    assert found.loc[order[0], "low"] > 0 > found.loc[order[1], "high"]
-    assert found["rho"].isna().tolist() == [False] * 5 + [True] * 2  # constant here
-
-
-def test_findings_say_what_the_table_holds():
-    table = features()
-    table.loc[0, "dice"] = np.nan
-    text = findings(table)
-    scored = table["dice"].dropna()
-    assert all(sentence.endswith(".") for sentence in text)
-    assert text[0].startswith(f"{(scored < 0.5).sum()} of 39 frames score below 0.5; the mean is")
-    assert f"{scored.mean():.3f} [" in text[0]
-    assert f"the median {scored.median():.3f}" in text[0]
-    assert text[1] == "As objects: 40 of 44 polyps found, 4 missed, 0 false."
-    by_feature = {name: next(s for s in text if FEATURES[name] in s) for name in FEATURES}
-    assert by_feature["area_share"].startswith("Dice rises with")
-    assert by_feature["contrast"].startswith("Dice falls with")
-    assert by_feature["off_centre"].startswith("No steady rise or fall")
-    assert "hardly varies" in by_feature["brightness"]
-    assert "hardly varies" in by_feature["n_polyps"]
-
-
-def test_findings_compare_frames_with_and_without_overlay_and_border_contact():
-    table = features()
-    *_, of_overlay, of_border, _ = findings(table)
-    for sentence, rows in (
-        (of_overlay, table["overlay"] == "green box"),
-        (of_border, table["touches_border"]),
-    ):
-        with_it, without = (table.loc[r, "dice"] for r in (rows, ~rows))
-        assert sentence.startswith("With ")
-        assert f": {with_it.mean():.3f} [" in sentence
-        assert f"(n = {len(with_it)}); without: {without.mean():.3f} [" in sentence
-        assert sentence.endswith(f"(n = {len(without)}).")
-
-
-def test_findings_do_not_compare_a_single_frame():
-    table = features().assign(overlay="none", touches_border=[True] + [False] * 39)
-    assert findings(table)[-3:] == [
-        "Too few frames with or without an overlay to compare.",
-        "Too few frames with or without contact with the border to compare.",
-        "Too few frames with or without a flat or sessile polyp (Kvasir-Sessile) to compare.",
-    ]
+def test_a_gallery_of_two_systems_shows_both(run, dataset):
+    full = of_arrays({"half": np.ones((SIDE, SIDE), bool)})
+    (frame,) = gallery(read_by(run), dataset, {"half": "t"}, other=full)
+    assert (frame.prediction == FRAMES["half"][1]).all()
+    assert frame.second.all()
 
 
 def test_findings_of_the_drawn_frames(evaluation, dataset):
-    text = findings(error_table(evaluation, dataset))
+    table = error_table(evaluation, dataset)
+    text = findings(table)
     assert text[0].startswith("1 of 3 frames score below 0.5; the mean is 0.556 [")
-    assert text[1] == "As objects: 2 of 3 polyps found, 1 missed, 1 false."
-
-
-def test_a_model_finds_the_effects_that_made_the_scores():
-    rng = np.random.default_rng(6)
-    table = features(400)
-    table["area_share"] = np.exp(rng.normal(-2, 0.7, 400))
-    table["contrast"] = rng.normal(30, 10, 400)
-    size, contrast = np.log(table["area_share"]), table["contrast"]
-    noise = rng.normal(0, 0.02, 400)
-    table["dice"] = 0.7 + 0.05 * (size - size.mean()) / size.std() - 0.002 * (contrast - 30) + noise
-    table.loc[table["touches_border"], "dice"] -= 0.1
-    model, explained = dice_model(table)
-    found = model.set_index("property")
-    assert list(model["property"][:3]) == [
-        "contact with the border",
-        FEATURES["area_share"],
-        FEATURES["contrast"],
-    ]
-    for name, effect in (
-        ("contact with the border", -0.1),
-        (FEATURES["area_share"], 0.05),
-        (FEATURES["contrast"], -0.002 * contrast.std()),
-    ):
-        assert found.loc[name, "low"] < effect < found.loc[name, "high"]
-    for name in ("off_centre", "sharpness", "specular"):
-        assert abs(found.loc[FEATURES[name], "effect"]) < 0.005
-    assert FEATURES["brightness"] not in found.index  # it does not vary, so it explains nothing
-    assert 0.9 < explained < 1
-    few, unknown = dice_model(table[:30])
-    assert few.empty
-    assert np.isnan(unknown)
+    objects = error_types.findings(table)[0]
+    assert objects.startswith("As objects: 2 of 3 polyps found, 1 missed in 1 frames; 0 split")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from polyp_utils import headline, headline_plots
+from polyp_utils import headline
 from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
@@ -16,6 +16,7 @@ from polyp_utils.evaluation import CARD, evaluate_run
 from polyp_utils.headline import AVERAGES, LOSS, LOSSES, TEST, VALIDATION, Sums, average, loss
 from polyp_utils.losses import CombinedLoss
 from polyp_utils.metrics import Counts, batch_dice
+from polyp_utils.plots.headline import clouds, figures
 from polyp_utils.runs import RunError
 from polyp_utils.training import fit
 
@@ -205,10 +206,10 @@ def test_split_ids_are_those_of_the_run(trained, data):
 
 def test_figures_show_every_hypothesis_and_the_card(trained):
     found = headline.hypotheses(trained)
-    figure = headline_plots.figures(found)
+    figure = figures(found)
     labels = figure.legends[0].get_texts()
     assert {text.get_text() for text in labels} == {"unused-third, width 4", "model card"}
-    cloud = headline_plots.clouds(found, [FIRST, TWO], AS_IS)
+    cloud = clouds(found, [FIRST, TWO], AS_IS)
     assert [axes.get_title() for axes in cloud.axes] == [f"Dice: {FIRST}", f"Dice: {TWO}"]
     for axes, way in zip(cloud.axes, (FIRST, TWO), strict=True):
         inside = axes.patches[0].contains_points

@@ -106,8 +106,13 @@ def test_all_notebooks_run_on_phantoms_by_parameters_alone(folder, tmp_path):
         assert (folder_of_run / name).is_file()
     assert re.search(r"Polyp Dice 0\.\d+ \[0\.\d+, 0\.\d+\]\*\* on 1\d frames", texts(evaluated))
 
-    analysed = run("04_error_analysis", cwd, results, tmp_path / "4.ipynb", gallery=3)
-    assert figures(analysed) == 5
+    itself = {"gallery": 3, "against": folder_of_run.name}
+    analysed = run("04_error_analysis", cwd, results, tmp_path / "4.ipynb", **itself)
+    assert figures(analysed) == 6  # too few frames for a model, and nothing to disagree on
+    assert "No model of Dice is fitted" in texts(analysed)
+    assert "no frame that is known to be annotated twice" in texts(analysed)
+    assert "is better on 0, `quick-trimap-w4-s0-n12` on 0; they are equal on" in texts(analysed)
+    assert (folder_of_run / "figures/test_error_types.png").is_file()
     assert "knows one kind of polyp" in texts(analysed)
     assert re.search(r"As objects: \d+ of \d+ polyps found", texts(analysed))
 

@@ -8,9 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from polyp_utils import plots
+from polyp_utils.error_types import BANDS, OBJECTS
 from polyp_utils.explore import Frame
+from polyp_utils.properties import DiceModel
 from polyp_utils.protocols import POLYP
-from polyp_utils.stats import mean_interval
+from polyp_utils.stats import Interval, mean_interval
 
 RNG = np.random.default_rng(0)
 
@@ -92,6 +94,15 @@ def test_a_sheet_without_predictions_has_none_in_its_legend():
     figure = plots.sheet([image_frame(prediction=False)], "t")
     assert len(drawn(figure)[0].collections) == 1
     assert texts(figure) == ["truth"]
+
+
+def test_two_systems_on_a_sheet_have_their_names_in_the_legend():
+    second = np.ones((20, 30), bool)
+    frames = [image_frame()._replace(second=second), image_frame()]
+    figure = plots.sheet(frames, "t", names=("one", "other"))
+    first, last = drawn(figure)[:2]
+    assert [len(first.collections), len(last.collections)] == [3, 2]
+    assert texts(figure) == ["truth", "one", "other"]
 
 
 def test_a_probability_map_takes_a_second_panel():
@@ -306,6 +317,58 @@ def test_dice_against_has_a_panel_per_feature(features):
     assert (np.diff(medians) <= 0).all()  # Dice falls with the area here
     assert axes[0].get_ylabel() == "polyp Dice, original size"
     assert "20 images" in figure.get_suptitle()
+
+
+CEILING = Interval(0.94, 0.92, 0.96, 17)
+
+
+@pytest.mark.parametrize("ceiling", [None, CEILING])
+def test_the_ceiling_is_a_line_in_every_panel_or_none(ceiling):
+    table = pd.DataFrame({"dice": np.arange(20) / 20, "a": np.arange(20.0), "b": np.arange(20.0)})
+    one = pd.DataFrame({"stratum": ["x"], "mean": [0.5], "low": [0.4], "high": [0.6], "n": [12]})
+    for figure in (
+        plots.dice_against(table, {"a": "a", "b": "b"}, ceiling),
+        plots.strata(dict.fromkeys("abcde", one), ceiling),
+    ):
+        for axes in drawn(figure):
+            levels = [line.get_ydata() for line in axes.lines if line.get_linestyle() == "--"]
+            assert [list(y) for y in levels] == ([[0.94, 0.94]] if ceiling else [])
+        said = [text for text in texts(figure) if "annotations" in text] if figure.legends else []
+        expected = "two annotations of one frame agree at 0.940 [0.920, 0.960] (17 frames)"
+        assert (expected in said) == (ceiling is not None)
+
+
+def test_effects_are_drawn_with_their_intervals():
+    table = pd.DataFrame(
+        {
+            "property": ["an overlay", "sharpness of the frame"],
+            "effect": [-0.2, 0.01],
+            "low": [-0.3, -0.05],
+            "high": [-0.1, 0.07],
+        }
+    )
+    axes = drawn(plots.effects(DiceModel(table, 0.4, 100, 2)))[0]
+    segments = [line.get_segments()[0][:, 0].tolist() for line in axes.collections]
+    assert segments == [[-0.3, -0.1], [-0.05, 0.07]]
+    assert [line.get_xdata().tolist() for line in axes.lines[:2]] == [[-0.2], [0.01]]
+    ticks = [label.get_text() for label in axes.get_yticklabels()]
+    assert ticks == ["an overlay", "sharpness of the frame, per SD"]
+    assert "100 frames, adjusted R² 0.40" in axes.get_title()
+
+
+def test_error_types_are_drawn_as_shares_and_counts():
+    rows = [
+        {"frames": frames, "band": band, "share": share, "low": 0, "high": 1, "n": 4, "wrong": 0.1}
+        for frames, shares in (("all", (0.4, 0.3, 0.2, 0.1)), ("rest", (np.nan,) * 4))
+        for band, share in zip(BANDS.values(), shares, strict=True)
+    ]
+    counts = pd.DataFrame([dict(zip(OBJECTS, (3, 1, 0, 0, 2, 5), strict=True))] * 2)
+    left, right = drawn(plots.error_types(pd.DataFrame(rows), counts))
+    upper = [bar for bar in left.patches if bar.get_y() > 0]
+    assert [bar.get_width() for bar in upper] == pytest.approx([40, 30, 20, 10])
+    assert [bar.get_x() for bar in upper] == pytest.approx([0, 40, 70, 90])
+    assert [bar.get_width() for bar in right.patches] == [6, 2, 0, 0, 4, 10]
+    assert right.get_title() == "What becomes of 8 polyps in 2 frames"
 
 
 def test_strata_show_means_with_their_intervals():

@@ -64,20 +64,29 @@ def _read(path: Path) -> pd.DataFrame:
 
 def groups(dataset: PolypDataset) -> dict[str, int]:
     """Id -> group: near-duplicates, equal frames, those of one sequence, and what these link."""
-    return _linked(dataset, near_duplicates(dataset.source, dataset.info.name))
+    found = near_duplicates(dataset.source, dataset.info.name)
+    return _linked(dataset, found, dataset.ids)
 
 
-def known_groups(dataset: PolypDataset) -> dict[str, int]:
-    """The same with the near-duplicates that are known, without a search."""
-    return _linked(dataset, known_pairs(dataset.name))
+def known_groups(dataset: PolypDataset, ids: Sequence[str]) -> dict[str, int]:
+    """The same of some frames with the near-duplicates that are known, without a search.
+
+    Only the frames asked for are looked at, and what links them may lie outside of them.
+    """
+    linked = _linked(dataset, known_pairs(dataset.name), ids)
+    return {frame_id: linked[frame_id] for frame_id in ids}
 
 
-def _linked(dataset: PolypDataset, found: pd.DataFrame | None) -> dict[str, int]:
+def _linked(
+    dataset: PolypDataset, found: pd.DataFrame | None, ids: Sequence[str]
+) -> dict[str, int]:
     pairs = pd.DataFrame(found, columns=["id_a", "id_b"])
-    frames = zip(dataset.ids, dataset.images, strict=True)
-    pixels = {frame_id: image.numpy().tobytes() for frame_id, image in frames}
+    images = (dataset.images[row].numpy() for row in dataset.rows(ids))
+    pixels = {
+        i: hashlib.sha256(image.tobytes()).digest() for i, image in zip(ids, images, strict=True)
+    }
     same = [_links(known) for known in (pixels, known_sequences(dataset.info.name))]
-    return duplicates.group(dataset.ids, pd.concat([pairs[["id_a", "id_b"]], *same]))
+    return duplicates.group(dataset.ids, pd.concat([pairs, *same]))
 
 
 def _links(labels: Mapping[str, object]) -> pd.DataFrame:

@@ -1,0 +1,144 @@
+"""Training and scores."""
+
+import itertools
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from polyp_utils.protocols import POLYP
+from polyp_utils.stats import mean_interval
+
+
+def network_batch(images: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> Figure:
+    """A batch as the network sees it: images float (B, H, W, 3) above class maps (B, H, W)."""
+    count = len(images)
+    figure, grid = plt.subplots(2, count, figsize=(1.8 * count, 4.2), squeeze=False)
+    colours = plt.get_cmap("viridis", len(classes))
+    for column in range(count):
+        grid[0, column].imshow(images[column])
+        limits = {"vmin": -0.5, "vmax": len(classes) - 0.5}
+        grid[1, column].imshow(targets[column], cmap=colours, interpolation="nearest", **limits)
+    for axes in grid.flat:
+        axes.axis("off")
+    handles = [
+        Line2D([], [], marker="s", linestyle="", color=colours(i), label=name)
+        for i, name in enumerate(classes)
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=len(classes), frameon=False)
+    height, width = targets.shape[1:]
+    figure.suptitle(f"One batch as the network sees it: {width}×{height} px, values in [0, 1]")
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    return figure
+
+
+def curves(history: pd.DataFrame) -> Figure:
+    """Losses, validation Dice and learning rate per epoch; the best epoch is marked."""
+    figure, (losses, scores, rates) = plt.subplots(1, 3, figsize=(14, 3.8))
+    epoch = history["epoch"]
+    for name, style in (("loss", "solid"), ("ce", "dashed"), ("dice_loss", "dotted")):
+        for part, colour in (("train", "0.3"), ("val", "#d55e00")):
+            label = f"{part} {name.replace('_', ' ')}"
+            values = history[f"{part}_{name}"]
+            losses.plot(epoch, values, color=colour, linestyle=style, marker=".", label=label)
+    losses.set(xlabel="epoch", ylabel="loss (mean over images)", title="Losses")
+    losses.legend(fontsize=7)
+    best = int(history["val_polyp_dice"].fillna(-1).argmax())
+    columns = [str(c) for c in history if str(c).startswith("val_dice_")]
+    for name in [c for c in columns if c != "val_dice_loss"]:
+        label = f"class {name.removeprefix('val_dice_')}"
+        scores.plot(epoch, history[name], marker=".", linewidth=1, label=label)
+    top = history["val_polyp_dice"].iloc[best]
+    scores.plot(epoch, history["val_polyp_dice"], color="k", marker=".", label=POLYP)
+    scores.plot(epoch.iloc[best], top, "k*", markersize=12)
+    scores.set(xlabel="epoch", ylabel="Dice, per image, at network size", ylim=(0, 1))
+    scores.set_title(f"Validation: best polyp Dice {top:.3f} in epoch {epoch.iloc[best]}")
+    scores.legend(fontsize=7)
+    rates.step(epoch, history["lr"], where="mid", color="0.3")
+    rates.set(xlabel="epoch", ylabel="learning rate", yscale="log", title="Learning rate")
+    for axes in (losses, scores, rates):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.tight_layout()
+    return figure
+
+
+def score_distributions(per_image: pd.DataFrame) -> Figure:
+    """Distribution of Dice over images per class (one size), with the mean and its interval."""
+    names = list(dict.fromkeys(per_image["class"]))
+    figure, axes = plt.subplots(figsize=(9, 0.8 * len(names) + 1.2))
+    sns.stripplot(per_image, x="dice", y="class", order=names, color="0.6", size=3, ax=axes)
+    for row, name in enumerate(names):
+        values = per_image.loc[per_image["class"] == name, "dice"]
+        mean = mean_interval(values)
+        axes.hlines(row, mean.low, mean.high, color="#d55e00", linewidth=5)
+        axes.plot(mean.mean, row, "|", color="k", markersize=16)
+        axes.text(1.02, row, f"{mean}, n = {mean.n}", va="center")
+    axes.set(xlim=(-0.02, 1.01), xlabel="Dice at the original size, a dot per image", ylabel="")
+    axes.set_title("Dice per image, its mean (black) and 95 % interval (orange)")
+    figure.tight_layout()
+    return figure
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Where the pixels of each true class go, per cent of the row."""
+    totals = matrix.sum(axis=1, keepdims=True)
+    share = np.divide(100 * matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
+    rows = [f"{c}\n{t / 1e6:.2f} Mpx" for c, t in zip(classes, totals[:, 0], strict=True)]
+    figure, axes = plt.subplots(figsize=(1.5 * len(classes) + 2, 1.1 * len(classes) + 1.5))
+    sns.heatmap(
+        share,
+        annot=True,
+        fmt=".1f",
+        cmap="Blues",
+        vmin=0,
+        vmax=100,
+        xticklabels=list(classes),
+        yticklabels=rows,
+        cbar_kws={"label": "% of the true class's pixels"},
+        ax=axes,
+    )
+    axes.tick_params(axis="y", rotation=0)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_title("All pixels, original size")
+    figure.tight_layout()
+    return figure
+
+
+def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
+    """What P(polyp) says against what is true, a line per table of `calibration.reliability`."""
+    figure, (axes, shares) = plt.subplots(2, 1, figsize=(5.5, 6), sharex=True, height_ratios=(3, 1))
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="dotted", label="honest")
+    styles = ("solid", "dashed", "dashdot", "dotted")
+    for (name, table), style in zip(tables.items(), itertools.cycle(styles)):
+        axes.plot(table["said"], table["true"], marker=".", linestyle=style, label=name)
+        shares.plot(table["said"], table["share"], marker=".", linestyle=style)
+    axes.set(ylabel="share of these pixels that is polyp", ylim=(0, 1), xlim=(0, 1))
+    axes.set_title("Is P(polyp) what it says?")
+    axes.legend(fontsize=8)
+    shares.set(xlabel="P(polyp), mean of the bin", ylabel="share of pixels", yscale="log")
+    figure.tight_layout()
+    return figure
+
+
+def risk_coverage(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Mean Dice of what is kept, against how much is kept; see `uncertainty.risk_coverage`.
+
+    Args:
+        tables: name of the score that orders the frames -> its table.
+    """
+    figure, axes = plt.subplots(figsize=(5.5, 3.8))
+    for (name, table), style in zip(tables.items(), ("solid", "dashed", "dashdot"), strict=False):
+        axes.plot(100 * table["coverage"], table["dice"], linestyle=style, label=name)
+    best, every = "if the worst were known", next(iter(tables.values()))
+    axes.plot(100 * every["coverage"], every["best"], color="0.6", linestyle="dotted", label=best)
+    axes.axhline(every["dice"].iloc[-1], color="0.3", linewidth=0.8, label="all frames")
+    axes.set(xlabel="frames that are kept (%)", ylabel="mean polyp Dice of these", ylim=(0, 1.02))
+    axes.set_title("What handing over the most uncertain frames would gain")
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
