@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from polyp_utils.data.cache import Rows
 from polyp_utils.data.transforms import to_input
 from polyp_utils.device import Compute
 from polyp_utils.model import UNet
@@ -30,13 +31,13 @@ def to_probabilities(logits: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, images: Tensor, compute: Compute, batch_size: int = 8
+    model: nn.Module, images: Tensor | Rows, compute: Compute, batch_size: int = 8
 ) -> Iterator[Tensor]:
     """Class probabilities of uint8 images (N, 3, S, S), one float32 (C, S, S) after the other."""
     model.eval()
-    for batch in images.split(batch_size):
+    for rows in torch.arange(len(images)).split(batch_size):
         with compute.autocast():
-            logits = model(to_input(batch, compute.device))
+            logits = model(to_input(images[rows], compute.device))
         yield from to_probabilities(logits).cpu()
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from polyp_utils.data.cache import Rows
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.layout import DataError
@@ -73,7 +74,7 @@ def of_network(
     network = load_weights(UNet(3, scheme.logits, config.width), run.weights)
     network = network.to(memory_format=torch.channels_last).to(compute.device)
     names = tuple(ids) or dataset.ids
-    found = predict(network, dataset.images[dataset.rows(names)], compute)
+    found = predict(network, Rows(dataset.images, dataset.rows(names)), compute)
     levels = {i: (p[1:] * 255).round().to(torch.uint8) for i, p in zip(names, found, strict=True)}
 
     def read(frame_id: str) -> Tensor:
