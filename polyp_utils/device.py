@@ -99,6 +99,15 @@ def peak_memory_mib(compute: Compute) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes of the device's memory that are free; 0 on the CPU, which has none of its own."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return 0
+
+
 def cpu_name() -> str:
     """The processor's model name, as far as the system tells."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:

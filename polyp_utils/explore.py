@@ -13,7 +13,14 @@ from skimage import color, measure
 
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.duplicates import green_box, reduce
-from polyp_utils.data.labels import SCHEMES, SPECK_SHARE, THRESHOLD, inner_rim, is_polyp
+from polyp_utils.data.labels import (
+    SCHEMES,
+    SPECK_SHARE,
+    THRESHOLD,
+    inner_rim,
+    is_polyp,
+    polyp_shares,
+)
 from polyp_utils.data.layout import DataError
 from polyp_utils.data.sources import Source
 from polyp_utils.data.splits import PARTS, Split, load_split, split_names
@@ -121,9 +128,7 @@ def split_table(dataset: PolypDataset, pairs: pd.DataFrame) -> pd.DataFrame:
         of them stand in ``train and val``, ``train and test``, ``val and test``, and ``area``
         (median polyp area in per cent, for train / val / test).
     """
-    area = pd.Series(
-        100 * is_polyp(dataset.masks).flatten(1).float().mean(dim=1).numpy(), dataset.ids
-    )
+    area = pd.Series(100 * polyp_shares(dataset.masks).numpy(), dataset.ids)
     rows = []
     for name in split_names(dataset.name):
         try:

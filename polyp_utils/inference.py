@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from polyp_utils.data.cache import Rows
 from polyp_utils.data.transforms import to_input
 from polyp_utils.device import Compute
 from polyp_utils.distributed import spread
@@ -33,7 +34,7 @@ def to_probabilities(logits: Tensor) -> Tensor:
 
 def predict(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | Rows,
     compute: Compute,
     batch_size: int = 8,
     mirrored: bool = False,
@@ -51,7 +52,7 @@ def predict(
 @torch.inference_mode()
 def predict_copies(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | Rows,
     compute: Compute,
     batch_size: int = 8,
     turns: Sequence[tuple[int, ...]] = MIRRORS,
@@ -67,8 +68,8 @@ def predict_copies(
     """
     model.eval()
 
-    def one(batch: Tensor) -> Tensor:
-        x = to_input(batch, compute.device)
+    def one(rows: Tensor) -> Tensor:
+        x = to_input(images[rows], compute.device)
         return torch.stack([turned(x, turn) for turn in turns], dim=1).cpu()
 
     def turned(x: Tensor, turn: tuple[int, ...]) -> Tensor:
@@ -77,7 +78,7 @@ def predict_copies(
         probabilities = to_probabilities(logits)
         return probabilities.flip(turn) if turn else probabilities
 
-    for copies in spread(one, images.split(batch_size)):
+    for copies in spread(one, torch.arange(len(images)).split(batch_size)):
         yield from copies
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from polyp_utils.data.cache import Rows
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.layout import DataError
@@ -72,7 +73,8 @@ def of_network(
     """
     network, compute = network_of(run, dataset, device)
     names = tuple(ids) or dataset.ids
-    found = predict(network, dataset.images[dataset.rows(names)], compute, mirrored=mirrored)
+    images = Rows(dataset.images, dataset.rows(names))
+    found = predict(network, images, compute, mirrored=mirrored)
     name = f"{run.name}, mirrored" if mirrored else run.name
     return of_probabilities(zip(names, found, strict=True), get_scheme(run.config.scheme), name)
 

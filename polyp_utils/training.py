@@ -1,10 +1,10 @@
 """Training: ``fit(config)`` makes a run folder, or goes on with it.
 
-The whole training set lies on the device as uint8; a step slices it, so no loader is needed.
-Losses stay on the device and are read every `READ_EVERY` steps: no synchronisation per step.
-Order follows from (seed, epoch) and augmentation from (seed, epoch, frame), so a run that was
-killed ends like one that was not. Under ``torchrun`` several processes train one run
-(`polyp_utils.distributed`).
+A step slices its batch out of uint8 tensors, on the device or in a memory map (see
+:func:`polyp_utils.validation.load_parts`), so no loader is needed. Losses stay on the device and
+are read every `READ_EVERY` steps: no synchronisation per step. Order follows from (seed, epoch) and
+augmentation from (seed, epoch, frame), so a run that was killed ends like one that was not. Under
+``torchrun`` several processes train one run (`polyp_utils.distributed`).
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from polyp_utils.config import RunConfig
 from polyp_utils.data.augment import PRESETS, augment, draw
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
-from polyp_utils.data.splits import PARTS, load_split
+from polyp_utils.data.splits import load_split
 from polyp_utils.device import Compute, get_compute, keep_freed_memory, peak_memory_mib
 from polyp_utils.files import atomic, write_csv, write_json
 from polyp_utils.inference import load_weights, predict
@@ -33,7 +33,7 @@ from polyp_utils.losses import CombinedLoss, inverse_sqrt_weights
 from polyp_utils.model import UNet
 from polyp_utils.progress import Progress
 from polyp_utils.runs import Run, open_run, save_weights
-from polyp_utils.validation import Data, validate
+from polyp_utils.validation import Data, load_parts, validate
 
 READ_EVERY = 50  # steps between two looks at the losses
 ESTIMATE_STEPS = (2, 6)  # the first steps are slow: the estimate is made between these two
@@ -63,11 +63,10 @@ def fit(config: RunConfig) -> Run:
             if distributed.rank() == 0:  # if it was killed before that
                 shutil.rmtree(run.path / "last", ignore_errors=True)
             return run
-        data = {part: of_part.to(compute.device) for part, of_part in parts.items()}
-        trainer = Trainer(config, scheme, compute, run, _class_weights(config, data["train"]))
+        trainer = Trainer(config, scheme, compute, run, _class_weights(config, parts["train"]))
         trainer.resume()
-        trainer.train(data["train"], data["val"])
-        trainer.finish({part: data[part] for part in ("val", "test")})
+        trainer.train(parts["train"], parts["val"])
+        trainer.finish({part: parts[part] for part in ("val", "test")})
     return run
 
 
@@ -89,11 +88,7 @@ def _prepare(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[
         )
     dataset = PolypDataset(config.dataset, config.image_size)
     scheme.check(dataset.masks, dataset.info.title)
-    rows = {part: dataset.rows(split.part(part)) for part in PARTS}
-    parts = {
-        part: Data(split.part(part), dataset.images[rows[part]], dataset.masks[rows[part]])
-        for part in PARTS
-    }
+    parts = load_parts(dataset, split, compute.device)
     return scheme, compute, parts, {"data": dataset.fingerprint, "split_ids": split.fingerprint}
 
 
@@ -124,11 +119,11 @@ def _class_weights(config: RunConfig, train: Data) -> Tensor | None:
         return None
     scheme = get_scheme(config.scheme)
     pixels = [
-        torch.bincount(scheme.encode(masks).flatten(), minlength=len(scheme.classes))
-        for masks in train.masks.split(64)
+        torch.bincount(scheme.encode(train.masks[rows]).flatten(), minlength=len(scheme.classes))
+        for rows in torch.arange(len(train)).split(64)
     ]
     weights = inverse_sqrt_weights(torch.stack(pixels).sum(dim=0).cpu())  # float64 lacks on MPS
-    return weights.to(train.masks.device)
+    return weights.to(train.device)
 
 
 class Trainer:

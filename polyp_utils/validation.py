@@ -5,9 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from polyp_utils.data.cache import Rows
+from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, is_polyp
-from polyp_utils.data.transforms import to_input
-from polyp_utils.device import Compute
+from polyp_utils.data.splits import PARTS, Split
+from polyp_utils.data.transforms import to_device, to_input
+from polyp_utils.device import Compute, free_memory
 from polyp_utils.distributed import spread
 from polyp_utils.inference import to_probabilities
 from polyp_utils.losses import CombinedLoss
@@ -16,23 +19,46 @@ from polyp_utils.metrics import count, dice
 
 @dataclass(frozen=True)
 class Data:
-    """One part of a split: uint8 images (N, 3, S, S) and mask levels (N, S, S)."""
+    """One part of a split: uint8 images (N, 3, S, S) and mask levels (N, S, S).
+
+    Attributes:
+        ids: of the frames, length N.
+        images, masks: on the device, or rows of the data set's memory map.
+        device: where batches are wanted.
+    """
 
     ids: tuple[str, ...]
-    images: Tensor
-    masks: Tensor
+    images: Tensor | Rows
+    masks: Tensor | Rows
+    device: torch.device
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def to(self, device: torch.device) -> "Data":
-        """The same on a device."""
-        return Data(self.ids, self.images.to(device), self.masks.to(device))
-
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Input floats (B, 3, S, S) and mask levels (B, S, S) of rows int64 (B,)."""
-        rows = rows.to(self.images.device)
-        return to_input(self.images[rows], self.images.device), self.masks[rows]
+        return to_input(self.images[rows], self.device), to_device(self.masks[rows], self.device)
+
+
+def load_parts(dataset: PolypDataset, split: Split, device: torch.device) -> dict[str, Data]:
+    """The parts of a split, ready for a device.
+
+    A data set that takes at most half of the device's free memory goes there at once: the other
+    half is for network and activations. Of a larger one, and on the CPU, each batch is read from
+    the memory map when its turn comes.
+
+    Raises:
+        ValueError: an id that is not in the data set.
+    """
+    tensors = (dataset.images, dataset.masks)
+    fits = sum(tensor.nbytes for tensor in tensors) <= free_memory(device) / 2
+    parts = {}
+    for part in PARTS:
+        ids = split.part(part)
+        rows = [Rows(tensor, dataset.rows(ids)) for tensor in tensors]
+        images, masks = [r.to(device) for r in rows] if fits else rows
+        parts[part] = Data(ids, images, masks, device)
+    return parts
 
 
 @torch.inference_mode()

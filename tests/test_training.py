@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from polyp_utils import training
+from polyp_utils import training, validation
 from polyp_utils.cli import main
 from polyp_utils.config import RunConfig
 from polyp_utils.data.augment import PRESETS, augment, draw
@@ -218,6 +218,14 @@ def test_a_run_that_died_while_writing_goes_on_to_the_same_end(
     assert same_tensors(run, base)
     assert same_history(run, base)
     assert not list(run.path.rglob("*.tmp"))
+
+
+def test_where_the_frames_lie_changes_nothing(monkeypatch, base, in_folder):
+    """Read from the memory map, batch by batch, or at once onto the device."""
+    monkeypatch.setattr(validation, "free_memory", lambda device: 2**40)
+    resident = in_folder(base.config)
+    assert same_tensors(base, resident)
+    assert same_history(base, resident)
 
 
 def test_a_finished_run_trains_nothing(monkeypatch, capsys):

@@ -1,34 +1,37 @@
 """A data set as uint8 tensors: decoded and resized once, then opened from the cache.
 
-Images (N, 3, S, S) and scheme-free masks (N, S, S, levels) hold a whole set in memory:
-Kvasir-SEG at 256 px is 260 MB. The cache file is memory-mapped and its key changes when any
-file, its size or its time changes.
+Images (N, 3, S, S) and scheme-free masks (N, S, S, levels) are a memory map of the cache file, so
+a set may be larger than memory, and processes share what they read: see
+:mod:`polyp_utils.data.cache`. Of several processes that start together one decodes, the others wait
+for its file. The file's key changes when any file, its size or its time changes.
 """
 
+import contextlib
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from polyp_utils.config import cache_root
+from polyp_utils.data.cache import one_writer, open_map, write_rows
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.sources import Source, open_source
 from polyp_utils.data.transforms import resize_image, resize_mask
-from polyp_utils.files import atomic
 
 _CACHE_VERSION = 2
 _TENSORS = ("images", "masks", "sizes")
+_CHUNK = 128  # frames decoded side by side
 
 
 class PolypDataset(torch.utils.data.Dataset):
-    """A whole data set in memory, in network size.
+    """A whole data set in network size.
 
     Attributes:
         name: as it was asked for, in the catalogue or a folder.
@@ -107,31 +110,41 @@ def _load(source: Source, name: str, size: int) -> tuple[dict[str, Tensor], str]
     stamp = f"{_CACHE_VERSION} {size} {source.stamp()}"
     key = hashlib.sha256(stamp.encode()).hexdigest()[:16]
     path = cache_root() / f"{name}-{size}-{key}.safetensors"
-    if path.is_file():
-        try:
-            with safe_open(path, "pt") as file:
-                fingerprint = file.metadata()["fingerprint"]
-                return {key: file.get_tensor(key) for key in _TENSORS}, fingerprint
-        except (OSError, SafetensorError) as error:
-            warnings.warn(f"cache {path} is damaged ({error}): decoding anew", stacklevel=4)
-    tensors, fingerprint = _decode_all(source, size), source.fingerprint()
+    with contextlib.suppress(OSError, SafetensorError):
+        return _open(path)
     try:
-        with atomic(path) as temporary:
-            save_file(tensors, temporary, {"fingerprint": fingerprint})
-    except (OSError, SafetensorError) as error:  # safetensors wraps I/O errors
+        with one_writer(path):
+            with contextlib.suppress(FileNotFoundError):  # another process may have been quicker
+                try:
+                    return _open(path)
+                except SafetensorError as error:
+                    warnings.warn(f"cache {path} is damaged ({error}): decoding anew", stacklevel=4)
+            metadata = {"fingerprint": source.fingerprint()}
+            write_rows(path, _decode_all(source, size), len(source.ids), metadata)
+            return _open(path)
+    except OSError as error:
         warnings.warn(f"cache {path} not written ({error}); set POLYP_CACHE", stacklevel=4)
-    return tensors, fingerprint
+    rows = list(_decode_all(source, size))
+    return {key: torch.stack([row[key] for row in rows]) for key in _TENSORS}, source.fingerprint()
 
 
-def _decode_all(source: Source, size: int) -> dict[str, Tensor]:
-    square = (size, size)
+def _open(path: Path) -> tuple[dict[str, Tensor], str]:
+    tensors, metadata = open_map(path)
+    return tensors, metadata["fingerprint"]
 
-    def one(frame_id: str) -> tuple[Tensor, Tensor, Tensor]:
+
+def _decode_all(source: Source, size: int) -> Iterator[dict[str, Tensor]]:
+    """Frames in network size, in the order of their ids; a few at a time are in memory."""
+
+    def one(frame_id: str) -> dict[str, Tensor]:
         image, mask = source.read_image(frame_id), source.read_mask(frame_id)
         image_CHW = torch.from_numpy(image).permute(2, 0, 1)
-        small_mask = resize_mask(torch.from_numpy(mask), square)
-        return resize_image(image_CHW, square), small_mask, torch.tensor(mask.shape)
+        return {
+            "images": resize_image(image_CHW, (size, size)),
+            "masks": resize_mask(torch.from_numpy(mask), (size, size)),
+            "sizes": torch.tensor(mask.shape),
+        }
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        columns = zip(*pool.map(one, source.ids), strict=True)
-        return {key: torch.stack(column) for key, column in zip(_TENSORS, columns, strict=True)}
+        for start in range(0, len(source.ids), _CHUNK):
+            yield from pool.map(one, source.ids[start : start + _CHUNK])

@@ -11,7 +11,7 @@ from polyp_utils.config import cache_root
 from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.labels import SPECK_SHARE, get_scheme, is_polyp
+from polyp_utils.data.labels import SPECK_SHARE, get_scheme, polyp_shares
 from polyp_utils.data.layout import DataError
 from polyp_utils.data.sources import Source, open_source
 from polyp_utils.data.splits import Split, grouped_parts, known_pairs, known_sequences
@@ -82,9 +82,8 @@ def _linked(
 ) -> dict[str, int]:
     pairs = pd.DataFrame(found, columns=["id_a", "id_b"])
     images = (dataset.images[row].numpy() for row in dataset.rows(ids))
-    pixels = {
-        i: hashlib.sha256(image.tobytes()).digest() for i, image in zip(ids, images, strict=True)
-    }
+    frames = zip(ids, images, strict=True)
+    pixels = {frame_id: hashlib.sha256(image.data).digest() for frame_id, image in frames}
     same = [_links(known) for known in (pixels, known_sequences(dataset.info.name))]
     return duplicates.group(dataset.ids, pd.concat([pairs, *same]))
 
@@ -99,9 +98,10 @@ def _links(labels: Mapping[str, object]) -> pd.DataFrame:
 def strata(dataset: PolypDataset) -> dict[str, str]:
     """Id -> which kinds of polyp the frame shows and its fifth of the polyp area."""
     masks = dataset.masks
-    kinds = torch.stack([get_scheme("neopolyp").encode(part[None])[0] for part in masks])
-    shown = [(kinds == kind).flatten(1).float().mean(dim=1) > SPECK_SHARE for kind in (1, 2)]
-    area = pd.Series(is_polyp(masks).flatten(1).float().mean(dim=1).numpy())
+    kinds = (get_scheme("neopolyp").encode(part).flatten(1) for part in masks.split(64))
+    shares = [torch.stack([(part == k).float().mean(dim=1) for k in (1, 2)]) for part in kinds]
+    shown = torch.cat(shares, dim=1) > SPECK_SHARE
+    area = pd.Series(polyp_shares(masks).numpy())
     fifth = (area.rank(method="first") - 1) * _AREA_BINS // len(area)
     rows = zip(dataset.ids, *(kind.tolist() for kind in shown), fifth, strict=True)
     return {frame_id: f"{one} {other} {bin_:.0f}" for frame_id, one, other, bin_ in rows}

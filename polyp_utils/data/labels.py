@@ -61,7 +61,7 @@ class Scheme:
 
     def fits(self, masks: Tensor) -> bool:
         """Whether masks (levels) hold all that the scheme tells apart."""
-        return all((masks == level).any() for level in self.levels)
+        return all(any((part == level).any() for part in masks.split(64)) for level in self.levels)
 
     def check(self, masks: Tensor, title: str) -> None:
         """Refuses a data set whose masks (levels) lack what the scheme tells apart.
@@ -88,6 +88,11 @@ class Scheme:
 def is_polyp(masks: Tensor) -> Tensor:
     """Levels uint8 -> bool: the thresholded mask."""
     return masks > THRESHOLD
+
+
+def polyp_shares(masks: Tensor) -> Tensor:
+    """Levels uint8 (N, H, W) -> share of each mask that is polyp, float32 (N,)."""
+    return torch.cat([is_polyp(part).flatten(1).float().mean(dim=1) for part in masks.split(64)])
 
 
 def undecided(grey: np.ndarray) -> np.ndarray:

@@ -20,5 +20,12 @@ def resize_mask(mask_HW: Tensor, size: tuple[int, int]) -> Tensor:
 
 def to_input(images: Tensor, device: torch.device) -> Tensor:
     """uint8 (B, 3, H, W) -> float32 in [0, 1] on ``device``, channels last in memory."""
-    images = images.to(device, non_blocking=True)
+    images = to_device(images, device)
     return F.to_dtype(images, torch.float32, scale=True).to(memory_format=torch.channels_last)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on ``device``; CUDA fetches it from pinned memory while the host goes on."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
