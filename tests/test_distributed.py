@@ -137,7 +137,7 @@ def test_predictions_and_validation_are_merged_in_order(of_two):
         assert (expected != expected.roll(1, 0)).float().mean() > 0.05  # else no order is seen
         stored = torch.stack([run.probabilities(part, i, scheme)[1:] for i in ids]) * 255
         assert (stored.round() != expected).float().mean() < 1e-4  # rounding may decide a level
-        of_part = training.Data(ids, data.images[rows], data.masks[rows])
+        of_part = training.Data(ids, data.images[rows], data.masks[rows], compute.device)
         alone = training.validate(model, of_part, scheme, CombinedLoss(), compute, 8)
         assert run.training["best_at_network_size"][part] == pytest.approx(alone, rel=1e-6)
 
