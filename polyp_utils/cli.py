@@ -43,6 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
     look = verbs.add_parser("audit", help="look for what is wrong with a data set; writes tables")
     look.add_argument("--dataset", required=True, help="name in the catalogue, or a folder")
     look.add_argument("--recall", type=int, default=0, help="copies to measure recall with; slow")
+    speed = verbs.add_parser("bench", help="measure training against the plain loop; writes CSV")
+    speed.add_argument("--dataset", default="phantom", help="whose frames are used; any will do")
+    speed.add_argument("--widths", default="64,32,16", help="of the network, separated by commas")
+    speed.add_argument("--image-size", type=int, default=256, help="of the network's input")
+    speed.add_argument("--batch-size", type=int, default=8, help="in training")
+    speed.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     verbs.add_parser("report", help="write the documents' tables from the published runs")
     options = vars(parser.parse_args(arguments))
     return _run(options.pop("verb"), options)
@@ -126,6 +132,17 @@ def _audit(dataset: str, recall: int) -> int:
     return 1 if len(found.errors) else 0
 
 
+def _bench(dataset: str, widths: str, image_size: int, batch_size: int, device: str) -> None:
+    from polyp_utils.bench.run import benchmark
+    from polyp_utils.config import results_root
+
+    folder = results_root() / "benchmark"
+    numbers = [int(width) for width in widths.split(",")]
+    table = benchmark(dataset, folder, numbers, image_size, batch_size, device)
+    print(table.to_string(index=False))
+    print(f"written to {folder}")
+
+
 def _report() -> None:
     from polyp_utils.report import write
 
@@ -137,5 +154,6 @@ _VERBS: dict[str, Callable[..., int | None]] = {
     "evaluate": _evaluate,
     "publish": _publish,
     "audit": _audit,
+    "bench": _bench,
     "report": _report,
 }

@@ -31,6 +31,7 @@ from polyp_utils.properties import FAILURE_DICE
 from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP, PROTOCOLS, polyp_scores
 from polyp_utils.runs import Run
 from polyp_utils.stats import Interval, mean_interval
+from polyp_utils.uncertainty import BAD_DICE, DOUBTS, auroc
 
 DOCUMENTS = ("README.md", "results/README.md")
 
@@ -84,6 +85,34 @@ def card_table(runs: list[Run]) -> str:
         figures = [f"{summary['card'][key]:.4f}" for key in CARD]
         rows.append([_link(run), run.config.scheme, *figures, _score(summary, ORIGINAL, "dice")])
     return _table(["run", "scheme", *CARD, "polyp Dice behind it"], rows)
+
+
+def headline_table(_: list[Run]) -> str:
+    """Markdown: the ways of scheme, average and loss that come nearest to the card's figures."""
+    table = pd.read_csv(_published("headline") / "verdicts.csv")
+    rows = [["model card", "", "not said", "not said", *map(str, CARD.values()), "", "not said"]]
+    nearest = table.groupby(["scheme", "width"]).head(2)
+    for row in nearest.to_dict("records"):
+        cells = [row["scheme"], str(row["width"]), row["average"], row["loss rule"]]
+        polyp = row["polyp"] if float(row["polyp"].split()[0]) <= 1 else "none can"
+        rows.append([*cells, *(row[figure] for figure in CARD), f"{row['p']:.3f}", polyp])
+    head = ["scheme", "width", "Dice averaged over", "loss", *CARD, "p", "polyp Dice behind 0.9169"]
+    return _table(head, rows)
+
+
+def mirror_table(runs: list[Run]) -> str:
+    """Markdown: what mirrored copies gain and cost, and whether their disagreement finds errors."""
+    rows = []
+    for run in (run for run in runs if (run.path / "mirrored.csv").is_file()):
+        gain = pd.read_csv(run.path / "mirrored.csv").set_index("score").loc["dice"]
+        doubts = pd.read_csv(run.path / "uncertainty.csv")
+        bad = doubts["dice"] < BAD_DICE
+        areas = [str(auroc(doubts[name], bad)) for name in DOUBTS]
+        interval = Interval(gain["difference"], gain["low"], gain["high"], int(gain["n"]))
+        cells = [str(interval), f"{gain['p']:.3f}", f"{gain['detectable']:.3f}"]
+        rows.append([_link(run), *cells, f"{gain['cost']:.1f}", str(bad.sum()), *areas])
+    head = ["run", "gain in polyp Dice [95 %]", "p", "detectable", "times as long"]
+    return _table([*head, f"frames under {BAD_DICE}", *(f"AUROC, {d}" for d in DOUBTS)], rows)
 
 
 def class_table(runs: list[Run]) -> str:
@@ -232,6 +261,8 @@ TABLES = {
     "seeds": seed_table,
     "card": card_table,
     "protocols": protocol_table,
+    "headline": headline_table,
+    "mirrors": mirror_table,
     "classes": class_table,
     "kinds": kind_table,
     "cost": cost_table,

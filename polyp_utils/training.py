@@ -194,8 +194,8 @@ class Trainer:
         read: list[Tensor] = []
         sizes = [len(rows) for rows in torch.arange(len(data)).split(self.config.batch_size)]
         start = time.perf_counter()
-        for step, batch in enumerate(self._batches(data, epoch)):
-            unread.append(self._step(*batch))
+        for step, batch in enumerate(self.batches(data, epoch)):
+            unread.append(self.step(*batch))
             if len(unread) == READ_EVERY:
                 read.append(self._read(unread, epoch, step))
             if not self.history and step + 1 in ESTIMATE_STEPS:
@@ -211,7 +211,7 @@ class Trainer:
         means = (torch.cat(read).double() * weights[:, None]).sum(0) / weights.sum()
         return dict(zip(("loss", "ce", "dice_loss"), means.tolist(), strict=True))
 
-    def _step(self, images: Tensor, masks: Tensor) -> Tensor:
+    def step(self, images: Tensor, masks: Tensor) -> Tensor:
         """One optimizer step on this process's frames of a batch, one micro-batch after the other.
 
         Returns:
@@ -272,7 +272,7 @@ class Trainer:
             self.model, data, self.scheme, self.loss, self.compute, self.config.batch_size
         )
 
-    def _batches(self, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of each batch, in the epoch's order, augmented.
 
         Frames are known by their row in the part.

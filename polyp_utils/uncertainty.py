@@ -20,6 +20,7 @@ from polyp_utils.predictions import Predictions
 from polyp_utils.stats import RESAMPLES, Interval
 
 BAD_DICE = 0.7
+DOUBTS = ("disagreement of mirrored copies", "self-doubt of one pass")
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ from polyp_utils.cli import main
 class Fault(training.Trainer):
     seen = 0
 
-    def _step(self, *batch):
-        losses = super()._step(*batch)
+    def step(self, *batch):
+        losses = super().step(*batch)
         self.seen += len(self.history) == {epoch}
         return self.fault(losses) if self.seen == 2 and os.environ["RANK"] == "1" else losses
 
