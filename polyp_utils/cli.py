@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     speed.add_argument("--image-size", type=int, default=256, help="of the network's input")
     speed.add_argument("--batch-size", type=int, default=8, help="in training")
     speed.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    switch = argparse.BooleanOptionalAction
+    speed.add_argument("--cost", action=switch, default=True, help="points of the cost model too")
     verbs.add_parser("report", help="write the documents' tables from the published runs")
     options = vars(parser.parse_args(arguments))
     return _run(options.pop("verb"), options)
@@ -132,13 +134,16 @@ def _audit(dataset: str, recall: int) -> int:
     return 1 if len(found.errors) else 0
 
 
-def _bench(dataset: str, widths: str, image_size: int, batch_size: int, device: str) -> None:
-    from polyp_utils.bench.run import benchmark
+def _bench(
+    dataset: str, widths: str, image_size: int, batch_size: int, device: str, cost: bool
+) -> None:
+    from polyp_utils.bench.run import POINTS, benchmark
     from polyp_utils.config import results_root
 
     folder = results_root() / "benchmark"
     numbers = [int(width) for width in widths.split(",")]
-    table = benchmark(dataset, folder, numbers, image_size, batch_size, device)
+    points = POINTS if cost else ()
+    table = benchmark(dataset, folder, numbers, image_size, batch_size, device, points=points)
     print(table.to_string(index=False))
     print(f"written to {folder}")
 

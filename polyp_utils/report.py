@@ -108,9 +108,10 @@ def mirror_table(runs: list[Run]) -> str:
         doubts = pd.read_csv(run.path / "uncertainty.csv")
         bad = doubts["dice"] < BAD_DICE
         areas = [str(auroc(doubts[name], bad)) for name in DOUBTS]
-        interval = Interval(gain["difference"], gain["low"], gain["high"], int(gain["n"]))
-        cells = [str(interval), f"{gain['p']:.3f}", f"{gain['detectable']:.3f}"]
-        rows.append([_link(run), *cells, f"{gain['cost']:.1f}", str(bad.sum()), *areas])
+        mean, low, high = (gain[key] for key in ("difference", "low", "high"))
+        cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]", f"{gain['p']:.3f}"]
+        cells += [f"{gain['detectable']:.3f}", f"{gain['cost']:.1f}", str(bad.sum())]
+        rows.append([_link(run), *cells, *areas])
     head = ["run", "gain in polyp Dice [95 %]", "p", "detectable", "times as long"]
     return _table([*head, f"frames under {BAD_DICE}", *(f"AUROC, {d}" for d in DOUBTS)], rows)
 

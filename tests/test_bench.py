@@ -1,37 +1,155 @@
-"""The measures are of what they say; how long anything takes is no matter of tests."""
+"""The benchmark measures what it says; how fast anything is is no matter of tests."""
 
-import os
+import json
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
-from polyp_utils.bench.data import data_start
-from polyp_utils.data import dataset
+from polyp_utils.bench import ceiling, cost, training
+from polyp_utils.bench.plain import JpegFolder, PlainLoop
+from polyp_utils.bench.report import find_benchmark, layer_table, speed_table
+from polyp_utils.bench.run import COLUMNS, benchmark
 from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.device import get_compute
+from polyp_utils.model import UNet
+from polyp_utils.plots import speed
+from polyp_utils.runs import RunError
+
+CPU = get_compute("cpu", "fp32")
+POINTS = ((4, 32, 8), (4, 64, 8), (8, 32, 8), (8, 64, 4))
 
 
-@pytest.mark.filterwarnings("ignore:Kvasir-SEG has 8 pairs")
-@pytest.mark.usefixtures("kvasir_like")
-def test_a_cold_start_decodes_although_the_user_has_a_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
-    PolypDataset("kvasir-seg", 64)
-    decode_all, decoded = dataset._decode_all, []
+@pytest.fixture(scope="module")
+def data(session_cache):
+    return PolypDataset("phantom", 32)
 
-    def watch(*arguments):
-        decoded.append(os.environ["POLYP_CACHE"])
-        return decode_all(*arguments)
 
-    monkeypatch.setattr(dataset, "_decode_all", watch)
-    measures = data_start("kvasir-seg", 64)
-    assert [(m.name, m.unit) for m in measures] == [
-        ("frames", ""),
-        ("cold start", "s"),
-        ("warm start", "s"),
-        ("reading", "s"),
-        ("size", "MiB"),
-    ]
-    assert all(m.value > 0 for m in measures)
-    values = {m.name: m.value for m in measures}
-    assert (values["frames"], values["size"]) == (8, 8 * 64 * 64 * 4 / 2**20)
-    (folder,) = decoded  # once, so the warm start found it
-    assert not os.path.exists(folder)
-    assert os.environ["POLYP_CACHE"] == str(tmp_path / "cache") != folder
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, session_cache):
+    folder = tmp_path_factory.mktemp("bench")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_AT_LEAST", 0.05)
+        patch.setattr("polyp_utils.bench.run.MEMORY_POINTS", POINTS[:1])
+        patch.setattr("polyp_utils.bench.run.data_start", lambda *_: [("cold start", 1.0, "s")])
+        benchmark("phantom", folder, [4], 32, 8, "cpu", 2, POINTS)
+    return folder
+
+
+def test_layers_hold_the_arithmetic_that_torch_counts():
+    layers = ceiling.convolutions(16, 64, 2)
+    passes = [3 if layer.has_gradient else 2 for layer in layers]
+    total = sum(n * layer.flops for n, layer in zip(passes, layers, strict=True))
+    assert total == ceiling.training_flops(16, 64, 2)
+    assert [layer.has_gradient for layer in layers] == [False] + [True] * (len(layers) - 1)
+    assert sum(layer.transposed for layer in layers) == 4
+    shapes = []
+    model = UNet(width=16)
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
+            module.register_forward_hook(lambda *a: shapes.append(a[2].numel()))
+    model(torch.zeros(2, 3, 64, 64))
+    assert [layer.outputs for layer in layers] == shapes
+
+
+def test_a_layer_is_timed_in_each_pass():
+    first, second, *_ = ceiling.convolutions(4, 32, 1)
+    assert set(first.seconds(CPU, 1)) == {"forward", "weight gradient"}
+    assert set(second.seconds(CPU, 1)) == set(ceiling.PASSES)
+    assert all(value > 0 for value in second.seconds(CPU, 1).values())
+
+
+def test_the_plain_loop_learns_what_ours_learns(data, tmp_path):
+    """Same frames, same loss: both come down alike, the plain one from files."""
+    pairs = training.jpegs(data, tmp_path)
+    assert len(pairs) == training.FRAMES
+    image, mask = JpegFolder(pairs, 32)[0]
+    assert image.shape == (3, 32, 32)
+    assert mask.dtype == torch.uint8
+    assert (image - data[0][0] / 255).abs().mean() < 0.05  # another resize, and JPEG
+    plain = PlainLoop(pairs[:16], 4, 32, 8, torch.device("cpu"))
+    plain.optimizer.param_groups[0]["lr"] = 0.02
+    steps = plain.steps()
+    losses = [next(steps) for _ in range(12)]
+    assert np.mean(losses[-2:]) < np.mean(losses[:2]) - 0.05
+    assert np.isfinite(plain.validate())
+
+
+def test_ours_is_the_trainer(data):
+    config = training.settings(4, 32, 8)
+    ours = training.OurLoop(data, config, CPU)
+    before = ours.trainer.model.output.weight.detach().clone()
+    steps = ours.steps()
+    losses = [next(steps) for _ in range(9)]  # into the second epoch
+    assert all(loss.shape == (3,) for loss in losses)
+    assert (ours.trainer.model.output.weight - before).abs().max() > 0
+
+
+def test_a_benchmark_is_written_and_can_be_read(measured):
+    bench = pd.read_csv(measured / "bench.csv")
+    layers = pd.read_csv(measured / "layers.csv")
+    assert list(bench.columns) == COLUMNS
+    assert set(bench["group"]) == {"machine", "training", "data", "cost"}
+    assert (bench["low"] <= bench["value"]).all()
+    assert (bench["value"] <= bench["high"]).all()
+    what = set(bench.loc[bench["group"] == "training", "what"])
+    for loop in training.LOOPS:
+        for measure in ("training", "validation", "first batch", "peak memory"):
+            assert f"{loop}, {measure}" in what
+    assert "cpu" in json.loads((measured / "machine.json").read_text())["device"]
+    (row,) = speed_table(bench, layers).itertuples()
+    assert row.Index == 4
+    assert row.ratio == pytest.approx(row.ours / row.plain)
+    assert row.tflops == pytest.approx(row.share * row.ceiling)
+    table = layer_table(layers)
+    assert len(table) == 24
+    assert table["forward, TFLOP/s"].gt(0).all()
+
+
+def test_figures_of_a_benchmark(measured):
+    bench = pd.read_csv(measured / "bench.csv")
+    rates = speed.rates(bench)
+    assert [axes.get_title() for axes in rates.axes] == ["training", "validation"]
+    layers = speed.layers(pd.read_csv(measured / "layers.csv"))
+    assert len(layers.axes[0].get_yticklabels()) == 24
+    points = _law_points((0.1, 2e-12, 3e-10), (300, 1e-5, 1e-6))
+    law = speed.law(points, cost.fit(points))
+    for axes in law.axes:
+        xy = [line.get_xydata()[0] for line in axes.lines if len(line.get_xydata()) == 1]
+        assert np.allclose([x for x, _ in xy], [y for _, y in xy], rtol=1e-3)
+
+
+def _law_points(step, memory):
+    rows = []
+    for point in [*POINTS, (16, 64, 4), (16, 32, 8)]:
+        place = dict(zip(("width", "image_size", "batch"), point, strict=True))
+        space = [1, cost.parameters(point[0]), cost.activations(*point)]
+        rows.append({"what": "step", **place, "value": np.dot(step, cost.work(*point))})
+        rows.append({"what": "memory", **place, "value": np.dot(memory, space)})
+    return pd.DataFrame(rows)
+
+
+def test_the_law_is_found_in_what_it_made():
+    step, memory = (0.02, 2e-12, 3e-9), (300, 1e-5, 1e-6)
+    model = cost.fit(_law_points(step, memory))
+    assert model.step == pytest.approx(step, rel=1e-6)
+    assert model.memory == pytest.approx(memory, rel=1e-6)
+    assert max(model.error) < 1e-9
+    seconds = model.step_seconds(16, 64, 4)
+    assert model.hours(16, 64, 4, frames=10, epochs=20) == pytest.approx(60 * seconds / 3600)
+
+
+def test_two_points_are_no_law():
+    with pytest.raises(ValueError, match="2 points of step: three are needed"):
+        cost.fit(_law_points((1, 1, 1), (1, 1, 1)).head(4))
+
+
+def test_the_parameters_are_those_of_the_card():
+    assert cost.parameters(64) == 31_056_163
+
+
+def test_a_measurement_is_found_by_folder_or_not_at_all(measured):
+    assert find_benchmark(str(measured)) == measured
+    with pytest.raises(RunError, match="python -m polyp_utils bench"):
+        find_benchmark("no/such/folder")

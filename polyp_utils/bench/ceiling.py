@@ -5,6 +5,7 @@ the forward pass and both gradients, with nothing between them; its share in the
 says how close the step is to what the hardware and its library can do.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,6 +79,13 @@ class Convolution:
         batch, _, height, width = self.inputs
         return 2 * batch * height * width * int(np.prod(self.weight))
 
+    @property
+    def outputs(self) -> int:
+        """Values that it puts out."""
+        batch, _, height, width = self.inputs
+        channels = 4 * self.weight[1] if self.transposed else self.weight[0]
+        return batch * channels * height * width
+
     def seconds(self, compute: Compute, repeats: int = 3) -> dict[str, float]:
         """Median time of each of `PASSES`; channels last.
 
@@ -135,6 +143,7 @@ def convolutions(width: int, image_size: int, batch: int, classes: int = 3) -> l
     return found
 
 
+@functools.cache
 def training_flops(width: int, image_size: int, batch: int, classes: int = 3) -> int:
     """Of one training step, forward and backward, as `torch.utils.flop_counter` counts them."""
     from torch.utils.flop_counter import FlopCounterMode

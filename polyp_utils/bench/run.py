@@ -16,13 +16,24 @@ import torch
 
 from polyp_utils.bench import ceiling, training
 from polyp_utils.bench.data import data_start
+from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.device import Compute, get_compute, keep_freed_memory
 from polyp_utils.files import write_csv, write_json
 from polyp_utils.runs import git_commit
 
 WIDTHS = (64, 32, 16)
-COLUMNS = ["group", "what", "width", "batch", "value", "low", "high", "n", "unit"]
+POINTS = (  # of the cost model: width, image size, batch
+    *((16, size, 8) for size in (128, 192, 256, 384)),
+    *((16, 256, batch) for batch in (4, 16)),
+    (32, 128, 8),
+    (32, 256, 8),
+    (64, 128, 8),
+    (64, 256, 8),
+)
+_NOWHERE = {"width": 0, "image_size": 0, "batch": 0}
+MEMORY_POINTS = ((16, 128, 8), (16, 256, 8), (16, 384, 8), (32, 256, 8), (64, 256, 8))
+COLUMNS = ["group", "what", "width", "image_size", "batch", "value", "low", "high", "n", "unit"]
 
 
 def benchmark(
@@ -33,6 +44,7 @@ def benchmark(
     batch_size: int = 8,
     device: str = "auto",
     rounds: int = 3,
+    points: Iterable[tuple[int, int, int]] = POINTS,
 ) -> pd.DataFrame:
     """Measures and writes ``bench.csv``, ``layers.csv`` and ``machine.json`` into a folder.
 
@@ -44,10 +56,11 @@ def benchmark(
         batch_size: in training.
         device: as in `get_compute`.
         rounds: turns that each of two loops takes.
+        points: width, image size and batch of the steps that the cost model is fitted to.
 
     Returns:
-        Rows of `COLUMNS`: ``group`` (machine, training, inference, data), ``what``, median
-        ``value`` with quartiles ``low`` and ``high`` of ``n`` measurements, and ``unit``.
+        Rows of `COLUMNS`: ``group`` (machine, training, data, cost), ``what``, median ``value``
+        with quartiles ``low`` and ``high`` of ``n`` measurements, and ``unit``.
     """
     keep_freed_memory()
     compute = get_compute(device)
@@ -56,34 +69,49 @@ def benchmark(
     layers = []
     for width in widths:
         config = training.settings(width, image_size, batch_size)
-        print(f"width {width}: convolutions, training", flush=True)
-        times = training.convolution_seconds(config, compute, rounds)
-        layers.append(times.assign(width=width))
-        alone = float(times[list(ceiling.PASSES)].sum().sum())
-        flops = training.step_flops(config)
-        rows += [
-            _row("training", "convolutions alone", width, batch_size, [alone], "s/step"),
-            _row("training", "flops", width, batch_size, [flops], "FLOP/step"),
-        ]
-        rates = training.training_rates(data, config, compute, rounds)
-        for (loop, what), group in rates.groupby(["loop", "what"]):
-            rows.append(
-                _row("training", f"{loop}, {what}", width, batch_size, group["rate"], "images/s")
-            )
-        for loop in training.LOOPS:
-            found = training.of_process(loop, dataset, config, device)
-            for what, unit in (("first batch", "s"), ("peak memory", "MiB")):
-                rows.append(
-                    _row("training", f"{loop}, {what}", width, batch_size, [found[what]], unit)
-                )
-    for name, value, unit in data_start(dataset, image_size):
-        rows.append(_row("data", name, 0, 0, [value], unit))
+        print(f"width {width}", flush=True)
+        layers.append(training.convolution_seconds(config, compute, rounds).assign(width=width))
+        rows += _training(data, config, compute, rounds)
+        rows += _processes(dataset, config, device)
+    size = {"width": 0, "image_size": image_size, "batch": 0}
+    starts = data_start(dataset, image_size)
+    rows += [_row("data", name, size, [value], unit) for name, value, unit in starts]
+    print("cost model", flush=True)
+    rows += _cost(dataset, points, compute, device)
     table = pd.DataFrame(rows, columns=COLUMNS)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "bench.csv", table)
     write_csv(folder / "layers.csv", pd.concat(layers, ignore_index=True))
-    write_json(folder / "machine.json", _description(compute, dataset, image_size))
+    write_json(folder / "machine.json", _description(compute, dataset))
     return table
+
+
+def _training(
+    data: PolypDataset, config: RunConfig, compute: Compute, rounds: int
+) -> Iterator[list[Any]]:
+    yield _row("training", "arithmetic", config, [training.step_flops(config)], "FLOP/step")
+    rates = training.training_rates(data, config, compute, rounds)
+    for (loop, what), group in rates.groupby(["loop", "what"]):
+        yield _row("training", f"{loop}, {what}", config, group["rate"], "images/s")
+
+
+def _processes(dataset: str, config: RunConfig, device: str) -> Iterator[list[Any]]:
+    for loop in training.LOOPS:
+        found = training.of_process(loop, dataset, config, device)
+        for what, unit in (("first batch", "s"), ("peak memory", "MiB")):
+            yield _row("training", f"{loop}, {what}", config, [found[what]], unit)
+
+
+def _cost(
+    dataset: str, points: Iterable[tuple[int, int, int]], compute: Compute, device: str
+) -> Iterator[list[Any]]:
+    for point in points:
+        config = training.settings(*point)
+        seconds = training.step_seconds(PolypDataset(dataset, point[1]), config, compute)
+        yield _row("cost", "step", config, [seconds], "s")
+        if point in MEMORY_POINTS:
+            found = training.of_process("ours", dataset, config, device)
+            yield _row("cost", "memory", config, [found["peak memory"]], "MiB")
 
 
 def _machine(compute: Compute) -> Iterator[list[Any]]:
@@ -91,24 +119,27 @@ def _machine(compute: Compute) -> Iterator[list[Any]]:
         kind = "bf16" if dtype == torch.bfloat16 else "fp32"
         precise = Compute(compute.device, dtype)
         rate = [ceiling.matrix_product(precise, 1) / 1e12 for _ in range(5)]
-        yield _row("machine", f"matrix product, {kind}", 0, 0, rate, "TFLOP/s")
+        yield _row("machine", f"matrix product, {kind}", _NOWHERE, rate, "TFLOP/s")
         layer = ceiling.Convolution("3×3", (8, 256, 64, 64), (256, 256, 3, 3), False, True)
         rate = [layer.flops / layer.seconds(precise, 1)["forward"] / 1e12 for _ in range(5)]
         what = f"3×3 convolution of 256 channels at 64², {kind}"
-        yield _row("machine", what, 0, 8, rate, "TFLOP/s")
+        yield _row("machine", what, _NOWHERE, rate, "TFLOP/s")
     copies = [ceiling.memory_copy(compute, 1) / 1e9 for _ in range(5)]
-    yield _row("machine", "memory copy, read and written", 0, 0, copies, "GB/s")
+    yield _row("machine", "memory copy, read and written", _NOWHERE, copies, "GB/s")
 
 
 def _row(
-    group: str, what: str, width: int, batch: int, values: Iterable[float], unit: str
+    group: str, what: str, at: RunConfig | dict[str, int], values: Iterable[float], unit: str
 ) -> list[Any]:
+    if isinstance(at, RunConfig):
+        at = {"width": at.width, "image_size": at.image_size, "batch": at.batch_size}
     array = np.asarray(list(values), dtype=float)
     low, median, high = np.quantile(array, [0.25, 0.5, 0.75])
-    return [group, what, width, batch, median, low, high, len(array), unit]
+    place = [at["width"], at["image_size"], at["batch"]]
+    return [group, what, *place, median, low, high, len(array), unit]
 
 
-def _description(compute: Compute, dataset: str, image_size: int) -> dict[str, Any]:
+def _description(compute: Compute, dataset: str) -> dict[str, Any]:
     return {
         "device": compute.describe(),
         "system": platform.platform(),
@@ -117,5 +148,4 @@ def _description(compute: Compute, dataset: str, image_size: int) -> dict[str, A
         "commit": git_commit(),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "dataset": dataset,
-        "image_size": image_size,
     }

@@ -123,6 +123,13 @@ def training_rates(
         return pd.DataFrame(rows)
 
 
+def step_seconds(dataset: PolypDataset, config: RunConfig, compute: Compute) -> float:
+    """Time of one of our training steps."""
+    steps = OurLoop(dataset, config, compute).steps()
+    _rate(steps, config.batch_size, compute, turn=0)
+    return config.batch_size / _rate(steps, config.batch_size, compute, turn=1)
+
+
 def _rate(steps: Iterator[object], batch_size: int, compute: Compute, turn: int) -> float:
     synchronise(compute)
     start, count = time.perf_counter(), 0

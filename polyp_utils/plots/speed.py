@@ -1,0 +1,66 @@
+"""Figures of the benchmark; each function returns a matplotlib Figure."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from polyp_utils.bench.ceiling import PASSES
+from polyp_utils.bench.cost import CostModel
+
+_COLOURS = {"plain": "0.6", "ours": "#0072b2"}
+
+
+def rates(bench: pd.DataFrame) -> Figure:
+    """Images per second of the plain loop and of ours, per width, with quartiles; log scale."""
+    training = bench[bench["group"] == "training"]
+    widths = list(training["width"].unique())
+    figure, panels = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
+    for axes, what in zip(panels, ("training", "validation"), strict=True):
+        for index, (loop, colour) in enumerate(_COLOURS.items()):
+            rows = training[training["what"] == f"{loop}, {what}"].set_index("width").loc[widths]
+            x = np.arange(len(widths)) + 0.4 * (index - 0.5)
+            bars = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+            drawn = axes.bar(x, rows["value"], 0.38, yerr=bars, color=colour, label=loop)
+            axes.bar_label(drawn, fmt="%.3g", fontsize=8)
+        axes.set_xticks(range(len(widths)), [f"width {width}" for width in widths])
+        axes.set(title=what, yscale="log")
+    panels[0].set_ylabel("images/s (log scale), quartiles")
+    panels[0].legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def layers(table: pd.DataFrame) -> Figure:
+    """Time of each convolution alone, by pass."""
+    figure, axes = plt.subplots(figsize=(9, 0.26 * len(table) + 1.4))
+    left = np.zeros(len(table))
+    for name, colour in zip(PASSES, ("#0072b2", "#e69f00", "#009e73"), strict=True):
+        milliseconds = 1000 * table[name].fillna(0).to_numpy()
+        axes.barh(table["layer"], milliseconds, left=left, color=colour, label=name)
+        left += milliseconds
+    axes.invert_yaxis()
+    axes.set(xlabel="ms per step", title=f"Convolutions alone: {left.sum() / 1000:.2f} s per step")
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def law(points: pd.DataFrame, model: CostModel) -> Figure:
+    """Measured against fitted, steps and memory; on the line the law is exact."""
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.4))
+    predict = {"step": model.step_seconds, "memory": model.memory_mib}
+    for axes, (what, unit) in zip(panels, (("step", "s"), ("memory", "MiB")), strict=True):
+        rows = points[points["what"] == what]
+        places = rows[["width", "image_size", "batch"]].astype(int).to_numpy().tolist()
+        for (width, size, batch), x in zip(places, rows["value"], strict=True):
+            y = predict[what](width, size, batch)
+            axes.plot(x, y, "o", color="#0072b2")
+            text = f"w{width}, {size} px, b{batch}"
+            axes.annotate(text, (x, y), (4, -8), textcoords="offset points", fontsize=7)
+        ends = [rows["value"].min(), rows["value"].max()]
+        axes.plot(ends, ends, color="0.6", linestyle="dotted")
+        axes.set(xscale="log", yscale="log", xlabel=f"measured ({unit})", ylabel=f"fitted ({unit})")
+        axes.set_title(what)
+    figure.tight_layout()
+    return figure
