@@ -3,6 +3,7 @@
 import itertools
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDE = 16  # four poolings
@@ -19,6 +20,27 @@ def conv_bn_relu(c_in: int, c_out: int) -> tuple[nn.Module, ...]:
     """3×3 convolution (padding 1, no bias), batch norm, ReLU."""
     conv = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
     return conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
+
+
+class UpConv(nn.ConvTranspose2d):
+    """2×2 transposed convolution with stride 2; in training as the 1×1 convolution that it is.
+
+    Its four taps never overlap, so it is a 1×1 convolution to four times the channels whose results
+    are laid out as 2×2 pixels. On a CPU the gradients of that take a third of the time.
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 2, stride=2)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, c_in, H, W) -> (B, c_out, 2H, 2W)."""
+        if not self.training or self.bias is None:
+            return super().forward(x, output_size)
+        batch, _, height, width = x.shape
+        weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2)[..., None, None]
+        y = F.conv2d(x, weight, self.bias.repeat(4)).permute(0, 2, 3, 1)  # (B, H, W, 2·2·c_out)
+        y = y.reshape(batch, height, width, 2, -1).transpose(2, 3)  # (B, H, 2, W, 2·c_out)
+        return y.reshape(batch, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
 
 
 class UNet(nn.Module):
@@ -47,7 +69,7 @@ class UNet(nn.Module):
         )
         self.pool = nn.MaxPool2d(2)
         self.bottleneck = ConvBlock(widths[3], widths[4])
-        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairs[::-1])
+        self.up = nn.ModuleList(UpConv(b, a) for a, b in pairs[::-1])
         self.decoder = nn.ModuleList(ConvBlock(2 * a, a) for a, _ in pairs[::-1])
         self.head = nn.Sequential(*conv_bn_relu(width, width // 2))
         self.output = nn.Conv2d(width // 2, num_classes, 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from polyp_utils.model import UNet
+from polyp_utils.model import UNet, UpConv
 
 CARD_WIDTHS = [64, 128, 256, 512, 1024]
 
@@ -121,3 +121,21 @@ def test_every_parameter_gets_a_gradient():
     model = UNet(width=4)
     model(torch.rand(2, 3, 32, 32)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_upsampling_in_training_is_the_transposed_convolution():
+    torch.manual_seed(0)
+    ours = UpConv(8, 4).double()
+    plain = torch.nn.ConvTranspose2d(8, 4, 2, stride=2).double()
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 8, 3, 5, dtype=torch.float64)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [module(i) for module, i in zip((ours.train(), plain), inputs, strict=True)]
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(ours.eval()(x), outputs[0])
+    weights = torch.randn_like(outputs[0])
+    for output in outputs:
+        (weights * output).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
