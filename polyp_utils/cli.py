@@ -40,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
         command = verbs.add_parser(verb, help=help_text)
         command.add_argument("--run", default="", help="name or path; default: the newest")
     command.add_argument("--light", action="store_true", help="settings and tables alone")
+    onnx = verbs.add_parser("export", help="write a run's network as an ONNX file")
+    onnx.add_argument("--run", default="", help="name or path; default: the newest")
+    onnx.add_argument("--path", default="", help="of the file; default: <run>.onnx, here")
     look = verbs.add_parser("audit", help="look for what is wrong with a data set; writes tables")
     look.add_argument("--dataset", required=True, help="name in the catalogue, or a folder")
     look.add_argument("--recall", type=int, default=0, help="copies to measure recall with; slow")
@@ -58,12 +61,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(verb: str, options: dict[str, Any]) -> int:
     from polyp_utils.distributed import ProcessError  # torch is slow: --help should not wait
+    from polyp_utils.export import ExtraError
     from polyp_utils.runs import RunError
     from polyp_utils.training import DivergedError
 
     try:
         return _VERBS[verb](**options) or 0
-    except (ValueError, OSError, RunError, DivergedError, ProcessError) as error:
+    except (ValueError, OSError, RunError, DivergedError, ProcessError, ExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -100,6 +104,14 @@ def _publish(run: str, light: bool) -> None:
     from polyp_utils.runs import find_run
 
     print(f"published as {publish(find_run(run), light).path}")
+
+
+def _export(run: str, path: str) -> None:
+    from polyp_utils.export import export_onnx
+    from polyp_utils.runs import find_run
+
+    found = find_run(run)
+    print(f"wrote {export_onnx(found.path, path or f'{found.name}.onnx')}")
 
 
 def _audit(dataset: str, recall: int) -> int:
@@ -158,6 +170,7 @@ _VERBS: dict[str, Callable[..., int | None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "publish": _publish,
+    "export": _export,
     "audit": _audit,
     "bench": _bench,
     "report": _report,

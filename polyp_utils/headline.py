@@ -111,7 +111,6 @@ def measure(run: Run, dataset: PolypDataset, device: str = "auto") -> pd.DataFra
     if scheme.logits == 1:
         raise ValueError(f"{run.name} has one logit; the card has three classes")
     network, compute = network_of(run, dataset, device, "fp32")
-    network.eval()
     split = load_split(config.split, config.dataset).limited(config.limit)
     tables = []
     for part in ("val", "test"):

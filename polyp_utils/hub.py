@@ -19,8 +19,15 @@ from polyp_utils.config import repo_root, results_root
 from polyp_utils.data.labels import SCHEMES, Scheme, get_scheme
 from polyp_utils.data.transforms import resize_image
 from polyp_utils.device import Compute, get_compute
-from polyp_utils.evaluation import polyp_and_classes
-from polyp_utils.inference import WeightsError, load_weights, predict, read_metadata, to_original
+from polyp_utils.inference import (
+    WeightsError,
+    freeze,
+    load_weights,
+    predict,
+    read_metadata,
+    to_original,
+    to_polyp_mask,
+)
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run, list_runs
 
@@ -39,7 +46,7 @@ class Model:
     """A trained network and what its output means.
 
     Attributes:
-        network: in evaluation mode, on ``compute.device``.
+        network: frozen for `predict`, see `freeze`.
         scheme: what the class indices mean.
         image_size: side S of the square that frames are resized to, in pixels.
         compute: device and precision.
@@ -54,8 +61,8 @@ class Model:
     metadata: dict[str, Any]
     mirrored: bool = False
 
-    def probabilities(self, image: np.ndarray) -> Tensor:
-        """Class probabilities, float32 (C, H, W), of an RGB frame uint8 (H, W, 3) of any size.
+    def at_network_size(self, image: np.ndarray) -> Tensor:
+        """Class probabilities, float32 (C, S, S), of an RGB frame uint8 (H, W, 3) of any size.
 
         Raises:
             ValueError: another dtype or shape.
@@ -65,17 +72,20 @@ class Model:
         image_CHW = torch.from_numpy(image.copy()).permute(2, 0, 1)  # a view may be flipped
         square = resize_image(image_CHW, (self.image_size, self.image_size))
         (probabilities,) = predict(self.network, square[None], self.compute, mirrored=self.mirrored)
-        return to_original(probabilities, (image.shape[0], image.shape[1]))
+        return probabilities
+
+    def probabilities(self, image: np.ndarray) -> Tensor:
+        """Likewise at the frame's size, float32 (C, H, W)."""
+        return to_original(self.at_network_size(image), (image.shape[0], image.shape[1]))
 
     def class_map(self, image: np.ndarray) -> np.ndarray:
         """The likeliest class per pixel, uint8 (H, W), at the frame's size."""
-        _, classes = polyp_and_classes(self.probabilities(image), self.scheme)
-        return classes.to(torch.uint8).numpy()
+        return self.probabilities(image).argmax(dim=0).to(torch.uint8).numpy()
 
     def polyp_mask(self, image: np.ndarray) -> np.ndarray:
         """Where P(any polyp class) > 0.5, bool (H, W), at the frame's size."""
-        polyp, _ = polyp_and_classes(self.probabilities(image), self.scheme)
-        return polyp.numpy()
+        probabilities = self.at_network_size(image)
+        return to_polyp_mask(probabilities, self.scheme, (image.shape[0], image.shape[1])).numpy()
 
 
 def load_model(
@@ -84,6 +94,7 @@ def load_model(
     image_size: int | None = None,
     device: str = "auto",
     mirrored: bool = False,
+    precision: str = "auto",
 ) -> Model:
     """Loads a model from a run folder, a safetensors file or the Hub.
 
@@ -93,6 +104,7 @@ def load_model(
         image_size: side of the network's input in pixels; the same, or to try another size.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         mirrored: see each frame mirrored too, at four times the cost (test-time augmentation).
+        precision: ``auto``, ``bf16`` or ``fp32``; bf16 is what ``auto`` takes where it is faster.
 
     Raises:
         FileNotFoundError: no such folder, file or repository id.
@@ -118,9 +130,8 @@ def load_model(
             f"{path} has {logits} logits but scheme {found.name!r} needs {found.logits}: "
             f"one of {', '.join(fitting)} fits"
         )
-    compute = get_compute(device)
-    network = load_weights(UNet(3, logits, width), path).eval()
-    network = network.to(memory_format=torch.channels_last).to(compute.device)
+    compute = get_compute(device, precision)
+    network = freeze(load_weights(UNet(3, logits, width), path), compute)
     return Model(network, found, size, compute, metadata, mirrored)
 
 

@@ -19,7 +19,7 @@ from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.layout import DataError
 from polyp_utils.data.splits import load_split
 from polyp_utils.device import Compute, get_compute
-from polyp_utils.inference import load_weights, predict
+from polyp_utils.inference import freeze, load_weights, predict
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run
 
@@ -82,14 +82,18 @@ def of_network(
 def network_of(
     run: Run, dataset: PolypDataset, device: str = "auto", precision: str = "auto"
 ) -> tuple[UNet, Compute]:
-    """A run's network with its weights, and what it computes with; errors as in `of_network`."""
+    """A run's network, frozen for `predict`, and what it computes with.
+
+    Raises:
+        FileNotFoundError, ValueError: as in `of_network`.
+    """
     config, scheme = run.config, get_scheme(run.config.scheme)
     side = dataset.images.shape[-1]
     if side != config.image_size:
         raise ValueError(f"{run.name} sees {config.image_size} px: open the data set at that size")
     compute = get_compute(device, precision)
     network = load_weights(UNet(3, scheme.logits, config.width), run.weights)
-    return network.to(memory_format=torch.channels_last).to(compute.device), compute
+    return freeze(network, compute), compute
 
 
 def of_probabilities(found: Iterable[tuple[str, Tensor]], scheme: Scheme, name: str) -> Predictions:

@@ -28,7 +28,7 @@ from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.device import Compute, get_compute, keep_freed_memory, peak_memory_mib
 from polyp_utils.files import atomic, write_csv, write_json
-from polyp_utils.inference import load_weights, predict
+from polyp_utils.inference import freeze, load_weights, predict
 from polyp_utils.losses import CombinedLoss, inverse_sqrt_weights
 from polyp_utils.model import UNet
 from polyp_utils.progress import Progress
@@ -345,10 +345,11 @@ class Trainer:
         if distributed.rank() == 0:
             load_weights(self.model, self.run.weights)
         distributed.copy_from_first(self.model)
+        frozen = freeze(self.model, self.compute)
         at_network_size = {}
         for part, data in parts.items():
             at_network_size[part] = self._validate(data)
-            predictions = predict(self.model, data.images, self.compute, self.config.batch_size)
+            predictions = predict(frozen, data.images, self.compute, self.config.batch_size)
             for frame_id, probabilities in zip(data.ids, predictions, strict=True):
                 if distributed.rank() == 0:
                     self.run.save_probabilities(part, frame_id, probabilities)

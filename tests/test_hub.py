@@ -89,14 +89,14 @@ def filled(network: UNet) -> UNet:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_weights_of_every_scheme_come_back_with_equal_logits(scheme, tmp_path):
+def test_weights_of_every_scheme_come_back_with_the_same_logits(scheme, tmp_path):
     network = filled(UNet(3, SCHEMES[scheme].logits, width=6))
     path = tmp_path / "any-name.safetensors"
     save_weights(path, network, {"settings": {"scheme": scheme, "image_size": 64}})
-    model = load_model(path, device="cpu")
+    model = load_model(path, device="cpu", precision="fp32")
     x = torch.rand(2, 3, 48, 32)
     with torch.no_grad():
-        assert torch.equal(model.network(x), network(x))
+        torch.testing.assert_close(model.network(x), network(x), rtol=1e-4, atol=1e-6)
     assert model.scheme is SCHEMES[scheme]
     assert model.image_size == 64
     assert not model.network.training
@@ -130,7 +130,9 @@ def test_masks_follow_from_probabilities_at_the_size_of_the_frame(trained):
     polyp, classes = model.polyp_mask(image), model.class_map(image)
     assert polyp.dtype == bool
     assert classes.dtype == np.uint8
-    assert np.array_equal(polyp, p[1] + p[2] > 0.5)
+    clear = np.abs(p[1] + p[2] - 0.5) > 1e-5  # classes are summed before they are enlarged
+    assert np.array_equal(polyp[clear], (p[1] + p[2] > 0.5)[clear])
+    assert clear.mean() > 0.99
     assert np.array_equal(classes, p.argmax(axis=0))
     assert 0 < polyp.mean() < 1
 
@@ -163,10 +165,11 @@ def test_plain_state_dict_needs_scheme_and_size_and_then_loads(tmp_path):
         load_model(path, scheme="trimap")
     with pytest.raises(WeightsError, match="3 logits but scheme 'binary' needs 1"):
         load_model(path, scheme="binary", image_size=64)
-    model = load_model(path, scheme="unused-third", image_size=64, device="cpu")
+    settings = {"scheme": "unused-third", "image_size": 64}
+    model = load_model(path, **settings, device="cpu", precision="fp32")
     x = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(model.network(x), network(x))
+        torch.testing.assert_close(model.network(x), network(x), rtol=1e-4, atol=1e-6)
     assert model.metadata == {}
 
 

@@ -4,14 +4,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from polyp_utils.data.labels import SCHEMES, get_scheme
 from polyp_utils.data.transforms import to_input
 from polyp_utils.device import get_compute
 from polyp_utils.inference import (
     WeightsError,
+    fold_batch_norm,
+    freeze,
     load_weights,
     predict,
     read_metadata,
     to_original,
+    to_polyp_mask,
     to_probabilities,
 )
 from polyp_utils.model import UNet
@@ -44,6 +48,66 @@ def test_predict_is_the_models_softmax_in_the_order_of_the_images(batch_size):
     with torch.no_grad():
         expected = model.eval()(images / 255).exp()
     torch.testing.assert_close(found, expected / expected.sum(dim=1, keepdim=True))
+
+
+def trained_like(**settings):
+    """A network whose batch norms all scale and shift, so that one that is lost would show."""
+    torch.manual_seed(0)
+    model = UNet(width=4, **settings)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values in (module.weight.data, module.running_var):
+                values.uniform_(0.5, 1.5)
+            for values in (module.bias.data, module.running_mean):
+                values.normal_()
+    return model.eval()
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_folding_changes_the_logits_by_rounding_only(num_classes):
+    model = trained_like(num_classes=num_classes)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    folded, x = fold_batch_norm(model), torch.rand(2, 3, 32, 48)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(folded(x), expected, rtol=1e-4, atol=1e-4 * expected.std())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_model_that_still_trains_is_folded_in_evaluation_mode():
+    model = trained_like()
+    folded = fold_batch_norm(model.train())
+    assert model.training
+    assert not folded.training
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-4), ("bf16", 0.1)])
+def test_frozen_predictions_are_those_of_the_model(precision, most):
+    model, compute = trained_like(), get_compute("cpu", precision)
+    images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
+    frozen = freeze(model, compute)
+    assert {p.dtype for p in frozen.parameters()} == {compute.dtype}
+    found = torch.stack(list(predict(frozen, images, compute)))
+    expected = torch.stack(list(predict(model, images, CPU)))
+    assert found.dtype == torch.float32
+    assert expected.std() > 0.1  # else the test says nothing
+    assert (found - expected).abs().max() < most
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_polyp_mask_is_the_merged_probability_above_one_half(scheme):
+    scheme = get_scheme(scheme)
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(1, len(scheme.classes), 16, 16, generator=generator)
+    probabilities = logits.softmax(dim=1)[0]
+    merged = to_original(probabilities, (40, 23))[list(scheme.polyp)].sum(dim=0)
+    clear = (merged - 0.5).abs() > 1e-5
+    mask = to_polyp_mask(probabilities, scheme, (40, 23))
+    assert mask.dtype == torch.bool
+    assert torch.equal(mask[clear], (merged > 0.5)[clear])
+    assert clear.float().mean() > 0.99
+    assert 0.1 < mask.float().mean() < 0.9
 
 
 @pytest.mark.parametrize("size", [(32, 32), (7, 90), (200, 33)])

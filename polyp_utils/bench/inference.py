@@ -1,0 +1,259 @@
+"""How fast the same weights predict under each runtime, and whether they say the same.
+
+A runtime maps images, float32 (B, 3, H, W) in [0, 1], to class probabilities, float32
+(B, C, H, W), on the CPU. Each is timed in a process of its own, in turns: thread pools of one
+would slow down another, and how memory is kept belongs to the runtime.
+"""
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.labels import get_scheme, is_polyp
+from polyp_utils.data.splits import load_split
+from polyp_utils.export import export_onnx
+from polyp_utils.hub import FILE, Model, load_model
+from polyp_utils.inference import load_weights, read_metadata, to_polyp_mask, to_probabilities
+from polyp_utils.metrics import count, dice
+from polyp_utils.model import UNet
+from polyp_utils.runs import Run, save_weights
+
+Forward = Callable[[Tensor], Tensor]
+CARD = "card's snippet, fp32"
+_FRAME = (1024, 1280)  # height and width in pixels, the largest frames of Kvasir-SEG but a few
+
+
+def _card(weights: Path) -> Forward:
+    settings = read_metadata(weights)["settings"]
+    model = UNet(3, get_scheme(settings["scheme"]).logits, settings["width"])
+    load_weights(model, weights).eval()
+    return torch.no_grad()(lambda images: to_probabilities(model(images)))
+
+
+def _ours(precision: str, weights: Path) -> Forward:
+    model = load_model(weights, device="cpu", precision=precision)
+
+    @torch.inference_mode()
+    def forward(images: Tensor) -> Tensor:
+        with model.compute.autocast():
+            return to_probabilities(model.network(images.to(memory_format=torch.channels_last)))
+
+    return forward
+
+
+def _onnx_runtime(weights: Path) -> Forward:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(_onnx_file(weights), options, providers=providers)
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _openvino(precision: str, weights: Path) -> Forward:
+    import openvino
+
+    hints = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = openvino.Core().compile_model(_onnx_file(weights), "CPU", hints)
+    return lambda images: torch.from_numpy(compiled([images.numpy()])[0].copy())
+
+
+def _onnx_file(weights: Path) -> Path:
+    path = weights.with_suffix(".onnx")
+    return path if path.is_file() else export_onnx(weights, path)
+
+
+RUNTIMES: dict[str, Callable[[Path], Forward]] = {
+    CARD: _card,
+    "ours, fp32": partial(_ours, "fp32"),
+    "ours, bf16": partial(_ours, "bf16"),
+    "ONNX Runtime, fp32": _onnx_runtime,
+    "OpenVINO, fp32": partial(_openvino, "f32"),
+    "OpenVINO, bf16": partial(_openvino, "bf16"),
+}
+
+
+def speed(
+    widths: Iterable[int] = (64, 32, 16),
+    runtimes: Iterable[str] = tuple(RUNTIMES),
+    batches: Iterable[int] = (1, 8),
+    image_size: int = 256,
+    rounds: int = 10,
+    seconds: float = 1.0,
+) -> pd.DataFrame:
+    """Times U-Nets of random weights on this CPU, from input floats to probabilities.
+
+    Args:
+        widths: of the networks.
+        runtimes: keys of `RUNTIMES`; one whose package is missing is left out, and named.
+        batches: images per call.
+        image_size: side of the square images in pixels.
+        rounds: turns that each runtime gets.
+        seconds: how long a turn lasts, at least one call.
+
+    Returns:
+        Rows ``width``, ``runtime``, ``batch``; ``images_per_second`` (median of the rounds),
+        ``low``, ``high`` (their range); ``p50_ms``, ``p95_ms`` per call, over all calls; ``mb``
+        (10⁶ bytes) of the file that is loaded.
+    """
+    rows = []
+    for width in widths:
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder, FILE)
+            settings = {"scheme": "trimap", "image_size": image_size, "width": width}
+            save_weights(weights, UNet(3, 3, width), {"settings": settings})
+            for row in _time_in_turns(weights, runtimes, batches, image_size, rounds, seconds):
+                rows.append({"width": width, **row})
+    return pd.DataFrame(rows)
+
+
+def _time_in_turns(
+    weights: Path,
+    runtimes: Iterable[str],
+    batches: Iterable[int],
+    image_size: int,
+    rounds: int,
+    seconds: float,
+) -> list[dict[str, Any]]:
+    batches, rows = tuple(batches), []
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        calls: dict[tuple[str, int], list[list[float]]] = {}
+        workers = {}
+        for name in runtimes:
+            worker = stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn))
+            try:
+                for batch in batches:  # warms up
+                    worker.submit(_calls, name, weights, batch, image_size, 0).result()
+            except ImportError as error:
+                print(f"{name} is left out: {error}")
+                continue
+            workers[name] = worker
+        for _ in range(rounds):
+            for batch in batches:
+                for name, worker in workers.items():
+                    turn = worker.submit(_calls, name, weights, batch, image_size, seconds)
+                    calls.setdefault((name, batch), []).append(turn.result())
+        for (name, batch), turns in calls.items():
+            rates = [batch / np.mean(turn) for turn in turns]
+            p50, p95 = np.percentile(np.concatenate(turns), [50, 95])
+            rows.append(
+                {
+                    "runtime": name,
+                    "batch": batch,
+                    "images_per_second": np.median(rates),
+                    "low": min(rates),
+                    "high": max(rates),
+                    "p50_ms": 1e3 * p50,
+                    "p95_ms": 1e3 * p95,
+                    "mb": _file(name, weights).stat().st_size / 1e6,
+                }
+            )
+    return rows
+
+
+def _file(runtime: str, weights: Path) -> Path:
+    own = runtime == CARD or runtime.startswith("ours")
+    return weights if own else weights.with_suffix(".onnx")
+
+
+_forward = cache(lambda runtime, weights: RUNTIMES[runtime](weights))
+
+
+def _calls(runtime: str, weights: Path, batch: int, image_size: int, seconds: float) -> list[float]:
+    """Seconds of each call, for so long; runs in the runtime's process."""
+    forward, images = _forward(runtime, weights), torch.rand(batch, 3, image_size, image_size)
+    times: list[float] = []
+    while not times or sum(times) < seconds:
+        start = time.perf_counter()
+        forward(images)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def frame_times(model: Model, size: tuple[int, int] = _FRAME, repeats: int = 20) -> pd.Series:
+    """Where the time of one frame goes, from uint8 pixels to a mask of ``size`` = (H, W).
+
+    Returns:
+        Medians over repeats: ``predict_ms`` (resizing to network size, network, probabilities),
+        ``mask_ms`` (back to the frame's size, threshold), ``mask_share`` of both together.
+    """
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        probabilities = model.at_network_size(frame)
+        middle = time.perf_counter()
+        to_polyp_mask(probabilities, model.scheme, size).numpy()
+        times.append((middle - start, time.perf_counter() - middle))
+    predicted, masked = np.median(times[1:], axis=0)  # the first warms up
+    share = masked / (predicted + masked)
+    return pd.Series({"predict_ms": 1e3 * predicted, "mask_ms": 1e3 * masked, "mask_share": share})
+
+
+def dice_by_runtime(
+    run: Run,
+    dataset: PolypDataset,
+    runtimes: Iterable[str] = tuple(RUNTIMES),
+    part: str = "test",
+) -> pd.DataFrame:
+    """Polyp Dice of a run's weights under each runtime, at the original size.
+
+    Args:
+        run: whose weights are at hand.
+        dataset: its data set, opened at its network size.
+        runtimes: as in `speed`; the card's snippet, which others are compared with, is added.
+        part: ``val`` or ``test``.
+
+    Returns:
+        Rows ``runtime``; ``dice``, mean over frames; ``delta`` to the card's snippet; ``largest``
+        absolute difference of one frame.
+    """
+    ids = load_split(run.config.split, run.config.dataset).limited(run.config.limit).part(part)
+    images = dataset.images[dataset.rows(ids)]
+    truths = [is_polyp(torch.from_numpy(dataset.original_mask(i))) for i in ids]
+    scheme = get_scheme(run.config.scheme)
+    per_frame: dict[str, Tensor] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder, FILE)
+        weights.write_bytes(run.weights.read_bytes())  # the ONNX file is written beside it
+        for name in dict.fromkeys((CARD, *runtimes)):
+            try:
+                forward = RUNTIMES[name](weights)
+            except ImportError as error:
+                print(f"{name} is left out: {error}")
+                continue
+            scores = []
+            for image, truth in zip(images, truths, strict=True):
+                (probabilities,) = forward(image[None] / 255)
+                height, width = truth.shape
+                mask = to_polyp_mask(probabilities, scheme, (height, width))
+                scores.append(dice(count(mask[None], truth[None], 2))[0, 1])
+            per_frame[name] = torch.stack(scores)
+    card = per_frame[CARD]
+    return pd.DataFrame(
+        {
+            "runtime": name,
+            "dice": float(scores.nanmean()),
+            "delta": float(scores.nanmean() - card.nanmean()),
+            "largest": float((scores - card).nan_to_num().abs().max()),
+        }
+        for name, scores in per_frame.items()
+    )

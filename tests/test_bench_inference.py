@@ -1,0 +1,84 @@
+"""Every runtime says the same of a frame; times add up; what is missing is named."""
+
+import sys
+
+import pytest
+import torch
+
+from polyp_utils.bench import inference as bench_inference
+from polyp_utils.bench.inference import CARD, RUNTIMES, dice_by_runtime, frame_times, speed
+from polyp_utils.config import RunConfig
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.evaluation import evaluate_run
+from polyp_utils.hub import load_model
+from polyp_utils.training import fit
+
+NEEDS = {"ONNX": "onnxruntime", "OpenVINO": "openvino"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, session_cache):
+    settings = {"limit": 24, "width": 4, "image_size": 32, "epochs": 5, "lr": 0.01}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POLYP_RESULTS", str(tmp_path_factory.mktemp("bench")))
+        yield fit(RunConfig.from_recipe("quick", **settings, batch_size=4, precision="fp32"))
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_gives_the_probabilities_of_the_cards_snippet(name, run):
+    package = NEEDS.get(name.split()[0])
+    if package:
+        pytest.importorskip(package)
+        pytest.importorskip("onnxscript")
+    images = torch.rand(2, 3, 48, 32)
+    expected = RUNTIMES[CARD](run.weights)(images)
+    assert expected.std() > 0.01  # else the test says nothing
+    most = 0.02 if name.endswith("bf16") else 1e-5
+    torch.testing.assert_close(RUNTIMES[name](run.weights)(images), expected, rtol=0, atol=most)
+
+
+def test_dice_is_that_of_the_evaluation(run):
+    data = PolypDataset("phantom", 32)
+    table = dice_by_runtime(run, data, ["ours, fp32"]).set_index("runtime")
+    expected = evaluate_run(run, dataset=data).headline["mean"]
+    assert table.index.tolist() == [CARD, "ours, fp32"]
+    assert expected > 0.1  # else the test says nothing
+    assert table["dice"].tolist() == pytest.approx([expected] * 2, abs=2e-3)  # stored as 8 bit
+    assert table.loc[CARD, ["delta", "largest"]].tolist() == [0, 0]
+    assert abs(table.loc["ours, fp32", "delta"]) <= table.loc["ours, fp32", "largest"] < 1e-3
+
+
+def test_a_runtime_that_differs_shows_as_delta(run, monkeypatch):
+    nothing = {"nothing": lambda weights: lambda x: torch.eye(3)[0][None, :, None, None] + 0 * x}
+    monkeypatch.setattr(bench_inference, "RUNTIMES", {**RUNTIMES, **nothing})
+    card, other = dice_by_runtime(run, PolypDataset("phantom", 32), nothing).itertuples()
+    assert other.dice == 0
+    assert other.delta == -card.dice
+    assert other.largest >= card.dice
+
+
+def test_a_runtime_that_is_not_installed_is_left_out_by_name(run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    table = dice_by_runtime(run, PolypDataset("phantom", 32), ["OpenVINO, fp32"])
+    assert table["runtime"].tolist() == [CARD]
+    assert "OpenVINO, fp32 is left out" in capsys.readouterr().out
+
+
+def test_speed_has_a_row_per_width_runtime_and_batch():
+    settings = {"image_size": 32, "rounds": 2, "seconds": 0.01}
+    table = speed([4], [CARD, "ours, fp32"], [1, 2], **settings)
+    assert table[["width", "runtime", "batch"]].to_numpy().tolist() == [
+        [4, name, batch] for batch in (1, 2) for name in (CARD, "ours, fp32")
+    ]
+    assert (table["low"] <= table["images_per_second"]).all()
+    assert (table["images_per_second"] <= table["high"]).all()
+    assert (table["p50_ms"] > 0).all()
+    assert (table["p50_ms"] <= table["p95_ms"]).all()
+    assert table["mb"].nunique() == 1  # of one file
+
+
+def test_the_times_of_a_frame_are_those_of_its_two_halves(run):
+    times = frame_times(load_model(run.path, device="cpu"), (64, 80), repeats=3)
+    assert times["predict_ms"] > 0
+    whole = times["predict_ms"] + times["mask_ms"]
+    assert times["mask_share"] == pytest.approx(times["mask_ms"] / whole)
