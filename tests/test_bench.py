@@ -90,7 +90,8 @@ def test_a_benchmark_is_written_and_can_be_read(measured):
     bench = pd.read_csv(measured / "bench.csv")
     layers = pd.read_csv(measured / "layers.csv")
     assert list(bench.columns) == COLUMNS
-    assert set(bench["group"]) == {"machine", "training", "data", "cost"}
+    groups = {"machine", "training", "data", "inference", "frame", "cost"}
+    assert set(bench["group"]) == groups
     assert (bench["low"] <= bench["value"]).all()
     assert (bench["value"] <= bench["high"]).all()
     what = set(bench.loc[bench["group"] == "training", "what"])

@@ -5,6 +5,7 @@ whoever reads the table (notebook 08), from rows of one session.
 """
 
 import platform
+import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +15,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from polyp_utils.bench import ceiling, training
+from polyp_utils.bench import ceiling, inference, training
 from polyp_utils.bench.data import data_start
 from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.device import Compute, get_compute, keep_freed_memory
 from polyp_utils.files import write_csv, write_json
-from polyp_utils.runs import git_commit
+from polyp_utils.hub import load_model
+from polyp_utils.model import UNet
+from polyp_utils.runs import git_commit, save_weights
 
 WIDTHS = (64, 32, 16)
 POINTS = (  # of the cost model: width, image size, batch
@@ -31,6 +34,7 @@ POINTS = (  # of the cost model: width, image size, batch
     (64, 128, 8),
     (64, 256, 8),
 )
+_TURN = 0.5  # seconds of each runtime's turns
 _NOWHERE = {"width": 0, "image_size": 0, "batch": 0}
 MEMORY_POINTS = ((16, 128, 8), (16, 256, 8), (16, 384, 8), (32, 256, 8), (64, 256, 8))
 COLUMNS = ["group", "what", "width", "image_size", "batch", "value", "low", "high", "n", "unit"]
@@ -59,10 +63,12 @@ def benchmark(
         points: width, image size and batch of the steps that the cost model is fitted to.
 
     Returns:
-        Rows of `COLUMNS`: ``group`` (machine, training, data, cost), ``what``, median ``value``
+        Rows of `COLUMNS`: ``group`` (machine, training, data, inference, frame,
+        cost), ``what``, median ``value``
         with quartiles ``low`` and ``high`` of ``n`` measurements, and ``unit``.
     """
     keep_freed_memory()
+    widths = tuple(widths)
     compute = get_compute(device)
     data = PolypDataset(dataset, image_size)
     rows = list(_machine(compute))
@@ -76,6 +82,8 @@ def benchmark(
     size = {"width": 0, "image_size": image_size, "batch": 0}
     starts = data_start(dataset, image_size)
     rows += [_row("data", name, size, [value], unit) for name, value, unit in starts]
+    print("inference", flush=True)
+    rows += _inference(widths, image_size, rounds)
     print("cost model", flush=True)
     rows += _cost(dataset, points, compute, device)
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -100,6 +108,27 @@ def _processes(dataset: str, config: RunConfig, device: str) -> Iterator[list[An
         found = training.of_process(loop, dataset, config, device)
         for what, unit in (("first batch", "s"), ("peak memory", "MiB")):
             yield _row("training", f"{loop}, {what}", config, [found[what]], unit)
+
+
+def _inference(widths: Iterable[int], image_size: int, rounds: int) -> Iterator[list[Any]]:
+    """On the CPU, wherever training was measured: the runtimes are those of the CPU."""
+    found = inference.speed(widths, image_size=image_size, rounds=rounds, seconds=_TURN)
+    for row in found.to_dict("records"):
+        place = {"width": row["width"], "image_size": image_size, "batch": row["batch"]}
+        rates = [row["images_per_second"], row["low"], row["high"]]
+        yield _row("inference", row["runtime"], place, rates, "images/s")
+        for what, unit in (("p50_ms", "ms, p50"), ("p95_ms", "ms, p95"), ("mb", "MB")):
+            yield _row("inference", row["runtime"], place, [row[what]], unit)
+    for width in widths:
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder, "model.safetensors")
+            settings = {"scheme": "trimap", "image_size": image_size, "width": width}
+            save_weights(weights, UNet(3, 3, width), {"settings": settings})
+            times = inference.frame_times(load_model(weights, device="cpu"))
+        place = {"width": width, "image_size": image_size, "batch": 1}
+        for name, value in times.items():
+            unit = "share" if name == "mask_share" else "ms"
+            yield _row("frame", str(name).removesuffix("_ms"), place, [value], unit)
 
 
 def _cost(

@@ -32,7 +32,7 @@ from polyp_utils.validation import Data, validate
 
 FRAMES = 64
 LOOPS = ("plain", "ours")
-_VALIDATED = 16  # frames
+_VALIDATED = 8  # frames
 _AT_LEAST = 2.0  # seconds of steps per turn
 
 
