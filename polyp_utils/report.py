@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
+from polyp_utils.bench.report import inference_speed, training_speed
 from polyp_utils.comparison import over_seeds
 from polyp_utils.config import RECIPES, repo_root
 from polyp_utils.data.catalog import get_info
@@ -114,6 +115,10 @@ def mirror_table(runs: list[Run]) -> str:
         rows.append([_link(run), *cells, *areas])
     head = ["run", "gain in polyp Dice [95 %]", "p", "detectable", "times as long"]
     return _table([*head, f"frames under {BAD_DICE}", *(f"AUROC, {d}" for d in DOUBTS)], rows)
+
+
+def _frame(table: pd.DataFrame) -> str:
+    return _table([str(c) for c in table], table.astype(str).to_numpy().tolist())
 
 
 def class_table(runs: list[Run]) -> str:
@@ -264,6 +269,8 @@ TABLES = {
     "protocols": protocol_table,
     "headline": headline_table,
     "mirrors": mirror_table,
+    "training speed": lambda _: _frame(training_speed()),
+    "inference speed": lambda _: _frame(inference_speed()),
     "classes": class_table,
     "kinds": kind_table,
     "cost": cost_table,

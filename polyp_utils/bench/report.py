@@ -1,5 +1,7 @@
 """Tables from a measured benchmark."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -55,3 +57,56 @@ def layer_table(layers: pd.DataFrame) -> pd.DataFrame:
         found[f"{name}, ms"] = 1000 * table[name]
         found[f"{name}, TFLOP/s"] = table["flops"] / table[name] / 1e12
     return pd.DataFrame(found)
+
+
+def training_speed() -> pd.DataFrame:
+    """Training of the plain loop and of ours, a row per published machine and width, in words."""
+    rows = []
+    for machine, bench, layers in _published():
+        at = bench[bench["group"] == "training"].set_index(["width", "what"])["value"].to_dict()
+        for row in speed_table(bench, layers).reset_index().to_dict("records"):
+            width = int(row["width"])
+            memory = [at[width, f"{loop}, peak memory"] / 1024 for loop in ("plain", "ours")]
+            rows.append(
+                {
+                    "machine": machine,
+                    "width": width,
+                    "plain loop, images/s": f"{row['plain']:.2f}",
+                    "ours": f"{row['ours']:.2f}",
+                    "ratio": f"{row['ratio']:.1f}×",
+                    "TFLOP/s": f"{row['tflops']:.2f}",
+                    "of the convolutions' speed": f"{100 * row['share']:.0f} %",
+                    "memory, plain / ours (GiB)": " / ".join(f"{m:.1f}" for m in memory),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def inference_speed() -> pd.DataFrame:
+    """Inference per published machine, width and runtime, in words."""
+    rows = []
+    for machine, bench, _ in _published():
+        found = bench[bench["group"] == "inference"]
+        for (width, runtime), group in found.groupby(["width", "what"], sort=False):
+            at = group.set_index(["batch", "unit"])["value"].to_dict()
+            latency = [at[1, f"ms, {p}"] for p in ("p50", "p95")]
+            rows.append(
+                {
+                    "machine": machine,
+                    "width": width,
+                    "runtime and precision": runtime,
+                    "images/s, batch 1": f"{at[1, 'images/s']:.1f}",
+                    "batch 8": f"{at[8, 'images/s']:.1f}",
+                    "latency p50 / p95 (ms)": " / ".join(f"{ms:.0f}" for ms in latency),
+                    "MB": f"{at[1, 'MB']:.0f}",
+                    "25 frames/s one by one": "yes" if at[1, "images/s"] >= 25 else "no",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _published() -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    root = repo_root() / "results/published/benchmark"
+    for path in sorted(root.glob("*/bench.csv")):
+        machine = json.loads((path.parent / "machine.json").read_text(encoding="utf-8"))
+        yield machine["device"], pd.read_csv(path), pd.read_csv(path.parent / "layers.csv")

@@ -55,7 +55,7 @@ def sheet(
     drawn = [o for o in outlines if any(getattr(frame, o[0]) is not None for frame in frames)]
     rows = -(-len(panels) // columns)
     lines = max((frame.title.count("\n") for frame in frames), default=0)
-    size = (2.1 * columns, (2.3 + 0.12 * lines) * rows + 0.8)
+    size = (2.1 * columns, (2.5 + 0.12 * lines) * rows + 0.8)
     figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, dpi=72)
     for axes in grid.flat:
         axes.axis("off")
