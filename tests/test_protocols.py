@@ -143,12 +143,12 @@ def test_sizes_and_classes_are_those_of_the_table(truth, dataset):
 
 @pytest.mark.data
 def test_a_perfect_mask_at_256_px_loses_what_its_resolution_costs(kvasir_root):
-    """Over all 1,000 frames a mask that goes to 256 px and back scores 0.993, 0.969 at worst."""
+    """To 256 px (nearest) and back (bilinear, above a half), on 100 frames."""
     kvasir = PolypDataset("kvasir-seg", 256)
     ids = load_split("random-800-s42").test
     masks = kvasir.masks[kvasir.rows(ids)].numpy() > 127
     evaluation = evaluate(of_arrays(dict(zip(ids, masks, strict=True))), kvasir)
     found = evaluation.protocols.set_index(["protocol", "score"])["mean"]
     assert found["at-network-size", "dice"] == found["pooled", "dice"] == 1
-    assert found["image-mean", "dice"] == pytest.approx(0.993, abs=1e-3)
+    assert found["image-mean", "dice"] == pytest.approx(0.994, abs=1e-3)
     assert polyp_scores(evaluation.per_image).min() >= 0.969
