@@ -1,13 +1,15 @@
 """The benchmark measures what it says; how fast anything is is no matter of tests."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 import torch
 
-from polyp_utils.bench import ceiling, cost, training
+from polyp_utils.bench import ceiling, cost, inference, training
 from polyp_utils.bench.plain import JpegFolder, PlainLoop
 from polyp_utils.bench.report import find_benchmark, layer_table, speed_table
 from polyp_utils.bench.run import COLUMNS, benchmark
@@ -31,7 +33,8 @@ def measured(tmp_path_factory, session_cache):
     folder = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "_AT_LEAST", 0.05)
-        patch.setattr("polyp_utils.bench.run.MEMORY_POINTS", POINTS[:1])
+        patch.setattr("polyp_utils.bench.run.MEMORY_POINTS", ())
+        patch.setattr("polyp_utils.bench.run.RUNTIMES", (inference.CARD, "ours, fp32"))
         patch.setattr("polyp_utils.bench.run.data_start", lambda *_: [("cold start", 1.0, "s")])
         benchmark("phantom", folder, [4], 32, 8, "cpu", 2, POINTS)
     return folder
@@ -88,9 +91,8 @@ def test_ours_is_the_trainer(data):
 
 def test_a_benchmark_is_written_and_can_be_read(measured):
     bench = pd.read_csv(measured / "bench.csv")
-    layers = pd.read_csv(measured / "layers.csv")
     assert list(bench.columns) == COLUMNS
-    groups = {"machine", "training", "data", "inference", "frame", "cost"}
+    groups = {"machine", "layer", "training", "data", "inference", "frame", "cost"}
     assert set(bench["group"]) == groups
     assert (bench["low"] <= bench["value"]).all()
     assert (bench["value"] <= bench["high"]).all()
@@ -99,20 +101,21 @@ def test_a_benchmark_is_written_and_can_be_read(measured):
         for measure in ("training", "validation", "first batch", "peak memory"):
             assert f"{loop}, {measure}" in what
     assert "cpu" in json.loads((measured / "machine.json").read_text())["device"]
-    (row,) = speed_table(bench, layers).itertuples()
+    (row,) = speed_table(bench).itertuples()
     assert row.Index == 4
     assert row.ratio == pytest.approx(row.ours / row.plain)
     assert row.tflops == pytest.approx(row.share * row.ceiling)
-    table = layer_table(layers)
+    table = layer_table(bench, 4)
     assert len(table) == 24
-    assert table["forward, TFLOP/s"].gt(0).all()
+    assert table.iloc[1:].gt(0).all(axis=None)
+    assert np.isnan(table["input gradient"].iloc[0])  # nobody asks for it
 
 
 def test_figures_of_a_benchmark(measured):
     bench = pd.read_csv(measured / "bench.csv")
     rates = speed.rates(bench)
     assert [axes.get_title() for axes in rates.axes] == ["training", "validation"]
-    layers = speed.layers(pd.read_csv(measured / "layers.csv"))
+    layers = speed.layers(layer_table(bench, 4))
     assert len(layers.axes[0].get_yticklabels()) == 24
     points = _law_points((0.1, 2e-12, 3e-10), (300, 1e-5, 1e-6))
     law = speed.law(points, cost.fit(points))
@@ -154,3 +157,13 @@ def test_a_measurement_is_found_by_folder_or_not_at_all(measured):
     assert find_benchmark(str(measured)) == measured
     with pytest.raises(RunError, match="python -m polyp_utils bench"):
         find_benchmark("no/such/folder")
+
+
+def test_the_notebook_reads_what_was_measured(measured, tmp_path):
+    out = tmp_path / "8.ipynb"
+    notebook = Path(__file__).parents[1] / "notebooks/08_speed.ipynb"
+    papermill.execute_notebook(notebook, out, {"folder": str(measured)}, progress_bar=False)
+    said = out.read_text()
+    assert "times the plain loop" in said
+    assert "Too few points were measured for a law" in said
+    assert said.count("image/png") == 2

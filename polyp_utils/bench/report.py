@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from polyp_utils.bench.ceiling import PASSES
+from polyp_utils.bench.ceiling import PASSES, convolutions
 from polyp_utils.config import repo_root, results_root
 from polyp_utils.runs import RunError
 
@@ -28,7 +28,21 @@ def find_benchmark(folder: str = "") -> Path:
     )
 
 
-def speed_table(bench: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
+def layer_table(bench: pd.DataFrame, width: int) -> pd.DataFrame:
+    """Each convolution of one width: FLOP of a pass, and seconds of each of `PASSES`, by name."""
+    rows = bench[(bench["group"] == "layer") & (bench["width"] == width)]
+    names = rows["what"].str.split(", ", expand=True)
+    seconds = rows.assign(layer=names[0], task=names[1]).pivot(
+        index="layer", columns="task", values="value"
+    )
+    size, batch = int(rows["image_size"].iloc[0]), int(rows["batch"].iloc[0])
+    layers = {layer.name: layer.flops for layer in convolutions(width, size, batch)}
+    table = seconds.reindex(list(layers))[list(PASSES)]
+    table.insert(0, "flops", pd.Series(layers))
+    return table
+
+
+def speed_table(bench: pd.DataFrame) -> pd.DataFrame:
     """Training speed per width.
 
     Returns:
@@ -41,7 +55,7 @@ def speed_table(bench: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
         row = {loop: at.loc[(width, f"{loop}, training"), "value"] for loop in ("plain", "ours")}
         arithmetic = at.loc[(width, "arithmetic")]
         seconds = arithmetic["batch"] / row["ours"]
-        alone = layers.loc[layers["width"] == width, list(PASSES)].sum().sum()
+        alone = layer_table(bench, width)[list(PASSES)].sum().sum()
         row["ratio"] = row["ours"] / row["plain"]
         row["tflops"] = arithmetic["value"] / seconds / 1e12
         row["ceiling"] = arithmetic["value"] / alone / 1e12
@@ -49,22 +63,12 @@ def speed_table(bench: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("width")
 
 
-def layer_table(layers: pd.DataFrame) -> pd.DataFrame:
-    """Time (ms) and speed (TFLOP/s) of each pass of each convolution of one width."""
-    table = layers.set_index("layer")
-    found = {}
-    for name in PASSES:
-        found[f"{name}, ms"] = 1000 * table[name]
-        found[f"{name}, TFLOP/s"] = table["flops"] / table[name] / 1e12
-    return pd.DataFrame(found)
-
-
 def training_speed() -> pd.DataFrame:
     """Training of the plain loop and of ours, a row per published machine and width, in words."""
     rows = []
-    for machine, bench, layers in _published():
+    for machine, bench in _published():
         at = bench[bench["group"] == "training"].set_index(["width", "what"])["value"].to_dict()
-        for row in speed_table(bench, layers).reset_index().to_dict("records"):
+        for row in speed_table(bench).reset_index().to_dict("records"):
             width = int(row["width"])
             memory = [at[width, f"{loop}, peak memory"] / 1024 for loop in ("plain", "ours")]
             rows.append(
@@ -85,7 +89,7 @@ def training_speed() -> pd.DataFrame:
 def inference_speed() -> pd.DataFrame:
     """Inference per published machine, width and runtime, in words."""
     rows = []
-    for machine, bench, _ in _published():
+    for machine, bench in _published():
         found = bench[bench["group"] == "inference"]
         for (width, runtime), group in found.groupby(["width", "what"], sort=False):
             at = group.set_index(["batch", "unit"])["value"].to_dict()
@@ -105,8 +109,8 @@ def inference_speed() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _published() -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+def _published() -> Iterator[tuple[str, pd.DataFrame]]:
     root = repo_root() / "results/published/benchmark"
     for path in sorted(root.glob("*/bench.csv")):
         machine = json.loads((path.parent / "machine.json").read_text(encoding="utf-8"))
-        yield machine["device"], pd.read_csv(path), pd.read_csv(path.parent / "layers.csv")
+        yield machine["device"], pd.read_csv(path)

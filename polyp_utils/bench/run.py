@@ -6,8 +6,9 @@ whoever reads the table (notebook 08), from rows of one session.
 
 import platform
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,12 @@ from polyp_utils.model import UNet
 from polyp_utils.runs import git_commit, save_weights
 
 WIDTHS = (64, 32, 16)
-POINTS = (  # of the cost model: width, image size, batch
-    *((16, size, 8) for size in (128, 192, 256, 384)),
-    *((16, 256, batch) for batch in (4, 16)),
-    (32, 128, 8),
-    (32, 256, 8),
-    (64, 128, 8),
-    (64, 256, 8),
-)
+# Of the cost model, beside the training that is measured anyway: width, image size, batch.
+POINTS = ((16, 128, 8), (16, 384, 8), (16, 256, 16), (32, 128, 8))
+RUNTIMES = (inference.CARD, "ours, bf16", "ONNX Runtime, fp32", "OpenVINO, bf16")
 _TURN = 0.5  # seconds of each runtime's turns
 _NOWHERE = {"width": 0, "image_size": 0, "batch": 0}
-MEMORY_POINTS = ((16, 128, 8), (16, 256, 8), (16, 384, 8), (32, 256, 8), (64, 256, 8))
+MEMORY_POINTS = ((16, 128, 8), (16, 384, 8))
 COLUMNS = ["group", "what", "width", "image_size", "batch", "value", "low", "high", "n", "unit"]
 
 
@@ -50,7 +46,7 @@ def benchmark(
     rounds: int = 3,
     points: Iterable[tuple[int, int, int]] = POINTS,
 ) -> pd.DataFrame:
-    """Measures and writes ``bench.csv``, ``layers.csv`` and ``machine.json`` into a folder.
+    """Measures and writes ``bench.csv`` (after each part) and ``machine.json`` into a folder.
 
     Args:
         dataset: whose frames are used; any will do.
@@ -63,35 +59,48 @@ def benchmark(
         points: width, image size and batch of the steps that the cost model is fitted to.
 
     Returns:
-        Rows of `COLUMNS`: ``group`` (machine, training, data, inference, frame,
-        cost), ``what``, median ``value``
+        Rows of `COLUMNS`: ``group`` (machine, layer, training, data, inference,
+        frame, cost), ``what``, median ``value``
         with quartiles ``low`` and ``high`` of ``n`` measurements, and ``unit``.
     """
     keep_freed_memory()
     widths = tuple(widths)
     compute = get_compute(device)
     data = PolypDataset(dataset, image_size)
-    rows = list(_machine(compute))
-    layers = []
-    for width in widths:
-        config = training.settings(width, image_size, batch_size)
-        print(f"width {width}", flush=True)
-        layers.append(training.convolution_seconds(config, compute, rounds).assign(width=width))
-        rows += _training(data, config, compute, rounds)
-        rows += _processes(dataset, config, device)
-    size = {"width": 0, "image_size": image_size, "batch": 0}
-    starts = data_start(dataset, image_size)
-    rows += [_row("data", name, size, [value], unit) for name, value, unit in starts]
-    print("inference", flush=True)
-    rows += _inference(widths, image_size, rounds)
-    print("cost model", flush=True)
-    rows += _cost(dataset, points, compute, device)
-    table = pd.DataFrame(rows, columns=COLUMNS)
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "bench.csv", table)
-    write_csv(folder / "layers.csv", pd.concat(layers, ignore_index=True))
     write_json(folder / "machine.json", _description(compute, dataset))
+    parts: list[Callable[[], Iterator[list[Any]]]] = [
+        lambda: _machine(compute),
+        *(partial(_width, data, width, batch_size, compute, rounds) for width in widths),
+        lambda: _start(dataset, image_size),
+        lambda: _inference(widths, image_size, rounds),
+        lambda: _cost(dataset, points, compute, device),
+    ]
+    rows: list[list[Any]] = []
+    for number, part in enumerate(parts, 1):
+        rows += part()
+        table = pd.DataFrame(rows, columns=COLUMNS)
+        write_csv(folder / "bench.csv", table)
+        print(f"{number} of {len(parts)} parts measured", flush=True)
     return table
+
+
+def _width(
+    data: PolypDataset, width: int, batch_size: int, compute: Compute, rounds: int
+) -> Iterator[list[Any]]:
+    config = training.settings(width, data.images.shape[-1], batch_size)
+    for row in training.convolution_seconds(config, compute, rounds).to_dict("records"):
+        for name in ceiling.PASSES:
+            if not np.isnan(row[name]):
+                yield _row("layer", f"{row['layer']}, {name}", config, [row[name]], "s")
+    yield from _training(data, config, compute, rounds)
+    yield from _processes(data.name, config, compute.device.type)
+
+
+def _start(dataset: str, image_size: int) -> Iterator[list[Any]]:
+    place = {**_NOWHERE, "image_size": image_size}
+    for name, value, unit in data_start(dataset, image_size):
+        yield _row("data", name, place, [value], unit)
 
 
 def _training(
@@ -101,6 +110,8 @@ def _training(
     rates = training.training_rates(data, config, compute, rounds)
     for (loop, what), group in rates.groupby(["loop", "what"]):
         yield _row("training", f"{loop}, {what}", config, group["rate"], "images/s")
+        if (loop, what) == ("ours", "training"):
+            yield _row("cost", "step", config, config.batch_size / group["rate"], "s")
 
 
 def _processes(dataset: str, config: RunConfig, device: str) -> Iterator[list[Any]]:
@@ -108,11 +119,13 @@ def _processes(dataset: str, config: RunConfig, device: str) -> Iterator[list[An
         found = training.of_process(loop, dataset, config, device)
         for what, unit in (("first batch", "s"), ("peak memory", "MiB")):
             yield _row("training", f"{loop}, {what}", config, [found[what]], unit)
+        if loop == "ours":
+            yield _row("cost", "memory", config, [found["peak memory"]], "MiB")
 
 
 def _inference(widths: Iterable[int], image_size: int, rounds: int) -> Iterator[list[Any]]:
     """On the CPU, wherever training was measured: the runtimes are those of the CPU."""
-    found = inference.speed(widths, image_size=image_size, rounds=rounds, seconds=_TURN)
+    found = inference.speed(widths, RUNTIMES, (1, 8), image_size, rounds, _TURN)
     for row in found.to_dict("records"):
         place = {"width": row["width"], "image_size": image_size, "batch": row["batch"]}
         rates = [row["images_per_second"], row["low"], row["high"]]

@@ -32,12 +32,12 @@ def rates(bench: pd.DataFrame) -> Figure:
 
 
 def layers(table: pd.DataFrame) -> Figure:
-    """Time of each convolution alone, by pass."""
+    """Time of each convolution alone, by pass; see `bench.report.layer_table`."""
     figure, axes = plt.subplots(figsize=(9, 0.26 * len(table) + 1.4))
     left = np.zeros(len(table))
     for name, colour in zip(PASSES, ("#0072b2", "#e69f00", "#009e73"), strict=True):
         milliseconds = 1000 * table[name].fillna(0).to_numpy()
-        axes.barh(table["layer"], milliseconds, left=left, color=colour, label=name)
+        axes.barh(list(table.index), milliseconds, left=left, color=colour, label=name)
         left += milliseconds
     axes.invert_yaxis()
     axes.set(xlabel="ms per step", title=f"Convolutions alone: {left.sum() / 1000:.2f} s per step")
