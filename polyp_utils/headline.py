@@ -31,6 +31,7 @@ from polyp_utils.stats import Interval
 VALIDATION, TEST, LOSS = CARD  # the card's three figures
 TABLE = "card_sums"
 ALPHA = 0.05
+REACH = 4.0
 _RESAMPLES = 1999
 _CHUNK = 8
 
@@ -222,9 +223,13 @@ class Hypothesis:
     def polyp_behind(self, averaged: str) -> Interval:
         """Polyp Dice per image at original size, where the test figure is the card's.
 
-        From the line through the resamples, with 95 % of their scatter about it.
+        From the line through the resamples, with 95 % of their scatter about it. NaN where the
+        card's figure is further than `REACH` standard deviations from them: a line drawn so far
+        says nothing.
         """
         x, y = self.drawn[TEST, averaged], self.drawn["polyp", ""]
+        if abs(CARD[TEST] - x.mean()) > REACH * x.std():
+            return Interval(np.nan, np.nan, np.nan, len(self.whole))
         slope, offset = np.polyfit(x, y, 1)
         scatter = 1.96 * float((y - slope * x - offset).std())
         there = float(slope * CARD[TEST] + offset)

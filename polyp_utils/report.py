@@ -95,7 +95,7 @@ def headline_table(_: list[Run]) -> str:
     nearest = table.groupby(["scheme", "width"]).head(2)
     for row in nearest.to_dict("records"):
         cells = [row["scheme"], str(row["width"]), row["average"], row["loss rule"]]
-        polyp = row["polyp"] if float(row["polyp"].split()[0]) <= 1 else "none can"
+        polyp = "–" if row["polyp"].startswith("nan") else row["polyp"]
         rows.append([*cells, *(row[figure] for figure in CARD), f"{row['p']:.3f}", polyp])
     head = ["scheme", "width", "Dice averaged over", "loss", *CARD, "p", "polyp Dice behind 0.9169"]
     return _table(head, rows)

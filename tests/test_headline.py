@@ -128,6 +128,8 @@ def test_a_hypothesis_fits_what_it_made_and_not_what_it_did_not(trained, monkeyp
     assert found.compatible(FIRST, PERFECT) < 0.03  # a sixth lower
     behind = found.polyp_behind(FIRST)  # where ours is the card's, so is our polyp Dice
     assert behind.low <= found.whole["polyp", ""].mean() <= behind.high
+    monkeypatch.setattr(headline, "CARD", {**made, TEST: made[TEST] + 9})
+    assert np.isnan(found.polyp_behind(FIRST).mean)  # no line reaches so far
 
 
 def test_the_answer_names_what_fits_and_how_far_off_the_rest_is(trained, monkeypatch):
