@@ -37,10 +37,11 @@ class UpConv(nn.ConvTranspose2d):
         if not self.training or self.bias is None:
             return super().forward(x, output_size)
         batch, _, height, width = x.shape
+        out = self.out_channels  # by name: a batch may be empty, and then none can be inferred
         weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2)[..., None, None]
         y = F.conv2d(x, weight, self.bias.repeat(4)).permute(0, 2, 3, 1)  # (B, H, W, 2·2·c_out)
-        y = y.reshape(batch, height, width, 2, -1).transpose(2, 3)  # (B, H, 2, W, 2·c_out)
-        return y.reshape(batch, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
+        y = y.reshape(batch, height, width, 2, 2 * out).transpose(2, 3)  # (B, H, 2, W, 2·c_out)
+        return y.reshape(batch, 2 * height, 2 * width, out).permute(0, 3, 1, 2)
 
 
 class UNet(nn.Module):

@@ -26,7 +26,7 @@ def run(tmp_path_factory, session_cache):
 
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_every_runtime_gives_the_probabilities_of_the_cards_snippet(name, run):
-    package = NEEDS.get(name.split()[0])
+    package = NEEDS.get(name.replace(",", " ").split()[0])
     if package:
         pytest.importorskip(package)
         pytest.importorskip("onnxscript")

@@ -139,3 +139,6 @@ def test_upsampling_in_training_is_the_transposed_convolution():
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
     for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
+    empty = ours.train()(x[:0])  # of a process without a frame
+    assert empty.shape == (0, 4, 6, 10)
+    empty.sum().backward()

@@ -362,7 +362,7 @@ def test_the_learning_rate_halves_when_the_validation_loss_stalls(monkeypatch):
 def test_losses_are_read_now_and_then_not_at_every_step(monkeypatch):
     steps, reads = [], []
     monkeypatch.setattr(training, "READ_EVERY", 4)
-    monkeypatch.setattr(Trainer, "_step", spy(Trainer._step, lambda _: steps.append(1)))
+    monkeypatch.setattr(Trainer, "step", spy(Trainer.step, lambda _: steps.append(1)))
     monkeypatch.setattr(Trainer, "_read", spy(Trainer._read, lambda _: reads.append(1)))
     run = fit(small(limit=40))  # ten steps in an epoch: read after 4, 8, 10
     assert len(steps) == 20
@@ -400,8 +400,8 @@ def test_frames_are_augmented_by_seed_epoch_and_row(monkeypatch):
         seen.setdefault(len(self.history), []).append((images.clone(), masks.clone()))
         return step(self, images, masks)
 
-    step = Trainer._step
-    monkeypatch.setattr(Trainer, "_step", watch)
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", watch)
     fit(small(augment="strong", seed=5))
     data = PolypDataset("phantom", 32)
     rows = data.rows(load_split("phantom-240").limited(12).train)
