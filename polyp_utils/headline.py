@@ -3,7 +3,8 @@
 A run's validation and test frames become sums per image and class (`measure`, from its weights;
 kept in the run as ``card_sums.csv``, so that the study is read again without weights or data).
 Every way of averaging follows from these, the loss included, and so does its uncertainty: images
-are drawn anew, batches formed again, and of several seeds one is drawn each time. The card's split
+are drawn anew (near-duplicates together), batches formed again, and of several seeds one is drawn
+each time. The card's split
 and seed are unknown, and no interval here covers those.
 """
 
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from polyp_utils.config import RECIPES
 from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.duplicates import group
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.data.splits import load_split
+from polyp_utils.data.splits import known_pairs, load_split
 from polyp_utils.data.transforms import to_input
 from polyp_utils.evaluation import CARD
 from polyp_utils.losses import EPSILON
@@ -26,7 +28,7 @@ from polyp_utils.metrics import CARD_BATCH, Counts, batch_dice, confusion_matrix
 from polyp_utils.predictions import network_of
 from polyp_utils.protocols import polyp_scores
 from polyp_utils.runs import Run, RunError, list_runs
-from polyp_utils.stats import Interval
+from polyp_utils.stats import Interval, draw_groups, members_of
 
 VALIDATION, TEST, LOSS = CARD  # the card's three figures
 TABLE = "card_sums"
@@ -250,22 +252,27 @@ def hypothesis(runs: Sequence[tuple[Run, pd.DataFrame]], seed: int = 0) -> Hypot
     if len(kinds) != 1:
         raise ValueError(f"{len(kinds)} kinds of runs {sorted(kinds)}: give seeds of one")
     parts = [
-        (
-            sums_of(table, "val"),
-            sums_of(table, "test"),
-            _polyp_dice(run, table),
-        )
+        (sums_of(table, "val"), sums_of(table, "test"), _polyp_dice(run, table))
         for run, table in runs
     ]
+    run, table = runs[0]
+    groups = [_groups(run, table, part) for part in ("val", "test")]
     rng = np.random.default_rng(seed)
     whole = [_figures(*part) for part in parts]
     drawn = []
     for _ in range(_RESAMPLES):
         val, test, polyp = parts[int(rng.integers(len(parts)))]
-        rows = [torch.from_numpy(rng.integers(len(s), size=len(s))) for s in (val, test)]
+        rows = [torch.from_numpy(draw_groups(members, rng)) for members in groups]
         drawn.append(_figures(val[rows[0]], test[rows[1]], polyp[rows[1]]))
     (scheme, width) = next(iter(kinds))
     return Hypothesis(scheme, width, pd.DataFrame(whole), pd.DataFrame(drawn))
+
+
+def _groups(run: Run, table: pd.DataFrame, part: str) -> list[np.ndarray]:
+    """Rows of a part's images by group of near-duplicates, as far as these are known."""
+    ids = table.loc[table["part"] == part, "id"].unique().tolist()
+    pairs = pd.DataFrame(known_pairs(run.config.dataset), columns=["id_a", "id_b"])
+    return members_of(group(ids, pairs).values())
 
 
 def _figures(val: Sums, test: Sums, polyp: Tensor) -> dict[tuple[str, str], float]:
@@ -336,12 +343,12 @@ def answer(table: pd.DataFrame) -> list[str]:
             f"Under them the polyp Dice behind {CARD[TEST]} lies between {low:.2f} and {high:.2f} "
             "(per image, original size).",
         ]
-    for scheme, group in table.groupby("scheme", sort=False):
+    for scheme, tried in table.groupby("scheme", sort=False):
         if not fits["scheme"].eq(scheme).any():
-            best = group.iloc[int(group["by"].abs().argmin())]
+            best = tried.iloc[int(tried["by"].abs().argmin())]
             sentences.append(
                 f"`{scheme}` is not compatible, at any width and under any average and loss tried "
-                f"(p ≤ {group['p'].max():.3f}). Its nearest figures (width {best['width']}, "
+                f"(p ≤ {tried['p'].max():.3f}). Its nearest figures (width {best['width']}, "
                 f"{best['average']}) are {abs(best['by']):.3f} off in {best['furthest']}."
             )
     return sentences

@@ -7,7 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from polyp_utils.stats import FEW, Interval, mean_interval, spearman_interval
+from polyp_utils.stats import (
+    FEW,
+    Interval,
+    draw_groups,
+    mean_interval,
+    members_of,
+    spearman_interval,
+)
 
 FAILURE_DICE = 0.5
 _MODEL_RESAMPLES = 999
@@ -160,11 +167,11 @@ def dice_model(table: pd.DataFrame, seed: int = 0) -> DiceModel:
         return DiceModel(effects, float("nan"), n, p)
     x, y = np.column_stack([*columns.values(), np.ones(n)]), scored["dice"].to_numpy()
     fitted = np.linalg.lstsq(x, y, rcond=None)[0]
-    members = list(scored.reset_index(drop=True).groupby("group").indices.values())
+    members = members_of(scored["group"])
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(_MODEL_RESAMPLES):
-        rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        rows = draw_groups(members, rng)
         drawn.append(np.linalg.lstsq(x[rows], y[rows], rcond=None)[0][:-1])
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     found = {"property": list(columns), "effect": fitted[:-1], "low": low, "high": high}

@@ -12,7 +12,14 @@ import torch
 
 from polyp_utils.metrics import Counts, card_dice
 from polyp_utils.saliency import THRESHOLDS, counts_above
-from polyp_utils.stats import RESAMPLES, Interval, mean_interval, ratio_interval
+from polyp_utils.stats import (
+    RESAMPLES,
+    Interval,
+    draw_groups,
+    mean_interval,
+    members_of,
+    ratio_interval,
+)
 
 POLYP = "polyp (merged)"  # all polyp classes of a scheme together: what the literature scores
 ORIGINAL, NETWORK = "original", "network"  # sizes at which a prediction is scored
@@ -94,12 +101,10 @@ def _card(per_image: pd.DataFrame, groups: Mapping[str, object], seed: int = 0) 
     ids = table["id"].drop_duplicates().tolist()
     wide = [table.pivot(index="id", columns="class", values=c).loc[ids] for c in Counts._fields]
     counts = [torch.tensor(c.to_numpy()) for c in wide]
-    label = pd.factorize(pd.Series([groups.get(i, i) for i in ids]))[0]
-    members = [np.flatnonzero(label == k) for k in range(label.max() + 1)]
+    members = members_of(groups.get(i, i) for i in ids)
     rng = np.random.default_rng(seed)
     draws = [np.arange(len(ids))] + [
-        np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
-        for _ in range(RESAMPLES // 10 if len(members) > 1 else 0)
+        draw_groups(members, rng) for _ in range(RESAMPLES // 10 if len(members) > 1 else 0)
     ]
     values = [card_dice(Counts(*(c[rows] for c in counts))) for rows in draws]
     low, high = np.quantile(values[1:], [0.025, 0.975]) if len(values) > 1 else (np.nan, np.nan)

@@ -1,7 +1,7 @@
 """Intervals: a mean without one is not a result."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -114,6 +114,17 @@ def _by_group(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
     sums, counts = np.bincount(of, values), np.bincount(of)
     order = np.lexsort((sums, counts))
     return sums[order], counts[order]
+
+
+def members_of(groups: Iterable[object]) -> list[np.ndarray]:
+    """Rows of each group, int64, in the order in which the groups appear."""
+    labels = pd.factorize(pd.Series(list(groups)))[0]
+    return [np.flatnonzero(labels == k) for k in range(labels.max() + 1)]
+
+
+def draw_groups(members: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Rows of a bootstrap sample that draws as many whole groups as there are."""
+    return np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
 
 
 def compare_paired(
