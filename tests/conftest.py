@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from polyp_utils.config import data_root
 from polyp_utils.data import phantom
+from polyp_utils.data.dataset import PolypDataset
 
 REAL_DATA = data_root()  # as the environment of the session says, before any test changes it
 
@@ -19,6 +21,21 @@ def session_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POLYP_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def dataset(session_cache):
+    """The phantoms at 32 px."""
+    return PolypDataset("phantom", 32)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """As many as in subprocesses: results depend on it. Small tensors need no more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from polyp_utils.bench import ceiling, cost, inference, training
 from polyp_utils.bench.plain import JpegFolder, PlainLoop
 from polyp_utils.bench.report import find_benchmark, layer_table, speed_table
 from polyp_utils.bench.run import COLUMNS, benchmark
-from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.device import get_compute
 from polyp_utils.model import UNet
 from polyp_utils.plots import speed
@@ -21,11 +20,6 @@ from polyp_utils.runs import RunError
 
 CPU = get_compute("cpu", "fp32")
 POINTS = ((4, 32, 8), (4, 64, 8), (8, 32, 8), (8, 64, 4))
-
-
-@pytest.fixture(scope="module")
-def data(session_cache):
-    return PolypDataset("phantom", 32)
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +57,14 @@ def test_a_layer_is_timed_in_each_pass():
     assert all(value > 0 for value in second.seconds(CPU, 1).values())
 
 
-def test_the_plain_loop_learns_what_ours_learns(data, tmp_path):
+def test_the_plain_loop_learns_what_ours_learns(dataset, tmp_path):
     """Same frames, same loss: both come down alike, the plain one from files."""
-    pairs = training.jpegs(data, tmp_path)
+    pairs = training.jpegs(dataset, tmp_path)
     assert len(pairs) == training.FRAMES
     image, mask = JpegFolder(pairs, 32)[0]
     assert image.shape == (3, 32, 32)
     assert mask.dtype == torch.uint8
-    assert (image - data[0][0] / 255).abs().mean() < 0.05  # another resize, and JPEG
+    assert (image - dataset[0][0] / 255).abs().mean() < 0.05  # another resize, and JPEG
     plain = PlainLoop(pairs[:16], 4, 32, 8, torch.device("cpu"))
     plain.optimizer.param_groups[0]["lr"] = 0.02
     steps = plain.steps()
@@ -79,9 +73,9 @@ def test_the_plain_loop_learns_what_ours_learns(data, tmp_path):
     assert np.isfinite(plain.validate())
 
 
-def test_ours_is_the_trainer(data):
+def test_ours_is_the_trainer(dataset):
     config = training.settings(4, 32, 8)
-    ours = training.OurLoop(data, config, CPU)
+    ours = training.OurLoop(dataset, config, CPU)
     before = ours.trainer.model.output.weight.detach().clone()
     steps = ours.steps()
     losses = [next(steps) for _ in range(9)]  # into the second epoch

@@ -26,6 +26,7 @@ from polyp_utils.training import fit
 SMALL = {"limit": 18, "width": 4, "image_size": 32, "epochs": 3, "batch_size": 8, "lr": 0.01}
 SMALL |= {"micro_batches": 4, "augment": "strong", "precision": "fp32", "device": "cpu"}
 TIMES = ["train_seconds", "images_per_second", "seconds", "peak_memory_mib"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FAULT = """
 import os, signal, sys
@@ -74,15 +75,6 @@ def two_cores():
     """So that each process has one thread, like this one: Adam blows up rounding."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small tensors need no more, and results depend on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

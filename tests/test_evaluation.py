@@ -9,7 +9,6 @@ import torch
 from scipy import ndimage
 
 from polyp_utils.config import RunConfig
-from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import SCHEMES, get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.evaluation import (
@@ -27,11 +26,6 @@ SIZE = 32
 SPLIT = "phantom-240"
 SCORES = ["dice", "iou", "precision", "recall"]  # worked out anew below
 LOSS = 0.25
-
-
-@pytest.fixture(scope="module")
-def dataset(session_cache):
-    return PolypDataset("phantom", SIZE)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import torch
 
 from polyp_utils import headline
 from polyp_utils.config import RunConfig
-from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.evaluation import CARD, evaluate_run
@@ -30,12 +29,7 @@ def fewer_resamples(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def data(session_cache):
-    return PolypDataset("phantom", 32)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, data):
+def trained(tmp_path_factory, dataset):
     """Two seeds, evaluated, each with its sums."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POLYP_RESULTS", str(tmp_path_factory.mktemp("trained")))
@@ -43,8 +37,8 @@ def trained(tmp_path_factory, data):
         settings = {"scheme": "unused-third", "precision": "fp32", "lr": 0.02, **tiny}
         runs = [fit(RunConfig.from_recipe("quick", seed=seed, **settings)) for seed in (0, 1)]
         for run in runs:
-            evaluate_run(run, dataset=data).save(run)
-        return [(run, headline.measure(run, data, "cpu")) for run in runs]
+            evaluate_run(run, dataset=dataset).save(run)
+        return [(run, headline.measure(run, dataset, "cpu")) for run in runs]
 
 
 def sums(counts, soft=None, ce=None):
@@ -66,9 +60,9 @@ def test_sums_give_the_losses_and_the_dice_that_training_saw(trained):
     assert per_image.nanmean().item() == pytest.approx(seen["dice_polyp"], abs=1e-6)
 
 
-def test_the_card_is_averaged_as_the_evaluator_does(trained, data):
+def test_the_card_is_averaged_as_the_evaluator_does(trained, dataset):
     run, table = trained[0]
-    card = evaluate_run(run, dataset=data).card
+    card = evaluate_run(run, dataset=dataset).card
     for figure, part in ((VALIDATION, "val"), (TEST, "test")):
         # stored predictions have 8 bits, so an argmax may turn
         assert average(headline.sums_of(table, part), FIRST) == pytest.approx(
@@ -197,10 +191,10 @@ def test_only_the_cards_recipe_takes_part_by_itself(trained, monkeypatch):
         assert get_scheme(config.scheme).logits == 3
 
 
-def test_split_ids_are_those_of_the_run(trained, data):
+def test_split_ids_are_those_of_the_run(trained, dataset):
     _, table = trained[0]
     ids = load_split("phantom-240").limited(20).test
-    target = get_scheme("unused-third").encode(data.masks[data.rows(ids)])
+    target = get_scheme("unused-third").encode(dataset.masks[dataset.rows(ids)])
     counts = headline.sums_of(table, "test").counts
     assert (counts.tp + counts.fn)[:, 1].tolist() == (target == 1).sum((1, 2)).tolist()
     assert table.loc[table["part"] == "test", "id"].unique().tolist() == list(ids)

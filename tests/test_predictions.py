@@ -14,11 +14,6 @@ from polyp_utils.predictions import of_arrays, of_folder, of_network, of_run
 from polyp_utils.training import fit
 
 
-@pytest.fixture(scope="module")
-def dataset(session_cache):
-    return PolypDataset("phantom", 32)
-
-
 @pytest.fixture
 def maps(dataset):
     """Noisy maps of three frames, in 255 steps, at sizes of their own."""

@@ -23,11 +23,6 @@ SIZE = 32
 
 
 @pytest.fixture(scope="module")
-def dataset(session_cache):
-    return PolypDataset("phantom", SIZE)
-
-
-@pytest.fixture(scope="module")
 def truth(dataset):
     """19 masks, the last of them without polyp."""
     empty = (dataset.masks <= 127).flatten(1).all(dim=1)

@@ -29,6 +29,8 @@ from polyp_utils.model import UNet
 from polyp_utils.runs import Run, RunError
 from polyp_utils.training import DivergedError, Trainer, fit
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"limit": 12, "width": 4, "image_size": 32, "epochs": 2, "batch_size": 4}
 # Long enough to be killed on the way, and with all that is drawn anew in each epoch.
 LONGER = SMALL | {"limit": 32, "epochs": 8, "lr": 0.01, "augment": "strong"}
@@ -51,15 +53,6 @@ def same_history(a, b):
 
 def last_state(run):
     return torch.load(run.path / "last/state.pt", weights_only=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As many as in the subprocesses: results depend on it. Small tensors need no more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
