@@ -91,6 +91,10 @@ def peak_memory_mib(compute: Compute) -> float:
     """Highest memory so far, MiB: of the tensors on CUDA, else of the process (NaN on Windows)."""
     if compute.device.type == "cuda":
         return torch.cuda.max_memory_allocated(compute.device) / 2**20
+    with contextlib.suppress(OSError), open("/proc/self/status") as lines:
+        for line in lines:  # not ru_maxrss, which a process inherits from the one that starts it
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
     try:
         import resource  # not on Windows
     except ImportError:

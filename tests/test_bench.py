@@ -9,9 +9,9 @@ import papermill
 import pytest
 import torch
 
-from polyp_utils.bench import ceiling, cost, inference, training
+from polyp_utils.bench import ceiling, cost, inference, loops, training
 from polyp_utils.bench.plain import JpegFolder, PlainLoop
-from polyp_utils.bench.report import find_benchmark, layer_table, speed_table
+from polyp_utils.bench.report import find_benchmark, kind_table, layer_table, speed_table
 from polyp_utils.bench.run import COLUMNS, benchmark
 from polyp_utils.device import get_compute
 from polyp_utils.model import UNet
@@ -26,11 +26,9 @@ POINTS = ((4, 32, 8), (4, 64, 8), (8, 32, 8), (8, 64, 4))
 def measured(tmp_path_factory, session_cache):
     folder = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_AT_LEAST", 0.05)
-        patch.setattr("polyp_utils.bench.run.MEMORY_POINTS", ())
         patch.setattr("polyp_utils.bench.run.RUNTIMES", (inference.CARD, "ours, fp32"))
         patch.setattr("polyp_utils.bench.run.data_start", lambda *_: [("cold start", 1.0, "s")])
-        benchmark("phantom", folder, [4], 32, 8, "cpu", 2, POINTS)
+        benchmark("phantom", folder, [4], 32, 8, "cpu", 2, 0.05, POINTS[:2])
     return folder
 
 
@@ -50,17 +48,27 @@ def test_layers_hold_the_arithmetic_that_torch_counts():
     assert [layer.outputs for layer in layers] == shapes
 
 
-def test_a_layer_is_timed_in_each_pass():
+def test_each_pass_of_a_layer_is_what_autograd_computes():
     first, second, *_ = ceiling.convolutions(4, 32, 1)
-    assert set(first.seconds(CPU, 1)) == {"forward", "weight gradient"}
-    assert set(second.seconds(CPU, 1)) == set(ceiling.PASSES)
-    assert all(value > 0 for value in second.seconds(CPU, 1).values())
+    up = next(layer for layer in ceiling.convolutions(4, 32, 1) if layer.transposed)
+    assert set(first.passes(CPU)) == {"forward", "weight gradient"}
+    for layer in (second, up):
+        calls = layer.passes(CPU)
+        x, w = calls["forward"].args
+        x, w = x.clone().requires_grad_(), w.clone().requires_grad_()
+        y = torch.nn.functional.conv2d(x, w, padding=w.shape[-1] // 2)
+        assert torch.equal(calls["forward"](), y)
+        assert y.numel() == layer.outputs
+        y.backward(calls["input gradient"].args[0])
+        assert torch.allclose(calls["input gradient"]()[0], x.grad, atol=1e-5)
+        assert torch.allclose(calls["weight gradient"]()[1], w.grad, atol=1e-4)
+        assert ceiling.seconds_per_call(calls["forward"], CPU) > 0
 
 
 def test_the_plain_loop_learns_what_ours_learns(dataset, tmp_path):
     """Same frames, same loss: both come down alike, the plain one from files."""
-    pairs = training.jpegs(dataset, tmp_path)
-    assert len(pairs) == training.FRAMES
+    pairs = loops.jpegs(dataset, tmp_path)
+    assert len(pairs) == loops.FRAMES
     image, mask = JpegFolder(pairs, 32)[0]
     assert image.shape == (3, 32, 32)
     assert mask.dtype == torch.uint8
@@ -75,7 +83,7 @@ def test_the_plain_loop_learns_what_ours_learns(dataset, tmp_path):
 
 def test_ours_is_the_trainer(dataset):
     config = training.settings(4, 32, 8)
-    ours = training.OurLoop(dataset, config, CPU)
+    ours = loops.OurLoop(dataset, config, CPU)
     before = ours.trainer.model.output.weight.detach().clone()
     steps = ours.steps()
     losses = [next(steps) for _ in range(9)]  # into the second epoch
@@ -86,19 +94,25 @@ def test_ours_is_the_trainer(dataset):
 def test_a_benchmark_is_written_and_can_be_read(measured):
     bench = pd.read_csv(measured / "bench.csv")
     assert list(bench.columns) == COLUMNS
-    groups = {"machine", "layer", "training", "data", "inference", "frame", "cost"}
+    groups = {"machine", "layer", "training", "profile", "data", "inference", "frame", "cost"}
     assert set(bench["group"]) == groups
     assert (bench["low"] <= bench["value"]).all()
     assert (bench["value"] <= bench["high"]).all()
     what = set(bench.loc[bench["group"] == "training", "what"])
-    for loop in training.LOOPS:
-        for measure in ("training", "validation", "first batch", "peak memory"):
-            assert f"{loop}, {measure}" in what
+    measures = {"training", "validation", "first batch", "peak memory"}
+    assert {f"{loop}, {m}" for loop in ("plain", "ours") for m in measures} < what
     assert "cpu" in json.loads((measured / "machine.json").read_text())["device"]
     (row,) = speed_table(bench).itertuples()
     assert row.Index == 4
     assert row.ratio == pytest.approx(row.ours / row.plain)
     assert row.tflops == pytest.approx(row.share * row.ceiling)
+    kinds = kind_table(bench)
+    assert list(kinds.columns) == [4]
+    assert (
+        kinds.loc[["convolution, forward", "convolution, gradients", "batch norm"]]
+        .gt(0)
+        .all(axis=None)
+    )
     table = layer_table(bench, 4)
     assert len(table) == 24
     assert table.iloc[1:].gt(0).all(axis=None)
@@ -109,6 +123,9 @@ def test_figures_of_a_benchmark(measured):
     bench = pd.read_csv(measured / "bench.csv")
     rates = speed.rates(bench)
     assert [axes.get_title() for axes in rates.axes] == ["training", "validation"]
+    kinds = kind_table(bench)
+    drawn = speed.kinds(kinds).axes[0].patches
+    assert sum(bar.get_width() for bar in drawn) == pytest.approx(100)
     layers = speed.layers(layer_table(bench, 4))
     assert len(layers.axes[0].get_yticklabels()) == 24
     points = _law_points((0.1, 2e-12, 3e-10), (300, 1e-5, 1e-6))
@@ -159,5 +176,17 @@ def test_the_notebook_reads_what_was_measured(measured, tmp_path):
     papermill.execute_notebook(notebook, out, {"folder": str(measured)}, progress_bar=False)
     said = out.read_text()
     assert "times the plain loop" in said
+    assert "The law misses the measured steps by at most" in said
+    assert said.count("image/png") == 4
+
+
+def test_the_notebook_does_without_a_law(measured, tmp_path):
+    bench = pd.read_csv(measured / "bench.csv")
+    bench[bench["group"] != "cost"].to_csv(tmp_path / "bench.csv", index=False)
+    (tmp_path / "machine.json").write_text((measured / "machine.json").read_text())
+    out = tmp_path / "8.ipynb"
+    notebook = Path(__file__).parents[1] / "notebooks/08_speed.ipynb"
+    papermill.execute_notebook(notebook, out, {"folder": str(tmp_path)}, progress_bar=False)
+    said = out.read_text()
     assert "Too few points were measured for a law" in said
-    assert said.count("image/png") == 2
+    assert said.count("image/png") == 3

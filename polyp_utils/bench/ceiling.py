@@ -9,6 +9,7 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,31 +29,42 @@ def synchronise(compute: Compute) -> None:
         torch.cuda.synchronize(compute.device)
 
 
-def median_seconds(work: Callable[[], object], compute: Compute, repeats: int = 3) -> float:
-    """Median time of a call, after one that warms up."""
-    taken = []
-    for _ in range(repeats + 1):
-        synchronise(compute)
-        start = time.perf_counter()
+def seconds_per_call(work: Callable[[], object], compute: Compute) -> float:
+    """Time of a call; on a GPU, where a call only asks for work, the mean of twenty."""
+    calls = 1 if compute.device.type == "cpu" else 20
+    synchronise(compute)
+    start = time.perf_counter()
+    for _ in range(calls):
         work()
-        synchronise(compute)
-        taken.append(time.perf_counter() - start)
-    return float(np.median(taken[1:]))
+    synchronise(compute)
+    return (time.perf_counter() - start) / calls
 
 
-def matrix_product(compute: Compute, repeats: int = 5) -> float:
-    """FLOP/s of a square matrix product in the compute's precision."""
+def measured(work: Callable[[], object], compute: Compute, repeats: int = 5) -> np.ndarray:
+    """Seconds of a call, (repeats,), after one that warms up."""
+    work()
+    return np.array([seconds_per_call(work, compute) for _ in range(repeats)])
+
+
+def matrix_product(compute: Compute, repeats: int = 5) -> np.ndarray:
+    """FLOP/s of a square matrix product in the compute's precision, (repeats,)."""
     a, b = (
         torch.randn(_MATRIX, _MATRIX, dtype=compute.dtype, device=compute.device) for _ in range(2)
     )
-    return 2 * _MATRIX**3 / median_seconds(lambda: a @ b, compute, repeats)
+    return 2 * _MATRIX**3 / measured(lambda: a @ b, compute, repeats)
 
 
-def memory_copy(compute: Compute, repeats: int = 5) -> float:
-    """Bytes per second read plus written by a copy of 256 MiB."""
+def memory_copy(compute: Compute, repeats: int = 5) -> np.ndarray:
+    """Bytes per second read plus written by a copy of 256 MiB, (repeats,)."""
     source = torch.ones(_COPY_BYTES, dtype=torch.uint8, device=compute.device)
     target = torch.empty_like(source)
-    return 2 * _COPY_BYTES / median_seconds(lambda: target.copy_(source), compute, repeats)
+    return 2 * _COPY_BYTES / measured(lambda: target.copy_(source), compute, repeats)
+
+
+def one_convolution(compute: Compute, repeats: int = 5) -> np.ndarray:
+    """FLOP/s of the forward pass of a 3×3 convolution of 256 channels at 64², batch 8."""
+    layer = Convolution("3×3", (8, 256, 64, 64), (256, 256, 3, 3), False, False)
+    return layer.flops / measured(layer.passes(compute)["forward"], compute, repeats)
 
 
 @dataclass(frozen=True)
@@ -86,11 +98,11 @@ class Convolution:
         channels = 4 * self.weight[1] if self.transposed else self.weight[0]
         return batch * channels * height * width
 
-    def seconds(self, compute: Compute, repeats: int = 3) -> dict[str, float]:
-        """Median time of each of `PASSES`; channels last.
+    def passes(self, compute: Compute) -> dict[str, Callable[[], object]]:
+        """Calls that compute each of `PASSES` (the input's gradient if it needs one), in memory.
 
-        A transposed convolution that does not overlap is a matrix product per pixel, and is
-        measured as the 1×1 convolution that it is.
+        Channels last. A transposed convolution that does not overlap is a matrix product per
+        pixel, and is the 1×1 convolution that it is.
         """
         weight_shape = self.weight
         if self.transposed:
@@ -103,23 +115,17 @@ class Convolution:
             for shape in (self.inputs, weight_shape)
         )
         padding = [weight_shape[-1] // 2] * 2
-        fixed = ([1, 1], padding, [1, 1], False, [0, 0], 1)
-        y = torch.nn.functional.conv2d(x, w, padding=padding)
-        grad = torch.randn_like(y)
+        forward = partial(torch.nn.functional.conv2d, x, w, padding=padding)
+        grad = torch.randn_like(forward())
 
-        def backward(*mask: bool) -> Callable[[], object]:
-            wanted = torch.ops.aten.convolution_backward
-            return lambda: wanted(grad, x, w, None, *fixed, [*mask, False])
+        def gradient(*mask: bool) -> Callable[[], object]:
+            fixed = ([1, 1], padding, [1, 1], False, [0, 0], 1, [*mask, False])
+            return partial(torch.ops.aten.convolution_backward, grad, x, w, None, *fixed)
 
-        found = {
-            "forward": median_seconds(
-                lambda: torch.nn.functional.conv2d(x, w, padding=padding), compute, repeats
-            ),
-            "weight gradient": median_seconds(backward(False, True), compute, repeats),
-        }
-        if self.has_gradient:
-            found["input gradient"] = median_seconds(backward(True, False), compute, repeats)
-        return found
+        wanted = [forward, gradient(True, False), gradient(False, True)]
+        if not self.has_gradient:
+            return {PASSES[0]: wanted[0], PASSES[2]: wanted[2]}
+        return dict(zip(PASSES, wanted, strict=True))
 
 
 def convolutions(width: int, image_size: int, batch: int, classes: int = 3) -> list[Convolution]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from polyp_utils.bench.ceiling import PASSES, convolutions
+from polyp_utils.bench.profile import KINDS
 from polyp_utils.config import repo_root, results_root
 from polyp_utils.runs import RunError
 
@@ -40,6 +41,13 @@ def layer_table(bench: pd.DataFrame, width: int) -> pd.DataFrame:
     table = seconds.reindex(list(layers))[list(PASSES)]
     table.insert(0, "flops", pd.Series(layers))
     return table
+
+
+def kind_table(bench: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of a training step by kind of operation (index), a column per width."""
+    rows = bench[bench["group"] == "profile"]
+    table = rows.pivot(index="what", columns="width", values="value").reindex(KINDS)
+    return table[table.columns[::-1]].rename_axis(index="operations")
 
 
 def speed_table(bench: pd.DataFrame) -> pd.DataFrame:

@@ -6,9 +6,9 @@ whoever reads the table (notebook 08), from rows of one session.
 
 import platform
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,7 @@ WIDTHS = (64, 32, 16)
 # Of the cost model, beside the training that is measured anyway: width, image size, batch.
 POINTS = ((16, 128, 8), (16, 384, 8), (16, 256, 16), (32, 128, 8))
 RUNTIMES = (inference.CARD, "ours, bf16", "ONNX Runtime, fp32", "OpenVINO, bf16")
-_TURN = 0.5  # seconds of each runtime's turns
 _NOWHERE = {"width": 0, "image_size": 0, "batch": 0}
-MEMORY_POINTS = ((16, 128, 8), (16, 384, 8))
 COLUMNS = ["group", "what", "width", "image_size", "batch", "value", "low", "high", "n", "unit"]
 
 
@@ -44,6 +42,7 @@ def benchmark(
     batch_size: int = 8,
     device: str = "auto",
     rounds: int = 3,
+    seconds: float = 2.0,
     points: Iterable[tuple[int, int, int]] = POINTS,
 ) -> pd.DataFrame:
     """Measures and writes ``bench.csv`` (after each part) and ``machine.json`` into a folder.
@@ -55,46 +54,56 @@ def benchmark(
         image_size: of the network's input.
         batch_size: in training.
         device: as in `get_compute`.
-        rounds: turns that each of two loops takes.
+        rounds: turns that each of what is compared takes.
+        seconds: of a turn in training; in inference it is a quarter of that.
         points: width, image size and batch of the steps that the cost model is fitted to.
 
     Returns:
-        Rows of `COLUMNS`: ``group`` (machine, layer, training, data, inference,
-        frame, cost), ``what``, median ``value``
+        Rows of `COLUMNS`: ``group`` (machine, training, layer, profile, data,
+        inference, frame, cost), ``what``, median ``value``
         with quartiles ``low`` and ``high`` of ``n`` measurements, and ``unit``.
     """
     keep_freed_memory()
     widths = tuple(widths)
     compute = get_compute(device)
-    data = PolypDataset(dataset, image_size)
+    PolypDataset(dataset, image_size)  # cached before anything is timed
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "machine.json", _description(compute, dataset))
-    parts: list[Callable[[], Iterator[list[Any]]]] = [
-        lambda: _machine(compute),
-        *(partial(_width, data, width, batch_size, compute, rounds) for width in widths),
-        lambda: _start(dataset, image_size),
-        lambda: _inference(widths, image_size, rounds),
-        lambda: _cost(dataset, points, compute, device),
-    ]
+    configs = [training.settings(width, image_size, batch_size) for width in widths]
+    parts: dict[str, Iterator[list[Any]]] = {
+        "the machine": _machine(compute),
+        **{f"width {c.width}": _width(dataset, c, device, rounds, seconds) for c in configs},
+        "data": _start(dataset, image_size),
+        "inference": _inference(widths, image_size, rounds, seconds / 4),
+        **{f"cost at {point}": _point(dataset, point, device, seconds) for point in points},
+    }
+    description = _description(compute, dataset)
+    start = time.perf_counter()
     rows: list[list[Any]] = []
-    for number, part in enumerate(parts, 1):
-        rows += part()
+    for number, (name, part) in enumerate(parts.items(), 1):
+        rows += part  # measures
         table = pd.DataFrame(rows, columns=COLUMNS)
+        seconds = round(time.perf_counter() - start)
         write_csv(folder / "bench.csv", table)
-        print(f"{number} of {len(parts)} parts measured", flush=True)
+        write_json(folder / "machine.json", description | {"seconds": seconds})
+        print(f"{number} of {len(parts)} parts measured ({name}), {seconds} s", flush=True)
     return table
 
 
 def _width(
-    data: PolypDataset, width: int, batch_size: int, compute: Compute, rounds: int
+    dataset: str, config: RunConfig, device: str, rounds: int, seconds: float
 ) -> Iterator[list[Any]]:
-    config = training.settings(width, data.images.shape[-1], batch_size)
-    for row in training.convolution_seconds(config, compute, rounds).to_dict("records"):
-        for name in ceiling.PASSES:
-            if not np.isnan(row[name]):
-                yield _row("layer", f"{row['layer']}, {name}", config, [row[name]], "s")
-    yield from _training(data, config, compute, rounds)
-    yield from _processes(data.name, config, compute.device.type)
+    """Training at one width: the two loops, and the convolutions alone."""
+    flops = ceiling.training_flops(config.width, config.image_size, config.batch_size)
+    yield _row("training", "arithmetic", config, [flops], "FLOP/step")
+    found = training.measure(dataset, config, device, rounds, seconds)
+    for (loop, what), rows in found.groupby(["loop", "what"], sort=False):
+        if loop in training.TRAINING:
+            name, unit = f"{loop}, {what.replace('_', ' ')}", training.UNITS[what]
+            yield _row("training", name, config, rows["value"], unit)
+        else:
+            group = {"convolutions": "layer"}.get(loop, loop)
+            yield _row(group, what, config, rows["value"], "s")
+    yield from _cost(found, config)
 
 
 def _start(dataset: str, image_size: int) -> Iterator[list[Any]]:
@@ -103,29 +112,11 @@ def _start(dataset: str, image_size: int) -> Iterator[list[Any]]:
         yield _row("data", name, place, [value], unit)
 
 
-def _training(
-    data: PolypDataset, config: RunConfig, compute: Compute, rounds: int
+def _inference(
+    widths: Iterable[int], image_size: int, rounds: int, seconds: float
 ) -> Iterator[list[Any]]:
-    yield _row("training", "arithmetic", config, [training.step_flops(config)], "FLOP/step")
-    rates = training.training_rates(data, config, compute, rounds)
-    for (loop, what), group in rates.groupby(["loop", "what"]):
-        yield _row("training", f"{loop}, {what}", config, group["rate"], "images/s")
-        if (loop, what) == ("ours", "training"):
-            yield _row("cost", "step", config, config.batch_size / group["rate"], "s")
-
-
-def _processes(dataset: str, config: RunConfig, device: str) -> Iterator[list[Any]]:
-    for loop in training.LOOPS:
-        found = training.of_process(loop, dataset, config, device)
-        for what, unit in (("first batch", "s"), ("peak memory", "MiB")):
-            yield _row("training", f"{loop}, {what}", config, [found[what]], unit)
-        if loop == "ours":
-            yield _row("cost", "memory", config, [found["peak memory"]], "MiB")
-
-
-def _inference(widths: Iterable[int], image_size: int, rounds: int) -> Iterator[list[Any]]:
     """On the CPU, wherever training was measured: the runtimes are those of the CPU."""
-    found = inference.speed(widths, RUNTIMES, (1, 8), image_size, rounds, _TURN)
+    found = inference.speed(widths, RUNTIMES, (1, 8), image_size, rounds, seconds)
     for row in found.to_dict("records"):
         place = {"width": row["width"], "image_size": image_size, "batch": row["batch"]}
         rates = [row["images_per_second"], row["low"], row["high"]]
@@ -144,29 +135,30 @@ def _inference(widths: Iterable[int], image_size: int, rounds: int) -> Iterator[
             yield _row("frame", str(name).removesuffix("_ms"), place, [value], unit)
 
 
-def _cost(
-    dataset: str, points: Iterable[tuple[int, int, int]], compute: Compute, device: str
+def _point(
+    dataset: str, point: tuple[int, int, int], device: str, seconds: float
 ) -> Iterator[list[Any]]:
-    for point in points:
-        config = training.settings(*point)
-        seconds = training.step_seconds(PolypDataset(dataset, point[1]), config, compute)
-        yield _row("cost", "step", config, [seconds], "s")
-        if point in MEMORY_POINTS:
-            found = training.of_process("ours", dataset, config, device)
-            yield _row("cost", "memory", config, [found["peak memory"]], "MiB")
+    """A further point of the cost model."""
+    config = training.settings(*point)
+    yield from _cost(training.measure(dataset, config, device, 1, seconds, ["ours"]), config)
+
+
+def _cost(found: pd.DataFrame, config: RunConfig) -> Iterator[list[Any]]:
+    ours = found[found["loop"] == "ours"].set_index("what")["value"]
+    yield _row("cost", "step", config, config.batch_size / ours[["training"]], "s")
+    yield _row("cost", "memory", config, ours[["peak_memory"]], "MiB")
 
 
 def _machine(compute: Compute) -> Iterator[list[Any]]:
     for dtype in dict.fromkeys((torch.float32, compute.dtype)):
         kind = "bf16" if dtype == torch.bfloat16 else "fp32"
         precise = Compute(compute.device, dtype)
-        rate = [ceiling.matrix_product(precise, 1) / 1e12 for _ in range(5)]
-        yield _row("machine", f"matrix product, {kind}", _NOWHERE, rate, "TFLOP/s")
-        layer = ceiling.Convolution("3×3", (8, 256, 64, 64), (256, 256, 3, 3), False, True)
-        rate = [layer.flops / layer.seconds(precise, 1)["forward"] / 1e12 for _ in range(5)]
+        rates = ceiling.matrix_product(precise) / 1e12
+        yield _row("machine", f"matrix product, {kind}", _NOWHERE, rates, "TFLOP/s")
         what = f"3×3 convolution of 256 channels at 64², {kind}"
-        yield _row("machine", what, _NOWHERE, rate, "TFLOP/s")
-    copies = [ceiling.memory_copy(compute, 1) / 1e9 for _ in range(5)]
+        rates = ceiling.one_convolution(precise) / 1e12
+        yield _row("machine", what, _NOWHERE, rates, "TFLOP/s")
+    copies = ceiling.memory_copy(compute) / 1e9
     yield _row("machine", "memory copy, read and written", _NOWHERE, copies, "GB/s")
 
 

@@ -31,6 +31,22 @@ def rates(bench: pd.DataFrame) -> Figure:
     return figure
 
 
+def kinds(table: pd.DataFrame) -> Figure:
+    """Share of each kind of operation in a step, a bar per width; see `bench.report.kind_table`."""
+    figure, axes = plt.subplots(figsize=(9, 0.5 * table.shape[1] + 1.8))
+    shares = 100 * table / table.sum()
+    labels = [f"width {width}" for width in table.columns]
+    left = np.zeros(len(labels))
+    for (kind, row), colour in zip(shares.iterrows(), plt.get_cmap("tab20").colors, strict=False):
+        axes.barh(labels, row, left=left, color=colour, label=kind)
+        left += row.to_numpy()
+    axes.invert_yaxis()
+    axes.set(xlabel="% of a training step", xlim=(0, 100))
+    axes.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.35))
+    figure.tight_layout()
+    return figure
+
+
 def layers(table: pd.DataFrame) -> Figure:
     """Time of each convolution alone, by pass; see `bench.report.layer_table`."""
     figure, axes = plt.subplots(figsize=(9, 0.26 * len(table) + 1.4))

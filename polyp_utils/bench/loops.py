@@ -1,0 +1,161 @@
+"""The loops that take turns, and what a process does with one of them.
+
+Both loops train the card's network (scheme trimap) on the same 64 frames: the plain loop from JPEG
+files, ours as `polyp_utils.training` does. The convolutions alone are their ceiling.
+"""
+
+import itertools
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from polyp_utils.bench.ceiling import convolutions, seconds_per_call, synchronise
+from polyp_utils.bench.plain import PlainLoop
+from polyp_utils.bench.profile import seconds_by_kind
+from polyp_utils.config import RunConfig
+from polyp_utils.data.cache import Rows
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.labels import get_scheme
+from polyp_utils.device import Compute, get_compute, keep_freed_memory, peak_memory_mib
+from polyp_utils.runs import Run
+from polyp_utils.training import Trainer
+from polyp_utils.validation import Data, validate
+
+FRAMES = 64
+_VALIDATED = 8  # of them
+
+
+def jpegs(dataset: PolypDataset, folder: Path) -> list[tuple[Path, Path]]:
+    """Writes the set's first frames at original size as JPEG pairs, quality 95."""
+    pairs = []
+    for frame_id in dataset.ids[:FRAMES]:
+        image, mask = dataset.original(frame_id)
+        paths = (folder / f"{frame_id}.jpg", folder / f"{frame_id}-mask.jpg")
+        for path, pixels in zip(paths, (image, mask), strict=True):
+            Image.fromarray(pixels).save(path, quality=95)
+        pairs.append(paths)
+    return pairs
+
+
+class OurLoop:
+    """`Trainer` without a run: steps forever."""
+
+    def __init__(self, dataset: PolypDataset, config: RunConfig, compute: Compute) -> None:
+        scheme = get_scheme(config.scheme)
+        self.trainer = Trainer(config, scheme, compute, Run(Path(tempfile.gettempdir())))
+        rows = torch.arange(min(FRAMES, len(dataset)))
+        images, masks = (Rows(tensor, rows) for tensor in (dataset.images, dataset.masks))
+        self.data = Data(dataset.ids[: len(rows)], images, masks, compute.device)
+        if compute.device.type != "cpu":
+            resident = (images.to(compute.device), masks.to(compute.device))
+            self.data = Data(self.data.ids, *resident, compute.device)
+
+    def steps(self) -> Iterator[Tensor]:
+        """Losses of each step, still on the device."""
+        for epoch in itertools.count():
+            self.trainer.model.train()
+            for batch in self.trainer.batches(self.data, epoch):
+                yield self.trainer.step(*batch)
+
+    def validate(self) -> None:
+        """Over a few frames, with all scores."""
+        t, few = self.trainer, torch.arange(_VALIDATED)
+        masks, images = (self.data.masks[few], self.data.images[few])
+        data = Data(self.data.ids[:_VALIDATED], images, masks, t.compute.device)
+        validate(t.model, data, t.scheme, t.loss, t.compute, t.config.batch_size)
+
+
+class Training:
+    """The plain loop or ours, a few steps at a time.
+
+    Attributes:
+        first_batch: seconds until it was at hand.
+    """
+
+    def __init__(
+        self, loop: str, name: str, config: RunConfig, compute: Compute, folder: Path
+    ) -> None:
+        self.config, self.compute = config, compute
+        dataset = PolypDataset(name, config.image_size)
+        pairs = jpegs(dataset, folder) if loop == "plain" else []
+        size = (config.width, config.image_size, config.batch_size)
+        start = time.perf_counter()
+        if loop == "plain":
+            plain = PlainLoop(pairs, *size, compute.device)
+            next(iter(plain.loader))
+            few = PlainLoop(pairs[:_VALIDATED], *size, compute.device)
+            few.model = plain.model
+            self.steps: Iterator[object] = plain.steps()
+            self.validate: Callable[[], object] = few.validate
+        else:
+            ours = OurLoop(dataset, config, compute)
+            next(iter(ours.trainer.batches(ours.data, 0)))
+            self.steps, self.validate = ours.steps(), ours.validate
+        self.first_batch = time.perf_counter() - start
+
+    def profile(self) -> dict[str, float]:
+        """Seconds of one step by kind of operation."""
+        return seconds_by_kind(lambda: next(self.steps), self.compute.device)
+
+    def peak_memory(self) -> float:
+        """MiB, so far."""
+        return peak_memory_mib(self.compute)
+
+    def turn(self, seconds: float) -> dict[str, float]:
+        """Images per second of a few steps, and of validation."""
+        synchronise(self.compute)
+        start, images = time.perf_counter(), 0
+        while (taken := time.perf_counter() - start) < seconds:
+            next(self.steps)
+            images += self.config.batch_size
+            synchronise(self.compute)
+        start = time.perf_counter()
+        self.validate()
+        synchronise(self.compute)
+        rate = _VALIDATED / (time.perf_counter() - start)
+        return {"training": images / taken, "validation": rate}
+
+
+class Convolutions:
+    """The network's convolutions, one after the other, with nothing between them."""
+
+    def __init__(self, config: RunConfig, compute: Compute) -> None:
+        keep_freed_memory()
+        self.compute = compute
+        layers = convolutions(config.width, config.image_size, config.batch_size)
+        self.calls = {
+            f"{layer.name}, {name}": call
+            for layer in layers
+            for name, call in layer.passes(compute).items()
+        }
+
+    def turn(self, seconds: float) -> dict[str, float]:
+        """Seconds of each, once, however long."""
+        return {name: seconds_per_call(call, self.compute) for name, call in self.calls.items()}
+
+
+_here: Training | Convolutions  # the loop of this process
+
+
+def make(loop: str, dataset: str, config: RunConfig, device: str, folder: Path) -> None:
+    """Makes a loop in this process; ``folder`` is where the plain one finds its JPEG files."""
+    global _here
+    multiprocessing.set_start_method(None, force=True)  # the system's own, for the plain loader
+    compute = get_compute(device)
+    if loop == "convolutions":
+        _here = Convolutions(config, compute)
+    else:
+        _here = Training(loop, dataset, config, compute, folder)
+
+
+def ask(name: str, *arguments: Any) -> Any:
+    """An attribute of the loop of this process, called if it is a method."""
+    found = getattr(_here, name)
+    return found(*arguments) if callable(found) else found

@@ -1,0 +1,45 @@
+"""Where the time of a training step goes, by kind of operation (`torch.profiler`)."""
+
+import os
+import re
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity
+
+KINDS = {  # patterns of the operations' names
+    "convolution, forward": r"mkldnn_convolution|cudnn_convolution|slow_conv",
+    "convolution, gradients": r"convolution_backward",
+    "batch norm": r"batch_norm",
+    "ReLU": r"clamp_min|threshold_backward|relu",
+    "concatenation": r"^cat$",
+    "pooling": r"max_pool2d",
+    "copies and casts": r"copy_|contiguous|clone|^fill_|^zero_",
+    "sums of gradients": r"^add_?$",
+    "optimizer": r"adam",
+    "loss": r"softmax|nll_loss|one_hot|scatter",
+    "other": r"",
+}
+
+
+def seconds_by_kind(step: Callable[[], object], device: torch.device) -> dict[str, float]:
+    """Seconds that one call spends in the operations of each of `KINDS`.
+
+    An operation's own time, without that of those it calls; on CUDA that of its kernels.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # a missing GPU is an error to it
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]
+    with torch.profiler.profile(activities=activities) as profile:
+        step()
+    found = dict.fromkeys(KINDS, 0.0)
+    for event in profile.key_averages():
+        own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        found[kind_of(event.key)] += own / 1e6
+    return found
+
+
+def kind_of(operation: str) -> str:
+    """Which of `KINDS` an operation is of, by its name (``aten::cat``)."""
+    name = operation.removeprefix("aten::")
+    return next(kind for kind, pattern in KINDS.items() if re.search(pattern, name))
