@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from polyp_utils.config import RECIPES, RunConfig
+from polyp_utils.config import RECIPES, ExtraError, RunConfig
 
 _SHEET_PAIRS = 120  # on the contact sheet of an audit
 
@@ -61,7 +61,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(verb: str, options: dict[str, Any]) -> int:
     from polyp_utils.distributed import ProcessError  # torch is slow: --help should not wait
-    from polyp_utils.export import ExtraError
     from polyp_utils.runs import RunError
     from polyp_utils.training import DivergedError
 

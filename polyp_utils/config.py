@@ -16,6 +16,15 @@ from pathlib import Path
 from typing import Any
 
 
+class ExtraError(ImportError):
+    """A package of an optional extra is not installed; the message says how to install it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed: uv sync --extra {extra}, or pip install -e .[{extra}]"
+        )
+
+
 def unknown(kind: str, value: object, valid: Iterable[str]) -> ValueError:
     """Error for a name that does not exist, with the nearest names that do."""
     names = sorted(valid)

@@ -7,15 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polyp_utils.config import ExtraError
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.files import atomic
 from polyp_utils.hub import Model, load_model
 from polyp_utils.inference import to_probabilities
 from polyp_utils.model import STRIDE
-
-
-class ExtraError(ImportError):
-    """A package of an optional extra is not installed; the message says how to install it."""
 
 
 class _Probabilities(nn.Module):
@@ -52,10 +49,8 @@ def export_onnx(source: str | Path, path: str | Path, **settings: Any) -> Path:
         import onnx  # noqa: F401  # both are needed by torch.onnx, and optional
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ExtraError(
-            f"{error.name} is not installed: uv sync --extra export, or pip install -e .[export]"
-        ) from error
-    model = load_model(source, device="cpu", precision="fp32", **settings)
+        raise ExtraError(str(error.name), "export") from error
+    model = load_model(source, device="cpu", precision="fp32", runtime="torch", **settings)
     batch, rows, columns = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))
     program = torch.onnx.export(
         _Probabilities(model.network).eval(),

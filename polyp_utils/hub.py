@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from polyp_utils.card import write_model_card
 from polyp_utils.config import repo_root, results_root
@@ -21,7 +21,6 @@ from polyp_utils.data.transforms import resize_image
 from polyp_utils.device import Compute, get_compute
 from polyp_utils.inference import (
     WeightsError,
-    freeze,
     load_weights,
     predict,
     read_metadata,
@@ -30,6 +29,7 @@ from polyp_utils.inference import (
 )
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run, list_runs
+from polyp_utils.runtime import for_frames
 
 __all__ = ["HubError", "Model", "load_model", "push", "write_model_card"]
 
@@ -46,7 +46,7 @@ class Model:
     """A trained network and what its output means.
 
     Attributes:
-        network: frozen for `predict`, see `freeze`.
+        network: for `predict`, see `for_frames`.
         scheme: what the class indices mean.
         image_size: side S of the square that frames are resized to, in pixels.
         compute: device and precision.
@@ -54,7 +54,7 @@ class Model:
         mirrored: whether frames are also seen mirrored, see `predict`.
     """
 
-    network: UNet
+    network: nn.Module
     scheme: Scheme
     image_size: int
     compute: Compute
@@ -95,6 +95,7 @@ def load_model(
     device: str = "auto",
     mirrored: bool = False,
     precision: str = "auto",
+    runtime: str = "auto",
 ) -> Model:
     """Loads a model from a run folder, a safetensors file or the Hub.
 
@@ -105,10 +106,13 @@ def load_model(
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         mirrored: see each frame mirrored too, at four times the cost (test-time augmentation).
         precision: ``auto``, ``bf16`` or ``fp32``; bf16 is what ``auto`` takes where it is faster.
+        runtime: ``auto``, ``openvino`` or ``torch``; OpenVINO (extra ``fast``) is what ``auto``
+            takes on an x86 CPU if it is installed.
 
     Raises:
         FileNotFoundError: no such folder, file or repository id.
         HubError: the Hub did not give the file.
+        ExtraError: the runtime is not installed.
         WeightsError: not safetensors, not our U-Net, or a scheme that is unknown or does not fit.
     """
     path = _find(source)
@@ -131,7 +135,7 @@ def load_model(
             f"one of {', '.join(fitting)} fits"
         )
     compute = get_compute(device, precision)
-    network = freeze(load_weights(UNet(3, logits, width), path), compute)
+    network = for_frames(load_weights(UNet(3, logits, width), path), compute, runtime)
     return Model(network, found, size, compute, metadata, mirrored)
 
 

@@ -278,8 +278,7 @@ class Trainer:
         Frames are known by their row in the part.
         """
         seed, preset = self.config.seed, PRESETS.get(self.config.augment)
-        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(data)))
-        for batch in order.split(self.config.batch_size):
+        for batch in epoch_order(seed, epoch, len(data)).split(self.config.batch_size):
             rows = distributed.own_share(batch, self.micro_batches)
             images, masks = data.batch(rows)
             if preset and len(rows):
@@ -371,6 +370,11 @@ class Trainer:
             },
         )
         shutil.rmtree(self.run.path / "last", ignore_errors=True)
+
+
+def epoch_order(seed: int, epoch: int, frames: int) -> Tensor:
+    """The rows of the training part, int64 (frames,), in the order of an epoch."""
+    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(frames))
 
 
 def _duration(hours: float) -> str:

@@ -9,14 +9,16 @@ import papermill
 import pytest
 import torch
 
-from polyp_utils.bench import ceiling, cost, inference, loops, training
+from polyp_utils.bench import ceiling, cost, equivalence, inference, loops, training
 from polyp_utils.bench.plain import JpegFolder, PlainLoop
 from polyp_utils.bench.report import find_benchmark, kind_table, layer_table, speed_table
 from polyp_utils.bench.run import COLUMNS, benchmark
+from polyp_utils.data.splits import load_split
 from polyp_utils.device import get_compute
 from polyp_utils.model import UNet
 from polyp_utils.plots import speed
 from polyp_utils.runs import RunError
+from polyp_utils.validation import load_parts
 
 CPU = get_compute("cpu", "fp32")
 POINTS = ((4, 32, 8), (4, 64, 8), (8, 32, 8), (8, 64, 4))
@@ -26,7 +28,7 @@ POINTS = ((4, 32, 8), (4, 64, 8), (8, 32, 8), (8, 64, 4))
 def measured(tmp_path_factory, session_cache):
     folder = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("polyp_utils.bench.run.RUNTIMES", (inference.CARD, "ours, fp32"))
+        patch.setattr("polyp_utils.bench.run.RUNTIMES", (inference.CARD, "ours, PyTorch fp32"))
         patch.setattr("polyp_utils.bench.run.data_start", lambda *_: [("cold start", 1.0, "s")])
         benchmark("phantom", folder, [4], 32, 8, "cpu", 2, 0.05, POINTS[:2])
     return folder
@@ -67,14 +69,13 @@ def test_each_pass_of_a_layer_is_what_autograd_computes():
 
 def test_the_plain_loop_learns_what_ours_learns(dataset, tmp_path):
     """Same frames, same loss: both come down alike, the plain one from files."""
-    pairs = loops.jpegs(dataset, tmp_path)
-    assert len(pairs) == loops.FRAMES
+    pairs = loops.jpegs(dataset, dataset.ids[:64], tmp_path)
+    assert len(pairs) == 64
     image, mask = JpegFolder(pairs, 32)[0]
     assert image.shape == (3, 32, 32)
     assert mask.dtype == torch.uint8
     assert (image - dataset[0][0] / 255).abs().mean() < 0.05  # another resize, and JPEG
-    plain = PlainLoop(pairs[:16], 4, 32, 8, torch.device("cpu"))
-    plain.optimizer.param_groups[0]["lr"] = 0.02
+    plain = PlainLoop(pairs[:16], 4, 32, 8, torch.device("cpu"), lr=0.02)
     steps = plain.steps()
     losses = [next(steps) for _ in range(12)]
     assert np.mean(losses[-2:]) < np.mean(losses[:2]) - 0.05
@@ -83,12 +84,38 @@ def test_the_plain_loop_learns_what_ours_learns(dataset, tmp_path):
 
 def test_ours_is_the_trainer(dataset):
     config = training.settings(4, 32, 8)
-    ours = loops.OurLoop(dataset, config, CPU)
+    data = load_parts(dataset, load_split("phantom-240").limited(64), CPU.device)["train"]
+    ours = loops.OurLoop(data, config, CPU)
     before = ours.trainer.model.output.weight.detach().clone()
     steps = ours.steps()
     losses = [next(steps) for _ in range(9)]  # into the second epoch
     assert all(loss.shape == (3,) for loss in losses)
     assert (ours.trainer.model.output.weight - before).abs().max() > 0
+
+
+def test_both_loops_learn_the_same_from_the_same(tmp_path):
+    """From equal weights and frames; in fp32 only the way frames are made smaller differs."""
+    short = {"epochs": 2, "lr": 0.01, "device": "cpu"}
+    config = training.settings(4, 32, 8, dataset="phantom", split="phantom-240", limit=24, **short)
+    table = equivalence.compare(config, tmp_path / "e.csv", seeds=(0, 1), steps=4)
+    assert pd.read_csv(tmp_path / "e.csv").shape == table.shape
+    losses = table[table["what"] == "loss"].pivot(index=["seed", "at"], columns="loop")["value"]
+    assert len(losses) == 8
+    assert (losses["ours, fp32"] - losses["plain"]).abs().max() < 0.02
+    assert losses.loc[0].ne(losses.loc[1]).all(axis=None)
+    found = equivalence.differences(table)
+    assert found[["what", "at", "seeds"]].values.tolist() == [
+        ["loss", 4, 2],
+        ["polyp_dice", 1, 2],
+        ["polyp_dice", 2, 2],
+    ]
+    first = found.iloc[0]
+    both = table[(table["what"] == "loss") & (table["at"] == 4)].pivot(index="seed", columns="loop")
+    delta = (both["value"]["ours"] - both["value"]["plain"]).to_numpy()
+    assert first["difference"] == pytest.approx(delta.mean())
+    half = 6.313752 * abs(delta[0] - delta[1]) / 2  # t of 0.95 with one degree of freedom
+    assert first["high"] - first["difference"] == pytest.approx(half, rel=1e-5)
+    assert first["rounding"] < 0.02
 
 
 def test_a_benchmark_is_written_and_can_be_read(measured):

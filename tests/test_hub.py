@@ -119,7 +119,7 @@ def test_run_folder_and_its_file_give_the_predictions_of_the_run(scheme, trained
 
 
 def test_masks_follow_from_probabilities_at_the_size_of_the_frame(trained):
-    model = load_model(trained["trimap"].path, device="cpu")
+    model = load_model(trained["trimap"].path, device="cpu", runtime="torch")  # can be changed
     image, _ = phantom.draw(3)
     image = image[:, :200, ::-1]  # not square, and a view with a negative stride
     with torch.no_grad():  # one epoch gives one class everywhere: shift it to half and half

@@ -122,10 +122,10 @@ class Convolution:
             fixed = ([1, 1], padding, [1, 1], False, [0, 0], 1, [*mask, False])
             return partial(torch.ops.aten.convolution_backward, grad, x, w, None, *fixed)
 
-        wanted = [forward, gradient(True, False), gradient(False, True)]
+        both = {"input gradient": gradient(True, False), "weight gradient": gradient(False, True)}
         if not self.has_gradient:
-            return {PASSES[0]: wanted[0], PASSES[2]: wanted[2]}
-        return dict(zip(PASSES, wanted, strict=True))
+            del both["input gradient"]
+        return {"forward": forward, **both}
 
 
 def convolutions(width: int, image_size: int, batch: int, classes: int = 3) -> list[Convolution]:

@@ -42,13 +42,13 @@ def _card(weights: Path) -> Forward:
     return torch.no_grad()(lambda images: to_probabilities(model(images)))
 
 
-def _ours(precision: str, weights: Path) -> Forward:
-    model = load_model(weights, device="cpu", precision=precision)
+def _ours(runtime: str, precision: str, weights: Path) -> Forward:
+    model = load_model(weights, device="cpu", precision=precision, runtime=runtime)
 
     @torch.inference_mode()
     def forward(images: Tensor) -> Tensor:
         with model.compute.autocast():
-            return to_probabilities(model.network(images.to(memory_format=torch.channels_last)))
+            return to_probabilities(model.network(images))
 
     return forward
 
@@ -63,18 +63,6 @@ def _onnx_runtime(weights: Path) -> Forward:
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def _openvino(precision: str, weights: Path) -> Forward:
-    import openvino
-
-    hints = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    compiled = openvino.Core().compile_model(_onnx_file(weights), "CPU", hints)
-    return lambda images: torch.from_numpy(compiled([images.numpy()])[0].copy())
-
-
 def _onnx_file(weights: Path) -> Path:
     path = weights.with_suffix(".onnx")
     return path if path.is_file() else export_onnx(weights, path)
@@ -82,11 +70,11 @@ def _onnx_file(weights: Path) -> Path:
 
 RUNTIMES: dict[str, Callable[[Path], Forward]] = {
     CARD: _card,
-    "ours, fp32": partial(_ours, "fp32"),
-    "ours, bf16": partial(_ours, "bf16"),
+    "ours, PyTorch fp32": partial(_ours, "torch", "fp32"),
+    "ours, PyTorch bf16": partial(_ours, "torch", "bf16"),
+    "ours, OpenVINO fp32": partial(_ours, "openvino", "fp32"),
+    "ours, OpenVINO bf16": partial(_ours, "openvino", "bf16"),
     "ONNX Runtime, fp32": _onnx_runtime,
-    "OpenVINO, fp32": partial(_openvino, "f32"),
-    "OpenVINO, bf16": partial(_openvino, "bf16"),
 }
 
 

@@ -8,11 +8,11 @@ import itertools
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,22 +20,22 @@ from polyp_utils.bench.ceiling import convolutions, seconds_per_call, synchronis
 from polyp_utils.bench.plain import PlainLoop
 from polyp_utils.bench.profile import seconds_by_kind
 from polyp_utils.config import RunConfig
-from polyp_utils.data.cache import Rows
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.splits import Split
 from polyp_utils.device import Compute, get_compute, keep_freed_memory, peak_memory_mib
 from polyp_utils.runs import Run
 from polyp_utils.training import Trainer
-from polyp_utils.validation import Data, validate
+from polyp_utils.validation import Data, load_parts, validate
 
-FRAMES = 64
-_VALIDATED = 8  # of them
+FRAMES = 64  # to train on
+_VALIDATED = 8  # others
 
 
-def jpegs(dataset: PolypDataset, folder: Path) -> list[tuple[Path, Path]]:
-    """Writes the set's first frames at original size as JPEG pairs, quality 95."""
+def jpegs(dataset: PolypDataset, ids: Sequence[str], folder: Path) -> list[tuple[Path, Path]]:
+    """Writes frames and masks at original size as JPEG files, quality 95."""
     pairs = []
-    for frame_id in dataset.ids[:FRAMES]:
+    for frame_id in ids:
         image, mask = dataset.original(frame_id)
         paths = (folder / f"{frame_id}.jpg", folder / f"{frame_id}-mask.jpg")
         for path, pixels in zip(paths, (image, mask), strict=True):
@@ -47,15 +47,9 @@ def jpegs(dataset: PolypDataset, folder: Path) -> list[tuple[Path, Path]]:
 class OurLoop:
     """`Trainer` without a run: steps forever."""
 
-    def __init__(self, dataset: PolypDataset, config: RunConfig, compute: Compute) -> None:
-        scheme = get_scheme(config.scheme)
-        self.trainer = Trainer(config, scheme, compute, Run(Path(tempfile.gettempdir())))
-        rows = torch.arange(min(FRAMES, len(dataset)))
-        images, masks = (Rows(tensor, rows) for tensor in (dataset.images, dataset.masks))
-        self.data = Data(dataset.ids[: len(rows)], images, masks, compute.device)
-        if compute.device.type != "cpu":
-            resident = (images.to(compute.device), masks.to(compute.device))
-            self.data = Data(self.data.ids, *resident, compute.device)
+    def __init__(self, data: Data, config: RunConfig, compute: Compute) -> None:
+        scheme, nowhere = get_scheme(config.scheme), Run(Path(tempfile.gettempdir()))
+        self.data, self.trainer = data, Trainer(config, scheme, compute, nowhere)
 
     def steps(self) -> Iterator[Tensor]:
         """Losses of each step, still on the device."""
@@ -64,11 +58,9 @@ class OurLoop:
             for batch in self.trainer.batches(self.data, epoch):
                 yield self.trainer.step(*batch)
 
-    def validate(self) -> None:
-        """Over a few frames, with all scores."""
-        t, few = self.trainer, torch.arange(_VALIDATED)
-        masks, images = (self.data.masks[few], self.data.images[few])
-        data = Data(self.data.ids[:_VALIDATED], images, masks, t.compute.device)
+    def validate(self, data: Data) -> None:
+        """With all scores."""
+        t = self.trainer
         validate(t.model, data, t.scheme, t.loss, t.compute, t.config.batch_size)
 
 
@@ -84,20 +76,23 @@ class Training:
     ) -> None:
         self.config, self.compute = config, compute
         dataset = PolypDataset(name, config.image_size)
-        pairs = jpegs(dataset, folder) if loop == "plain" else []
+        ids, others = dataset.ids[:FRAMES], dataset.ids[FRAMES : FRAMES + _VALIDATED]
+        pairs = jpegs(dataset, ids, folder) if loop == "plain" else []
         size = (config.width, config.image_size, config.batch_size)
         start = time.perf_counter()
         if loop == "plain":
             plain = PlainLoop(pairs, *size, compute.device)
             next(iter(plain.loader))
-            few = PlainLoop(pairs[:_VALIDATED], *size, compute.device)
+            few = PlainLoop(jpegs(dataset, others, folder), *size, compute.device)
             few.model = plain.model
             self.steps: Iterator[object] = plain.steps()
             self.validate: Callable[[], object] = few.validate
         else:
-            ours = OurLoop(dataset, config, compute)
+            split = Split("bench", ids, others, ())
+            parts = load_parts(dataset, split, compute.device)
+            ours = OurLoop(parts["train"], config, compute)
             next(iter(ours.trainer.batches(ours.data, 0)))
-            self.steps, self.validate = ours.steps(), ours.validate
+            self.steps, self.validate = ours.steps(), partial(ours.validate, parts["val"])
         self.first_batch = time.perf_counter() - start
 
     def profile(self) -> dict[str, float]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.losses import CombinedLoss
@@ -48,16 +48,20 @@ class PlainLoop:
         image_size: int,
         batch_size: int,
         device: torch.device,
+        lr: float = 1e-4,
         seed: int = 0,
+        order: Sampler[int] | None = None,
     ) -> None:
+        """``order`` is that of the frames; without it they are shuffled."""
         torch.manual_seed(seed)
         self.device = device
         self.scheme = get_scheme("trimap")
         self.model = UNet(3, self.scheme.logits, width).to(device)
         self.loss = CombinedLoss()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=lr)
         data = JpegFolder(pairs, image_size)
-        self.loader = DataLoader(data, batch_size, shuffle=True, num_workers=WORKERS)
+        shuffle = order is None
+        self.loader = DataLoader(data, batch_size, shuffle, order, num_workers=WORKERS)
 
     def steps(self) -> Iterator[float]:
         """The loss of each step."""

@@ -46,7 +46,7 @@ def layer_table(bench: pd.DataFrame, width: int) -> pd.DataFrame:
 def kind_table(bench: pd.DataFrame) -> pd.DataFrame:
     """Seconds of a training step by kind of operation (index), a column per width."""
     rows = bench[bench["group"] == "profile"]
-    table = rows.pivot(index="what", columns="width", values="value").reindex(KINDS)
+    table = rows.pivot(index="what", columns="width", values="value").reindex(list(KINDS))
     return table[table.columns[::-1]].rename_axis(index="operations")
 
 

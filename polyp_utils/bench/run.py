@@ -29,7 +29,7 @@ from polyp_utils.runs import git_commit, save_weights
 WIDTHS = (64, 32, 16)
 # Of the cost model, beside the training that is measured anyway: width, image size, batch.
 POINTS = ((16, 128, 8), (16, 384, 8), (16, 256, 16), (32, 128, 8))
-RUNTIMES = (inference.CARD, "ours, bf16", "ONNX Runtime, fp32", "OpenVINO, bf16")
+RUNTIMES = (inference.CARD, "ours, PyTorch bf16", "ours, OpenVINO bf16", "ONNX Runtime, fp32")
 _NOWHERE = {"width": 0, "image_size": 0, "batch": 0}
 COLUMNS = ["group", "what", "width", "image_size", "batch", "value", "low", "high", "n", "unit"]
 
@@ -96,13 +96,14 @@ def _width(
     flops = ceiling.training_flops(config.width, config.image_size, config.batch_size)
     yield _row("training", "arithmetic", config, [flops], "FLOP/step")
     found = training.measure(dataset, config, device, rounds, seconds)
-    for (loop, what), rows in found.groupby(["loop", "what"], sort=False):
-        if loop in training.TRAINING:
-            name, unit = f"{loop}, {what.replace('_', ' ')}", training.UNITS[what]
-            yield _row("training", name, config, rows["value"], unit)
+    groups = {"convolutions": "layer", "profile": "profile"}
+    for key, rows in found.groupby(["loop", "what"], sort=False):
+        loop, what = map(str, key)
+        if loop in groups:
+            yield _row(groups[loop], what, config, rows["value"], "s")
         else:
-            group = {"convolutions": "layer"}.get(loop, loop)
-            yield _row(group, what, config, rows["value"], "s")
+            name, unit = f"{loop}, {what}".replace("_", " "), training.UNITS[what]
+            yield _row("training", name, config, rows["value"], unit)
     yield from _cost(found, config)
 
 

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ TRAINING = ("plain", "ours")
 UNITS = {"training": "images/s", "validation": "images/s", "first_batch": "s", "peak_memory": "MiB"}
 
 
-def settings(width: int, image_size: int, batch_size: int) -> RunConfig:
-    """The card's recipe at another width, size or batch."""
-    changed = {"width": width, "image_size": image_size, "batch_size": batch_size}
-    return RunConfig(**{**RECIPES["seed"].to_dict(), **changed})
+def settings(width: int, image_size: int, batch_size: int, **changes: Any) -> RunConfig:
+    """The card's recipe at another width, size or batch, or otherwise changed."""
+    changes |= {"width": width, "image_size": image_size, "batch_size": batch_size}
+    return replace(RECIPES["seed"], **changes)
 
 
 def measure(

@@ -37,8 +37,9 @@ def kinds(table: pd.DataFrame) -> Figure:
     shares = 100 * table / table.sum()
     labels = [f"width {width}" for width in table.columns]
     left = np.zeros(len(labels))
-    for (kind, row), colour in zip(shares.iterrows(), plt.get_cmap("tab20").colors, strict=False):
-        axes.barh(labels, row, left=left, color=colour, label=kind)
+    colours = plt.get_cmap("tab20")
+    for index, (kind, row) in enumerate(shares.iterrows()):
+        axes.barh(labels, row, left=left, color=colours(index), label=kind)
         left += row.to_numpy()
     axes.invert_yaxis()
     axes.set(xlabel="% of a training step", xlim=(0, 100))

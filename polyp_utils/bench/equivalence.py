@@ -1,0 +1,135 @@
+"""Whether ours learns what the plain loop learns.
+
+Both start from the same weights and see the same frames in the same order, with the card's
+settings; the plain loop in float32 from JPEG files, ours as it trains here. What is left between
+them is rounding and how frames are made smaller. Both are scored by the same code in float32.
+"""
+
+import itertools
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from torch.utils.data import Sampler
+
+from polyp_utils.bench.loops import OurLoop, jpegs
+from polyp_utils.bench.plain import PlainLoop
+from polyp_utils.config import RunConfig
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.splits import load_split
+from polyp_utils.device import get_compute
+from polyp_utils.files import write_csv
+from polyp_utils.training import Trainer, epoch_order
+from polyp_utils.validation import load_parts, validate
+
+COLUMNS = ["seed", "loop", "what", "at", "value"]
+LEVEL = 0.9  # of the interval of the difference
+MARGIN = 0.02  # of Dice: an interval within it says that the loops are equivalent
+
+
+class _OurOrder(Sampler[int]):
+    """The frames of each epoch in the order of our training."""
+
+    def __init__(self, seed: int, frames: int) -> None:
+        self.seed, self.frames, self.epoch = seed, frames, 0
+
+    def __len__(self) -> int:
+        return self.frames
+
+    def __iter__(self) -> Iterator[int]:
+        yield from epoch_order(self.seed, self.epoch, self.frames).tolist()
+        self.epoch += 1
+
+
+def compare(
+    config: RunConfig, path: Path, seeds: Iterable[int] = (0, 1, 2), steps: int = 50
+) -> pd.DataFrame:
+    """Trains each loop for ``config.epochs`` on the training part, and writes after each.
+
+    Args:
+        config: data, split, width, image size, batch size and epochs; the device is ours, the
+            plain loop computes on it in float32.
+        path: of the CSV file.
+        seeds: of the weights at the start and of the order.
+        steps: at the beginning, whose losses are kept.
+
+    Returns:
+        Rows of `COLUMNS`: per seed and loop (``plain``, ``ours``; for the first steps also ``ours,
+        fp32``) the ``loss`` at step ``at``, and ``polyp_dice`` of the validation part (per image
+        at network size, mean) after epoch ``at``.
+    """
+    dataset = PolypDataset(config.dataset, config.image_size)
+    split = load_split(config.split, config.dataset).limited(config.limit)
+    compute, precise = (get_compute(config.device, p) for p in ("auto", "fp32"))
+    parts = load_parts(dataset, split, compute.device)
+    per_epoch = -(-len(split.train) // config.batch_size)
+    rows: list[tuple[int, str, str, int, float]] = []
+    size = (config.width, config.image_size, config.batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = jpegs(dataset, split.train, Path(folder))
+
+        def started(loop: str, seed: int) -> tuple[PlainLoop | Trainer, Iterator[float]]:
+            if loop == "plain":
+                order = _OurOrder(seed, len(pairs))
+                plain = PlainLoop(pairs, *size, compute.device, config.lr, seed, order)
+                return plain, plain.steps()
+            chosen = compute if loop == "ours" else precise
+            ours = OurLoop(parts["train"], replace(config, seed=seed), chosen)
+            return ours.trainer, (float(loss[0]) for loss in ours.steps())
+
+        for seed, loop in itertools.product(seeds, ("plain", "ours", "ours, fp32")):
+            running, losses = started(loop, seed)
+            length = steps if loop == "ours, fp32" else config.epochs * per_epoch
+            for step, loss in enumerate(itertools.islice(losses, length), 1):
+                if step <= steps:
+                    rows.append((seed, loop, "loss", step, loss))
+                if loop != "ours, fp32" and step % per_epoch == 0:
+                    what = (running.model, parts["val"], running.scheme, running.loss)
+                    score = validate(*what, precise, config.batch_size)["polyp_dice"]
+                    running.model.train()
+                    epoch = step // per_epoch
+                    rows.append((seed, loop, "polyp_dice", epoch, score))
+                    print(f"seed {seed}, {loop}, epoch {epoch}: Dice {score:.4f}", flush=True)
+            table = pd.DataFrame(rows, columns=COLUMNS)
+            write_csv(path, table)
+    return table
+
+
+def differences(table: pd.DataFrame) -> pd.DataFrame:
+    """Ours minus the plain loop, over the seeds.
+
+    Args:
+        table: of `compare`.
+
+    Returns:
+        A row for the ``loss`` at the last kept step, and one for ``polyp_dice`` after each epoch:
+        ``what``, ``at``, means ``plain`` and ``ours``, mean ``difference`` with ``low`` and
+        ``high`` (Student's t at `LEVEL` over the seeds), ``seeds``, and ``rounding``: the mean
+        absolute difference between ours in bf16 and in fp32 (losses only).
+    """
+    rows = []
+    wide = table.pivot(index=["what", "at", "seed"], columns="loop", values="value")
+    last = wide.loc["loss"].index.get_level_values("at").max()
+    for (what, at), group in wide.groupby(level=["what", "at"]):
+        if what == "loss" and at != last:
+            continue
+        delta = group["ours"] - group["plain"]
+        half = stats.t.ppf((1 + LEVEL) / 2, len(delta) - 1) * delta.std() / np.sqrt(len(delta))
+        rows.append(
+            {
+                "what": what,
+                "at": at,
+                "plain": group["plain"].mean(),
+                "ours": group["ours"].mean(),
+                "difference": delta.mean(),
+                "low": delta.mean() - half,
+                "high": delta.mean() + half,
+                "seeds": len(delta),
+                "rounding": (group["ours"] - group["ours, fp32"]).abs().mean(),
+            }
+        )
+    return pd.DataFrame(rows)

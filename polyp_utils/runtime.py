@@ -1,0 +1,109 @@
+"""The network run by OpenVINO: on an x86 CPU faster than PyTorch, with the same outputs.
+
+OpenVINO is optional (extra ``fast``); `load_model` takes it where it is installed and faster.
+"""
+
+import importlib.util
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polyp_utils.config import ExtraError, unknown
+from polyp_utils.device import Compute
+from polyp_utils.inference import fold_batch_norm, freeze
+from polyp_utils.model import UNet, check_size
+
+RUNTIMES = ("auto", "openvino", "torch")
+
+
+def for_frames(model: UNet, compute: Compute, runtime: str = "auto") -> nn.Module:
+    """The network for `predict`, by the fastest runtime at hand, or by the one named.
+
+    Args:
+        model: trained.
+        compute: where and in which precision.
+        runtime: one of `RUNTIMES`; ``auto`` takes OpenVINO on an x86 CPU if it is installed.
+
+    Raises:
+        ValueError: another name, or OpenVINO on a GPU.
+        ExtraError: OpenVINO is asked for and not installed.
+    """
+    if runtime not in RUNTIMES:
+        raise unknown("runtime", runtime, RUNTIMES)
+    on_cpu, installed = compute.device.type == "cpu", bool(importlib.util.find_spec("openvino"))
+    if runtime == "auto":
+        x86 = platform.machine() in ("x86_64", "AMD64")
+        runtime = "openvino" if on_cpu and installed and x86 else "torch"
+    if runtime == "torch":
+        return freeze(model, compute)
+    if not on_cpu:
+        raise ValueError(f"runtime 'openvino' is for the CPU, not {compute.device.type}: take auto")
+    if not installed:
+        raise ExtraError("openvino", "fast")
+    return OpenVINONetwork(model, compute)
+
+
+class OpenVINONetwork(nn.Module):
+    """A U-Net compiled by OpenVINO: images float32 (B, 3, H, W) -> logits float32 (B, C, H, W).
+
+    B, H and W are free. It has no parameters: the weights are those at the time of compilation.
+    """
+
+    def __init__(self, model: UNet, compute: Compute) -> None:
+        super().__init__()
+        import openvino
+
+        with torch.no_grad():
+            graph = _graph(fold_batch_norm(model).cpu())
+        hints = {
+            "INFERENCE_PRECISION_HINT": "bf16" if compute.dtype == torch.bfloat16 else "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._compiled = openvino.Core().compile_model(graph, "CPU", hints)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As `UNet.forward`."""
+        check_size(*images.shape[-2:])
+        return torch.from_numpy(self._compiled([images.numpy()])[0].copy())
+
+
+def _graph(folded: UNet) -> Any:
+    """`UNet.forward` in OpenVINO's operations, from a network with folded batch norms."""
+    import openvino
+    from openvino import opset13 as ops
+
+    def biased(x: Any, module: nn.Conv2d | nn.ConvTranspose2d) -> Any:
+        assert module.bias is not None  # from folding
+        return ops.add(x, module.bias.numpy()[None, :, None, None])
+
+    def conv(x: Any, module: nn.Conv2d) -> Any:
+        pad = [int(p) for p in module.padding]
+        return biased(ops.convolution(x, module.weight.numpy(), [1, 1], pad, pad, [1, 1]), module)
+
+    def block(x: Any, modules: nn.Module) -> Any:
+        for module in modules.children():
+            if isinstance(module, nn.Conv2d):
+                x = ops.relu(conv(x, module))
+        return x
+
+    def up(x: Any, module: nn.Module) -> Any:
+        assert isinstance(module, nn.ConvTranspose2d)
+        kernel, none = module.weight.numpy(), [0, 0]
+        y = ops.convolution_backprop_data(x, kernel, [2, 2], None, none, none, [1, 1])
+        return biased(y, module)
+
+    images = ops.parameter([-1, 3, -1, -1], np.float32, name="images")
+    x, skips = images, []
+    for encoder in folded.encoder:
+        skips.append(block(x, encoder))
+        pooled = ops.max_pool(skips[-1], [2, 2], [1, 1], [0, 0], [0, 0], [2, 2])
+        x = pooled.output(0)
+    x = block(x, folded.bottleneck)
+    for enlarge, decoder in zip(folded.up, folded.decoder, strict=True):
+        x = block(ops.concat([skips.pop(), up(x, enlarge)], axis=1), decoder)
+    return openvino.Model([conv(block(x, folded.head), folded.output)], [images])

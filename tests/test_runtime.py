@@ -1,0 +1,88 @@
+"""OpenVINO says what PyTorch says, at every size; it is taken where it is installed."""
+
+import sys
+
+import pytest
+import torch
+
+from polyp_utils.config import ExtraError
+from polyp_utils.device import Compute, get_compute
+from polyp_utils.inference import fold_batch_norm, predict
+from polyp_utils.model import UNet
+from polyp_utils.runtime import OpenVINONetwork, for_frames
+
+FP32, BF16 = (get_compute("cpu", precision) for precision in ("fp32", "bf16"))
+
+
+def network(logits=3, width=8):
+    """Whose batch norms all do something."""
+    torch.manual_seed(0)
+    model = UNet(3, logits, width)
+    for name, values in model.state_dict().items():
+        if "running" in name:
+            values.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 32, 32), (3, 3, 48, 16), (2, 3, 16, 80)])
+@pytest.mark.parametrize("logits", [1, 3])
+def test_openvino_gives_the_logits_of_the_network(shape, logits):
+    pytest.importorskip("openvino")
+    model = network(logits)
+    compiled, images = OpenVINONetwork(model, FP32), torch.rand(shape)
+    with torch.no_grad():
+        expected = model(images)
+    assert expected.std() > 0.01  # else the test says nothing
+    torch.testing.assert_close(compiled(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_predictions_are_the_same_by_either_runtime():
+    pytest.importorskip("openvino")
+    model = network()
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    for compute, most in ((FP32, 1e-5), (BF16, 0.02)):
+        found = [
+            torch.stack(list(predict(for_frames(model, compute, runtime), images, compute, 2)))
+            for runtime in ("torch", "openvino")
+        ]
+        torch.testing.assert_close(found[0], found[1], rtol=0, atol=most)
+
+
+def test_the_weights_are_those_of_the_time_of_compilation():
+    pytest.importorskip("openvino")
+    model, images = network(), torch.rand(1, 3, 32, 32)
+    compiled = OpenVINONetwork(model, FP32)
+    before = compiled(images)
+    torch.nn.init.zeros_(model.output.weight)
+    assert torch.equal(compiled(images), before)
+
+
+def test_a_size_that_cannot_be_halved_is_refused_alike():
+    pytest.importorskip("openvino")
+    compiled = OpenVINONetwork(network(), FP32)
+    with pytest.raises(ValueError, match="height is 40, no multiple of 16"):
+        compiled(torch.zeros(1, 3, 40, 32))
+
+
+def test_auto_takes_openvino_where_it_is_installed_and_faster(monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert isinstance(for_frames(network(), FP32), OpenVINONetwork)
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert isinstance(for_frames(network(), FP32), UNet)
+
+
+def test_without_openvino_auto_takes_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    frozen, images = for_frames(network(), FP32), torch.rand(1, 3, 32, 32)
+    assert torch.equal(frozen(images), fold_batch_norm(network())(images))
+    with pytest.raises(ExtraError, match="openvino is not installed: uv sync --extra fast"):
+        for_frames(network(), FP32, "openvino")
+
+
+def test_wrong_names_and_devices_are_refused():
+    with pytest.raises(ValueError, match="unknown runtime 'opnvino': did you mean 'openvino'"):
+        for_frames(network(), FP32, "opnvino")
+    gpu = Compute(torch.device("cuda"), torch.float32)
+    with pytest.raises(ValueError, match="is for the CPU, not cuda"):
+        for_frames(network(), gpu, "openvino")
