@@ -11,6 +11,7 @@ from PIL import Image
 from polyp_utils.config import data_root
 from polyp_utils.data import phantom
 from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.model import UNet
 
 REAL_DATA = data_root()  # as the environment of the session says, before any test changes it
 
@@ -27,6 +28,32 @@ def session_cache(tmp_path_factory):
 def dataset(session_cache):
     """The phantoms at 32 px."""
     return PolypDataset("phantom", 32)
+
+
+@pytest.fixture(scope="session")
+def trained_like():
+    """Makes networks whose batch norms all scale and shift: one that is lost would show.
+
+    Their statistics are those of noise, so that no layer is dead: logits differ by pixel.
+    """
+
+    def make(num_classes: int = 3, width: int = 4) -> UNet:
+        torch.manual_seed(0)
+        model = UNet(3, num_classes, width)
+        norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = 1.0
+            norm.weight.data.uniform_(0.5, 1.5)
+            norm.bias.data.uniform_(-0.3, 0.3)
+        with torch.no_grad():
+            model.train()(torch.rand(4, 3, 32, 32))
+            logits = model.eval()(torch.rand(2, 3, 32, 48))
+        for norm in norms:
+            norm.momentum = 0.1
+        assert (logits.std(dim=(0, 2, 3)) > 0.05).all()  # else tests say nothing
+        return model
+
+    return make
 
 
 @pytest.fixture(scope="module")

@@ -50,21 +50,8 @@ def test_predict_is_the_models_softmax_in_the_order_of_the_images(batch_size):
     torch.testing.assert_close(found, expected / expected.sum(dim=1, keepdim=True))
 
 
-def trained_like(**settings):
-    """A network whose batch norms all scale and shift, so that one that is lost would show."""
-    torch.manual_seed(0)
-    model = UNet(width=4, **settings)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            for values in (module.weight.data, module.running_var):
-                values.uniform_(0.5, 1.5)
-            for values in (module.bias.data, module.running_mean):
-                values.normal_()
-    return model.eval()
-
-
 @pytest.mark.parametrize("num_classes", [1, 3])
-def test_folding_changes_the_logits_by_rounding_only(num_classes):
+def test_folding_changes_the_logits_by_rounding_only(num_classes, trained_like):
     model = trained_like(num_classes=num_classes)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     folded, x = fold_batch_norm(model), torch.rand(2, 3, 32, 48)
@@ -75,7 +62,7 @@ def test_folding_changes_the_logits_by_rounding_only(num_classes):
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
-def test_a_model_that_still_trains_is_folded_in_evaluation_mode():
+def test_a_model_that_still_trains_is_folded_in_evaluation_mode(trained_like):
     model = trained_like()
     folded = fold_batch_norm(model.train())
     assert model.training
@@ -83,7 +70,7 @@ def test_a_model_that_still_trains_is_folded_in_evaluation_mode():
 
 
 @pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-4), ("bf16", 0.1)])
-def test_frozen_predictions_are_those_of_the_model(precision, most):
+def test_frozen_predictions_are_those_of_the_model(precision, most, trained_like):
     model, compute = trained_like(), get_compute("cpu", precision)
     images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
     frozen = freeze(model, compute)
