@@ -54,6 +54,15 @@ def main(arguments: list[str] | None = None) -> int:
     speed.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     switch = argparse.BooleanOptionalAction
     speed.add_argument("--cost", action=switch, default=True, help="points of the cost model too")
+    same = verbs.add_parser("equivalence", help="does ours learn what the plain loop learns")
+    same.add_argument("--dataset", default="kvasir-seg", help="name in the catalogue, or a folder")
+    same.add_argument("--width", type=int, default=16, help="of the network")
+    same.add_argument("--image-size", type=int, default=256, help="of the network's input")
+    same.add_argument("--epochs", type=int, default=4, help="of each of the two loops")
+    same.add_argument("--seeds", type=int, default=3, help="how many")
+    same.add_argument("--limit", type=int, default=0, help="first n frames of each part; 0: all")
+    dice = verbs.add_parser("runtimes", help="do all runtimes give the Dice of the card's snippet")
+    dice.add_argument("--runs", default="", help="with weights, by commas; default: the newest")
     verbs.add_parser("report", help="write the documents' tables from the published runs")
     options = vars(parser.parse_args(arguments))
     return _run(options.pop("verb"), options)
@@ -148,15 +157,43 @@ def _audit(dataset: str, recall: int) -> int:
 def _bench(
     dataset: str, widths: str, image_size: int, batch_size: int, device: str, cost: bool
 ) -> None:
-    from polyp_utils.bench.run import POINTS, benchmark
+    from polyp_utils.bench.run import FOLDER, POINTS, benchmark
     from polyp_utils.config import results_root
 
-    folder = results_root() / "benchmark"
+    folder = results_root() / FOLDER
     numbers = [int(width) for width in widths.split(",")]
     points = POINTS if cost else ()
     table = benchmark(dataset, folder, numbers, image_size, batch_size, device, points=points)
     print(table.to_string(index=False))
     print(f"written to {folder}")
+
+
+def _equivalence(
+    dataset: str, width: int, image_size: int, epochs: int, seeds: int, limit: int
+) -> None:
+    from polyp_utils.bench.equivalence import compare, differences
+    from polyp_utils.bench.run import FOLDER
+    from polyp_utils.config import results_root
+
+    changes = {"width": width, "image_size": image_size, "epochs": epochs, "limit": limit}
+    config = RunConfig.from_recipe("seed", dataset=dataset, **changes)
+    path = results_root() / FOLDER / "equivalence.csv"
+    print(differences(compare(config, path, range(seeds))).to_string(index=False))
+    print(f"written to {path}")
+
+
+def _runtimes(runs: str) -> None:
+    from polyp_utils.bench.inference import dice_of_runs
+    from polyp_utils.bench.run import FOLDER
+    from polyp_utils.config import results_root
+    from polyp_utils.files import write_csv
+    from polyp_utils.runs import find_run
+
+    path = results_root() / FOLDER / "runtimes.csv"
+    table = dice_of_runs([find_run(name) for name in runs.split(",")])
+    write_csv(path, table)
+    print(table.to_string(index=False))
+    print(f"written to {path}")
 
 
 def _report() -> None:
@@ -172,5 +209,7 @@ _VERBS: dict[str, Callable[..., int | None]] = {
     "export": _export,
     "audit": _audit,
     "bench": _bench,
+    "equivalence": _equivalence,
+    "runtimes": _runtimes,
     "report": _report,
 }

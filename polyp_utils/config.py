@@ -63,6 +63,7 @@ class RunConfig:
     limit: int = 0  # first n ids of each part, for smoke runs; 0 = all
     device: str = "auto"  # auto, cuda, mps, cpu
     precision: str = "auto"  # auto (bf16 where the hardware has it), bf16, fp32
+    compile_mode: str = "none"  # torch.compile: none, default, reduce-overhead, max-autotune
     deterministic: bool = False  # on CUDA (not run there yet); the CPU always is
     name: str = ""  # run folder; empty = derived from the settings
 
@@ -200,6 +201,7 @@ _CHOICES = {
     "augment": ("none", "light", "strong"),
     "device": ("auto", "cuda", "mps", "cpu"),
     "precision": ("auto", "bf16", "fp32"),
+    "compile_mode": ("none", "default", "reduce-overhead", "max-autotune"),
 }
 
 _SEED = RunConfig()  # the defaults are the model card, number by number; it names no augmentation

@@ -2,8 +2,10 @@
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import platform
+import shutil
 import sys
 from dataclasses import dataclass
 
@@ -71,6 +73,14 @@ def _cpu_has_bf16() -> bool:
         return False
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether `torch.compile` finds what it needs: triton on a GPU, else a C++ compiler."""
+    if device.type == "cuda":
+        return importlib.util.find_spec("triton") is not None
+    names = (os.environ.get("CXX", ""), "g++", "clang++", "cl")
+    return any(name and shutil.which(name) for name in names)
 
 
 def keep_freed_memory() -> None:

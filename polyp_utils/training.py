@@ -9,16 +9,17 @@ augmentation from (seed, epoch, frame), so a run that was killed ends like one t
 
 import contextlib
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polyp_utils import distributed
 from polyp_utils.config import RunConfig
@@ -26,7 +27,13 @@ from polyp_utils.data.augment import PRESETS, augment, draw
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.splits import load_split
-from polyp_utils.device import Compute, get_compute, keep_freed_memory, peak_memory_mib
+from polyp_utils.device import (
+    Compute,
+    get_compute,
+    has_compiler,
+    keep_freed_memory,
+    peak_memory_mib,
+)
 from polyp_utils.files import atomic, write_csv, write_json
 from polyp_utils.inference import freeze, load_weights, predict
 from polyp_utils.losses import CombinedLoss, inverse_sqrt_weights
@@ -76,6 +83,11 @@ def _prepare(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[
     split = load_split(config.split, config.dataset).limited(config.limit)
     compute = get_compute(config.device, config.precision)
     _micro_batches(config)
+    if config.compile_mode != "none" and not has_compiler(compute.device):
+        raise ValueError(
+            f"compile_mode is {config.compile_mode!r} but this machine has no C++ compiler (on a "
+            "GPU: no triton): install one, or take compile_mode 'none'"
+        )
     if config.class_weights != "none" and scheme.logits == 1:
         raise ValueError(
             f"class_weights is {config.class_weights!r} but scheme {scheme.name} has one logit: "
@@ -138,12 +150,17 @@ class Trainer:
         class_weights: Tensor | None = None,
     ) -> None:
         keep_freed_memory()
+        if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
         torch.use_deterministic_algorithms(config.deterministic)
         torch.manual_seed(config.seed)
         self.config, self.scheme, self.compute, self.run = config, scheme, compute, run
         model = UNet(3, scheme.logits, config.width)
         self.model = model.to(memory_format=torch.channels_last).to(compute.device)
         self.replica = distributed.replica(self.model)
+        if config.compile_mode != "none":  # by shape: a short last batch is one more
+            compiled = torch.compile(self.replica, mode=config.compile_mode, dynamic=False)
+            self.replica = cast(nn.Module, compiled)
         self.micro_batches = _micro_batches(config)
         parts = (config.ce_weight, config.dice_weight, config.dice_absent)
         self.loss = CombinedLoss(*parts, class_weights)

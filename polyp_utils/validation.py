@@ -36,7 +36,9 @@ class Data:
         return len(self.ids)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Input floats (B, 3, S, S) and mask levels (B, S, S) of rows int64 (B,)."""
+        """Input floats (B, 3, S, S) and mask levels (B, S, S) of rows int64 (B,) on the CPU."""
+        if isinstance(self.images, Tensor):
+            rows = to_device(rows, self.images.device)  # else CUDA is waited for
         return to_input(self.images[rows], self.device), to_device(self.masks[rows], self.device)
 
 

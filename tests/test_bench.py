@@ -1,6 +1,7 @@
 """The benchmark measures what it says; how fast anything is is no matter of tests."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,7 @@ def test_both_loops_learn_the_same_from_the_same(tmp_path):
     half = 6.313752 * abs(delta[0] - delta[1]) / 2  # t of 0.95 with one degree of freedom
     assert first["high"] - first["difference"] == pytest.approx(half, rel=1e-5)
     assert first["rounding"] < 0.02
+    assert equivalence.findings(found)[1].endswith("within ±0.02.")
 
 
 def test_a_benchmark_is_written_and_can_be_read(measured):
@@ -198,10 +200,18 @@ def test_a_measurement_is_found_by_folder_or_not_at_all(measured):
 
 
 def test_the_notebook_reads_what_was_measured(measured, tmp_path):
+    folder = shutil.copytree(measured, tmp_path / "measured")
+    loops = ("plain", "ours", "ours, fp32")
+    places = [("loss", 1), ("polyp_dice", 1), ("polyp_dice", 2)]
+    scores = [(s, loop, *place, 0.5 + s / 9) for s in (0, 1) for loop in loops for place in places]
+    pd.DataFrame(scores, columns=equivalence.COLUMNS).to_csv(folder / "equivalence.csv")
+    (folder / "runtimes.csv").write_text("run,width,runtime,dice,delta\na,4,b,0.5,-0.00123\n")
     out = tmp_path / "8.ipynb"
     notebook = Path(__file__).parents[1] / "notebooks/08_speed.ipynb"
-    papermill.execute_notebook(notebook, out, {"folder": str(measured)}, progress_bar=False)
+    papermill.execute_notebook(notebook, out, {"folder": str(folder)}, progress_bar=False)
     said = out.read_text()
+    assert "difference +0.0000 [0.0000, 0.0000] (90 %, 2 seeds): within ±0.02." in said
+    assert "The largest difference of a mean Dice is 0.00123." in said
     assert "times the plain loop" in said
     assert "The law misses the measured steps by at most" in said
     assert said.count("image/png") == 4
@@ -216,4 +226,5 @@ def test_the_notebook_does_without_a_law(measured, tmp_path):
     papermill.execute_notebook(notebook, out, {"folder": str(tmp_path)}, progress_bar=False)
     said = out.read_text()
     assert "Too few points were measured for a law" in said
+    assert said.count("Not measured (") == 4  # twice, in source and output
     assert said.count("image/png") == 3

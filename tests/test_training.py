@@ -28,6 +28,7 @@ from polyp_utils.losses import CombinedLoss, inverse_sqrt_weights
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run, RunError
 from polyp_utils.training import DivergedError, Trainer, fit
+from polyp_utils.validation import Data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,6 +50,51 @@ def same_tensors(a, b):
 def same_history(a, b):
     first, second = (run.history.drop(columns=TIMES) for run in (a, b))
     return first.equals(second)
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_a_compiled_run_learns_what_another_learns(mode, in_folder, monkeypatch):
+    """By the compiler's front end alone, so that no C++ compiler is needed."""
+    modes = []
+
+    def compiled(model, mode, dynamic):
+        modes.append(mode)
+        return real(model, backend="aot_eager", dynamic=dynamic)
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr("polyp_utils.training.has_compiler", lambda device: True)
+    settings = {"limit": 10, "micro_batches": 2, "precision": "fp32", "lr": 0.01}
+    with_it, without = (in_folder(small(compile_mode=c, **settings)) for c in (mode, "none"))
+    assert modes == [mode]
+    losses = [run.history["train_loss"].to_numpy() for run in (with_it, without)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][0] != losses[0][1]
+    assert set(load_file(with_it.weights)) == set(load_file(without.weights))
+
+
+def test_compiling_without_a_compiler_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match=r"compile_mode is 'default' but .* no C\+\+ compiler"):
+        fit(small(compile_mode="default", device="cpu"))
+
+
+def test_nothing_of_a_step_is_read_by_the_host():
+    """Tensors on `meta` have no values: whatever wants one, as a GPU would be waited for, fails."""
+    scheme = get_scheme("trimap")
+    with torch.device("meta"):
+        model = UNet(width=4)
+        images = torch.empty(4, 3, 32, 32, dtype=torch.uint8)
+        masks = torch.empty(4, 32, 32, dtype=torch.uint8)
+    data = Data(("a", "b", "c", "d"), images, masks, images.device)
+    x, levels = data.batch(torch.tensor([3, 1]))
+    parameters = draw(PRESETS["strong"], seed=0, epoch=0, rows=[3, 1])
+    x, levels = augment(x, levels, parameters)
+    loss = CombinedLoss()(model(x), scheme.encode(levels))
+    loss.backward()
+    assert model.output.weight.grad.shape == model.output.weight.shape
+    with pytest.raises(RuntimeError, match="meta"):
+        loss.item()
 
 
 def last_state(run):

@@ -99,6 +99,22 @@ def compare(
     return table
 
 
+def findings(found: pd.DataFrame) -> list[str]:
+    """What `differences` say, in sentences: the loss, and Dice after the last epoch."""
+    loss, *_, dice = found.to_dict("records")
+    inside = dice["low"] > -MARGIN and dice["high"] < MARGIN
+    verdict = f"{'' if inside else 'not '}within ±{MARGIN}"
+    return [
+        f"Loss at step {loss['at']}: plain {loss['plain']:.4f}, ours {loss['ours']:.4f}; "
+        f"difference {loss['difference']:+.4f} [{loss['low']:.4f}, {loss['high']:.4f}], of which "
+        f"rounding to bf16 is {loss['rounding']:.4f} (mean absolute difference to ours in fp32).",
+        f"Validation polyp Dice after epoch {dice['at']}: plain {dice['plain']:.4f}, ours "
+        f"{dice['ours']:.4f}; difference {dice['difference']:+.4f} "
+        f"[{dice['low']:.4f}, {dice['high']:.4f}] ({100 * LEVEL:.0f} %, {dice['seeds']} seeds): "
+        f"{verdict}.",
+    ]
+
+
 def differences(table: pd.DataFrame) -> pd.DataFrame:
     """Ours minus the plain loop, over the seeds.
 

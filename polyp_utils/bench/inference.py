@@ -196,6 +196,24 @@ def frame_times(model: Model, size: tuple[int, int] = _FRAME, repeats: int = 20)
     return pd.Series({"predict_ms": 1e3 * predicted, "mask_ms": 1e3 * masked, "mask_share": share})
 
 
+def dice_of_runs(runs: Iterable[Run]) -> pd.DataFrame:
+    """`dice_by_runtime` of several runs, with their ``run``, ``width`` and test frames ``n``.
+
+    Raises:
+        FileNotFoundError: a run without weights.
+    """
+    tables = []
+    for run in runs:
+        if not run.weights.is_file():
+            raise FileNotFoundError(f"{run.weights} does not exist: take a run with its weights")
+        config = run.config
+        found = dice_by_runtime(run, PolypDataset(config.dataset, config.image_size))
+        tables.append(found.assign(run=run.name, width=config.width))
+        print(f"{run.name}: {len(found)} runtimes", flush=True)
+    table = pd.concat(tables, ignore_index=True)
+    return table[["run", "width", "runtime", "dice", "delta", "largest", "n"]]
+
+
 def dice_by_runtime(
     run: Run,
     dataset: PolypDataset,
@@ -212,7 +230,7 @@ def dice_by_runtime(
 
     Returns:
         Rows ``runtime``; ``dice``, mean over frames; ``delta`` to the card's snippet; ``largest``
-        absolute difference of one frame.
+        absolute difference of one frame; ``n`` frames.
     """
     ids = load_split(run.config.split, run.config.dataset).limited(run.config.limit).part(part)
     images = dataset.images[dataset.rows(ids)]
@@ -242,6 +260,7 @@ def dice_by_runtime(
             "dice": float(scores.nanmean()),
             "delta": float(scores.nanmean() - card.nanmean()),
             "largest": float((scores - card).nan_to_num().abs().max()),
+            "n": len(scores),
         }
         for name, scores in per_frame.items()
     )

@@ -74,7 +74,7 @@ def speed_table(bench: pd.DataFrame) -> pd.DataFrame:
 def training_speed() -> pd.DataFrame:
     """Training of the plain loop and of ours, a row per published machine and width, in words."""
     rows = []
-    for machine, bench in _published():
+    for machine, bench, _ in _published():
         at = bench[bench["group"] == "training"].set_index(["width", "what"])["value"].to_dict()
         for row in speed_table(bench).reset_index().to_dict("records"):
             width = int(row["width"])
@@ -95,9 +95,16 @@ def training_speed() -> pd.DataFrame:
 
 
 def inference_speed() -> pd.DataFrame:
-    """Inference per published machine, width and runtime, in words."""
+    """Inference per published machine, width and runtime, in words.
+
+    With Dice where ``runtimes.csv`` stands beside the measurement and knows the width.
+    """
     rows = []
-    for machine, bench in _published():
+    for machine, bench, folder in _published():
+        dice = {}
+        if (folder / "runtimes.csv").is_file():
+            scores = pd.read_csv(folder / "runtimes.csv").set_index(["width", "runtime"])
+            dice = scores["dice"].map("{:.4f}".format).to_dict()
         found = bench[bench["group"] == "inference"]
         for (width, runtime), group in found.groupby(["width", "what"], sort=False):
             at = group.set_index(["batch", "unit"])["value"].to_dict()
@@ -111,14 +118,16 @@ def inference_speed() -> pd.DataFrame:
                     "batch 8": f"{at[8, 'images/s']:.1f}",
                     "latency p50 / p95 (ms)": " / ".join(f"{ms:.0f}" for ms in latency),
                     "MB": f"{at[1, 'MB']:.0f}",
+                    "Dice": dice.get((width, runtime), "not measured"),
                     "25 frames/s one by one": "yes" if at[1, "images/s"] >= 25 else "no",
                 }
             )
     return pd.DataFrame(rows)
 
 
-def _published() -> Iterator[tuple[str, pd.DataFrame]]:
+def _published() -> Iterator[tuple[str, pd.DataFrame, Path]]:
+    """Machine, table and folder of each published measurement."""
     root = repo_root() / "results/published/benchmark"
     for path in sorted(root.glob("*/bench.csv")):
         machine = json.loads((path.parent / "machine.json").read_text(encoding="utf-8"))
-        yield machine["device"], pd.read_csv(path)
+        yield machine["device"], pd.read_csv(path), path.parent

@@ -26,6 +26,7 @@ from polyp_utils.hub import load_model
 from polyp_utils.model import UNet
 from polyp_utils.runs import git_commit, save_weights
 
+FOLDER = "benchmark"  # under results/
 WIDTHS = (64, 32, 16)
 # Of the cost model, beside the training that is measured anyway: width, image size, batch.
 POINTS = ((16, 128, 8), (16, 384, 8), (16, 256, 16), (32, 128, 8))

@@ -22,7 +22,7 @@ from torch import Tensor
 from polyp_utils.config import unknown
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import is_polyp
-from polyp_utils.data.transforms import to_input
+from polyp_utils.data.transforms import to_device, to_input
 
 
 @dataclass(frozen=True)
@@ -105,21 +105,26 @@ def draw_many(
 def augment(images: Tensor, masks: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Applies drawn parameters; what comes from outside the frame is black background.
 
+    All small matrices are made on the CPU: a GPU gets them without being waited for.
+
     Args:
         images: float (B, 3, H, W) in [0, 1].
         masks: levels uint8 (B, H, W).
-        parameters: of `draw`, on any device.
+        parameters: of `draw`, on the CPU.
 
     Returns:
         New images and masks, of the same kinds and on the same device.
     """
-    p = {name: values.to(images.device) for name, values in parameters.items()}
+    p, device = parameters, images.device
     height, width = images.shape[-2:]
-    grid = F.affine_grid(_matrices(p, width / height), list(images.shape), align_corners=False)
+    matrices = to_device(_matrices(p, width / height), device)
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
     levels = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
-    blurred = _blur(moved, parameters["blur"] * math.sqrt(height * width) / 256)
-    coloured = _colour(blurred, p)
+    blurred = _blur(moved, p["blur"] * math.sqrt(height * width) / 256)
+    factors = torch.stack([p["brightness"], p["contrast"], p["saturation"]])
+    turns = to_device(_hue_matrices(p["hue"]), device)
+    coloured = _colour(blurred, to_device(factors, device), turns)
     inside = F.grid_sample(torch.ones_like(images[:, :1]), grid, align_corners=False)
     coloured = (coloured * inside).contiguous(memory_format=torch.channels_last)
     return coloured, levels[:, 0].round().to(torch.uint8)
@@ -136,7 +141,7 @@ def _matrices(p: dict[str, Tensor], aspect: float) -> Tensor:
     shear = _stack([[one, p["shear"].tan()], [0 * one, one]])
     scale = _stack([[p["mirror_x"] / p["zoom"], 0 * one], [0 * one, p["mirror_y"] / p["zoom"]]])
     linear = rotation @ shear @ scale
-    stretch = torch.tensor([[1, 1 / aspect], [aspect, 1]], device=cos.device)
+    stretch = torch.tensor([[1, 1 / aspect], [aspect, 1]])
     shift = torch.stack([p["shift_x"], p["shift_y"]], dim=1)[..., None]
     return torch.cat([linear * stretch, shift], dim=2)
 
@@ -145,44 +150,43 @@ def _stack(rows: list[list[Tensor]]) -> Tensor:
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
-def _colour(images: Tensor, p: dict[str, Tensor]) -> Tensor:
-    """Brightness, contrast, saturation and hue, in this order, each as in torchvision's v2."""
-    brightness, contrast, saturation, hue = (
-        p[name].view(-1, 1, 1, 1) for name in ("brightness", "contrast", "saturation", "hue")
-    )
+def _colour(images: Tensor, factors: Tensor, hue_matrices: Tensor) -> Tensor:
+    """Brightness, contrast, saturation and hue, in this order, each as in torchvision's v2.
+
+    Args:
+        images: float (B, 3, H, W) in [0, 1].
+        factors: of the first three, (3, B).
+        hue_matrices: (B, 3, 3).
+    """
+    brightness, contrast, saturation = factors[..., None, None, None]
     images = (images * brightness).clamp(0, 1)
     mean = _luma(images).mean(dim=(2, 3), keepdim=True)
     images = (mean + contrast * (images - mean)).clamp(0, 1)
     grey = _luma(images)
     images = (grey + saturation * (images - grey)).clamp(0, 1)
-    return _turn_hue(images, hue)
+    return torch.einsum("bij,bjhw->bihw", hue_matrices, images).clamp(0, 1)
 
 
 def _luma(images: Tensor) -> Tensor:
-    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device, dtype=images.dtype)
-    return (images * weights.view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    red, green, blue = images.split(1, dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def _turn_hue(images: Tensor, hue: Tensor) -> Tensor:
-    """Rotates chroma in YIQ by ``hue`` turns: for small angles what a shift in HSV does."""
-    angle = -2 * math.pi * hue[:, :, 0, 0]  # HSV turns the other way
-    to_yiq = torch.tensor(
-        [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]],
-        device=images.device,
-        dtype=images.dtype,
-    )
-    cos, sin = angle.cos()[:, 0], angle.sin()[:, 0]
+def _hue_matrices(hue: Tensor) -> Tensor:
+    """RGB -> RGB, (B, 3, 3): rotates chroma in YIQ by ``hue`` turns (B,).
+
+    For small angles it is what a shift in HSV does.
+    """
+    angle = -2 * math.pi * hue  # HSV turns the other way
+    to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    cos, sin = angle.cos(), angle.sin()
     one, zero = torch.ones_like(cos), torch.zeros_like(cos)
     turn = _stack([[one, zero, zero], [zero, cos, -sin], [zero, sin, cos]])
-    matrix = torch.linalg.inv(to_yiq) @ turn @ to_yiq
-    return torch.einsum("bij,bjhw->bihw", matrix, images).clamp(0, 1)
+    return torch.linalg.inv(to_yiq) @ turn @ to_yiq
 
 
 def _blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur with a standard deviation (px) per frame, (B,) on the CPU; 0 changes nothing.
-
-    The kernels are made on the CPU, so that a GPU need not be waited for.
-    """
+    """Gaussian blur; standard deviations in px per frame, (B,) on the CPU; 0 changes nothing."""
     if not (sigma > 0).any():
         return images
     batch, channels, height, width = images.shape
@@ -190,7 +194,7 @@ def _blur(images: Tensor, sigma: Tensor) -> Tensor:
     offset = torch.arange(-reach, reach + 1)
     kernel = (-(offset**2) / (2 * sigma.clamp(min=1e-3)[:, None] ** 2)).exp()
     kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
-    kernel = kernel.to(images)
+    kernel = to_device(kernel.to(images.dtype), images.device)
     flat = images.reshape(1, batch * channels, height, width)
     for shape, pad in (
         ((-1, 1, 1, 2 * reach + 1), (reach, reach, 0, 0)),
