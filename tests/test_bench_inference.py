@@ -29,10 +29,12 @@ def test_every_runtime_gives_the_probabilities_of_the_cards_snippet(name, run):
     for package in [package for part, package in NEEDS.items() if part in name]:
         pytest.importorskip(package)
     images = torch.rand(2, 3, 48, 32)
-    expected = RUNTIMES[CARD](run.weights)(images)
+    expected = RUNTIMES[CARD](run.weights, "cpu")(images)
     assert expected.std() > 0.01  # else the test says nothing
     most = 0.02 if name.endswith("bf16") else 1e-5
-    torch.testing.assert_close(RUNTIMES[name](run.weights)(images), expected, rtol=0, atol=most)
+    torch.testing.assert_close(
+        RUNTIMES[name](run.weights, "cpu")(images), expected, rtol=0, atol=most
+    )
 
 
 def test_dice_is_that_of_the_evaluation(run):
@@ -51,7 +53,7 @@ def test_dice_is_that_of_the_evaluation(run):
 
 
 def test_a_runtime_that_differs_shows_as_delta(run, monkeypatch):
-    nothing = {"nothing": lambda weights: lambda x: torch.eye(3)[0][None, :, None, None] + 0 * x}
+    nothing = {"nothing": lambda *_: lambda x: torch.eye(3)[0][None, :, None, None] + 0 * x}
     monkeypatch.setattr(bench_inference, "RUNTIMES", {**RUNTIMES, **nothing})
     card, other = dice_by_runtime(run, PolypDataset("phantom", 32), nothing).itertuples()
     assert other.dice == 0
@@ -72,8 +74,7 @@ def test_speed_has_a_row_per_width_runtime_and_batch():
     assert table[["width", "runtime", "batch"]].to_numpy().tolist() == [
         [4, name, batch] for batch in (1, 2) for name in (CARD, "ours, PyTorch fp32")
     ]
-    assert (table["low"] <= table["images_per_second"]).all()
-    assert (table["images_per_second"] <= table["high"]).all()
+    assert all(len(rates) == 2 and min(rates) > 0 for rates in table["rates"])
     assert (table["p50_ms"] > 0).all()
     assert (table["p50_ms"] <= table["p95_ms"]).all()
     assert table["mb"].nunique() == 1  # of one file

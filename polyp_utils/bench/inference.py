@@ -1,7 +1,7 @@
 """How fast the same weights predict under each runtime, and whether they say the same.
 
 A runtime maps images, float32 (B, 3, H, W) in [0, 1], to class probabilities, float32
-(B, C, H, W), on the CPU. Each is timed in a process of its own, in turns: thread pools of one
+(B, C, H, W), on one device. Each is timed in a process of its own, in turns: thread pools of one
 would slow down another, and how memory is kept belongs to the runtime.
 """
 
@@ -20,9 +20,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from polyp_utils.bench.ceiling import synchronise
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme, is_polyp
 from polyp_utils.data.splits import load_split
+from polyp_utils.device import get_compute
 from polyp_utils.export import export_onnx
 from polyp_utils.hub import FILE, Model, load_model
 from polyp_utils.inference import load_weights, read_metadata, to_polyp_mask, to_probabilities
@@ -35,15 +37,15 @@ CARD = "card's snippet, fp32"
 _FRAME = (1024, 1280)  # height and width in pixels, the largest frames of Kvasir-SEG but a few
 
 
-def _card(weights: Path) -> Forward:
+def _card(weights: Path, device: str) -> Forward:
     settings = read_metadata(weights)["settings"]
     model = UNet(3, get_scheme(settings["scheme"]).logits, settings["width"])
-    load_weights(model, weights).eval()
+    load_weights(model, weights).eval().to(device)
     return torch.no_grad()(lambda images: to_probabilities(model(images)))
 
 
-def _ours(runtime: str, precision: str, weights: Path) -> Forward:
-    model = load_model(weights, device="cpu", precision=precision, runtime=runtime)
+def _ours(runtime: str, precision: str, weights: Path, device: str) -> Forward:
+    model = load_model(weights, device=device, precision=precision, runtime=runtime)
 
     @torch.inference_mode()
     def forward(images: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ def _ours(runtime: str, precision: str, weights: Path) -> Forward:
     return forward
 
 
-def _onnx_runtime(weights: Path) -> Forward:
+def _onnx_runtime(weights: Path, device: str) -> Forward:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -68,7 +70,7 @@ def _onnx_file(weights: Path) -> Path:
     return path if path.is_file() else export_onnx(weights, path)
 
 
-RUNTIMES: dict[str, Callable[[Path], Forward]] = {
+RUNTIMES: dict[str, Callable[[Path, str], Forward]] = {
     CARD: _card,
     "ours, PyTorch fp32": partial(_ours, "torch", "fp32"),
     "ours, PyTorch bf16": partial(_ours, "torch", "bf16"),
@@ -85,8 +87,9 @@ def speed(
     image_size: int = 256,
     rounds: int = 10,
     seconds: float = 1.0,
+    device: str = "cpu",
 ) -> pd.DataFrame:
-    """Times U-Nets of random weights on this CPU, from input floats to probabilities.
+    """Times U-Nets of random weights, from input floats to probabilities.
 
     Args:
         widths: of the networks.
@@ -95,10 +98,11 @@ def speed(
         image_size: side of the square images in pixels.
         rounds: turns that each runtime gets.
         seconds: how long a turn lasts, at least one call.
+        device: cpu or cuda, where images and probabilities are; only PyTorch knows the latter.
 
     Returns:
-        Rows ``width``, ``runtime``, ``batch``; ``images_per_second`` (median of the rounds),
-        ``low``, ``high`` (their range); ``p50_ms``, ``p95_ms`` per call, over all calls; ``mb``
+        Rows ``width``, ``runtime``, ``batch``; ``rates``, images per second of each round, a list;
+        ``p50_ms``, ``p95_ms`` per call, over all calls; ``mb``
         (10⁶ bytes) of the file that is loaded.
     """
     rows = []
@@ -107,7 +111,8 @@ def speed(
             weights = Path(folder, FILE)
             settings = {"scheme": "trimap", "image_size": image_size, "width": width}
             save_weights(weights, UNet(3, 3, width), {"settings": settings})
-            for row in _time_in_turns(weights, runtimes, batches, image_size, rounds, seconds):
+            measured = (weights, runtimes, batches, image_size, rounds, seconds, device)
+            for row in _time_in_turns(*measured):
                 rows.append({"width": width, **row})
     return pd.DataFrame(rows)
 
@@ -119,6 +124,7 @@ def _time_in_turns(
     image_size: int,
     rounds: int,
     seconds: float,
+    device: str,
 ) -> list[dict[str, Any]]:
     batches, rows = tuple(batches), []
     spawn = multiprocessing.get_context("spawn")
@@ -129,7 +135,7 @@ def _time_in_turns(
             worker = stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn))
             try:
                 for batch in batches:  # warms up
-                    worker.submit(_calls, name, weights, batch, image_size, 0).result()
+                    worker.submit(_calls, name, weights, batch, image_size, 0, device).result()
             except ImportError as error:
                 print(f"{name} is left out: {error}")
                 continue
@@ -137,7 +143,8 @@ def _time_in_turns(
         for _ in range(rounds):
             for batch in batches:
                 for name, worker in workers.items():
-                    turn = worker.submit(_calls, name, weights, batch, image_size, seconds)
+                    asked = (name, weights, batch, image_size, seconds, device)
+                    turn = worker.submit(_calls, *asked)
                     calls.setdefault((name, batch), []).append(turn.result())
         for (name, batch), turns in calls.items():
             rates = [batch / np.mean(turn) for turn in turns]
@@ -146,9 +153,7 @@ def _time_in_turns(
                 {
                     "runtime": name,
                     "batch": batch,
-                    "images_per_second": np.median(rates),
-                    "low": min(rates),
-                    "high": max(rates),
+                    "rates": rates,
                     "p50_ms": 1e3 * p50,
                     "p95_ms": 1e3 * p95,
                     "mb": _file(name, weights).stat().st_size / 1e6,
@@ -162,16 +167,20 @@ def _file(runtime: str, weights: Path) -> Path:
     return weights if own else weights.with_suffix(".onnx")
 
 
-_forward = cache(lambda runtime, weights: RUNTIMES[runtime](weights))
+_forward = cache(lambda runtime, weights, device: RUNTIMES[runtime](weights, device))
 
 
-def _calls(runtime: str, weights: Path, batch: int, image_size: int, seconds: float) -> list[float]:
+def _calls(
+    runtime: str, weights: Path, batch: int, image_size: int, seconds: float, device: str
+) -> list[float]:
     """Seconds of each call, for so long; runs in the runtime's process."""
-    forward, images = _forward(runtime, weights), torch.rand(batch, 3, image_size, image_size)
+    forward, compute = _forward(runtime, weights, device), get_compute(device)
+    images = torch.rand(batch, 3, image_size, image_size, device=compute.device)
     times: list[float] = []
     while not times or sum(times) < seconds:
         start = time.perf_counter()
         forward(images)
+        synchronise(compute)
         times.append(time.perf_counter() - start)
     return times
 
@@ -242,7 +251,7 @@ def dice_by_runtime(
         weights.write_bytes(run.weights.read_bytes())  # the ONNX file is written beside it
         for name in dict.fromkeys((CARD, *runtimes)):
             try:
-                forward = RUNTIMES[name](weights)
+                forward = RUNTIMES[name](weights, "cpu")
             except ImportError as error:
                 print(f"{name} is left out: {error}")
                 continue

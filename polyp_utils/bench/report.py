@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from polyp_utils.bench.ceiling import PASSES, convolutions
+from polyp_utils.bench.equivalence import LEVEL, differences
 from polyp_utils.bench.profile import KINDS
 from polyp_utils.config import repo_root, results_root
 from polyp_utils.runs import RunError
@@ -55,7 +56,9 @@ def speed_table(bench: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Index width; ``plain`` and ``ours`` (images/s), ``ratio``, ``tflops`` of ours, ``ceiling``
-        (TFLOP/s of its convolutions alone) and ``share`` (of the ceiling).
+        (TFLOP/s of its convolutions alone) and ``share`` (of the ceiling); ``validation``
+        (images/s of ours) and ``validation_share``, of an epoch with 800 frames to train on and
+        100 to validate.
     """
     rows = {}
     at = bench[bench["group"] == "training"].set_index(["width", "what"])
@@ -67,7 +70,11 @@ def speed_table(bench: pd.DataFrame) -> pd.DataFrame:
         row["ratio"] = row["ours"] / row["plain"]
         row["tflops"] = arithmetic["value"] / seconds / 1e12
         row["ceiling"] = arithmetic["value"] / alone / 1e12
-        rows[width] = {**row, "share": alone / seconds}
+        row["share"] = alone / seconds
+        row["validation"] = at.loc[(width, "ours, validation"), "value"]
+        per_frame = {"training": 800 / row["ours"], "validation": 100 / row["validation"]}
+        row["validation_share"] = per_frame["validation"] / sum(per_frame.values())
+        rows[width] = row
     return pd.DataFrame(rows).T.rename_axis("width")
 
 
@@ -122,6 +129,26 @@ def inference_speed() -> pd.DataFrame:
                     "25 frames/s one by one": "yes" if at[1, "images/s"] >= 25 else "no",
                 }
             )
+    return pd.DataFrame(rows)
+
+
+def equivalence_table() -> pd.DataFrame:
+    """Ours against the plain loop per published machine, in words."""
+    rows = []
+    for machine, _, folder in _published():
+        if (folder / "equivalence.csv").is_file():
+            for row in differences(pd.read_csv(folder / "equivalence.csv")).to_dict("records"):
+                interval = f"{row['difference']:+.4f} [{row['low']:.4f}, {row['high']:.4f}]"
+                what = {"loss": "loss at step", "polyp_dice": "polyp Dice after epoch"}[row["what"]]
+                rows.append(
+                    {
+                        "machine": machine,
+                        "what": f"{what} {row['at']}",
+                        "plain loop": f"{row['plain']:.4f}",
+                        "ours": f"{row['ours']:.4f}",
+                        f"difference [{100 * LEVEL:.0f} %]": f"{interval}, {row['seeds']} seeds",
+                    }
+                )
     return pd.DataFrame(rows)
 
 

@@ -74,7 +74,7 @@ def benchmark(
         "the machine": _machine(compute),
         **{f"width {c.width}": _width(dataset, c, device, rounds, seconds) for c in configs},
         "data": _start(dataset, image_size),
-        "inference": _inference(widths, image_size, rounds, seconds / 4),
+        "inference": _inference(widths, image_size, rounds, seconds / 4, compute.device.type),
         **{f"cost at {point}": _point(dataset, point, device, seconds) for point in points},
     }
     description = _description(compute, dataset)
@@ -115,14 +115,13 @@ def _start(dataset: str, image_size: int) -> Iterator[list[Any]]:
 
 
 def _inference(
-    widths: Iterable[int], image_size: int, rounds: int, seconds: float
+    widths: Iterable[int], image_size: int, rounds: int, seconds: float, device: str
 ) -> Iterator[list[Any]]:
-    """On the CPU, wherever training was measured: the runtimes are those of the CPU."""
-    found = inference.speed(widths, RUNTIMES, (1, 8), image_size, rounds, seconds)
+    runtimes = RUNTIMES if device == "cpu" else RUNTIMES[:2]  # the others know the CPU alone
+    found = inference.speed(widths, runtimes, (1, 8), image_size, rounds, seconds, device)
     for row in found.to_dict("records"):
         place = {"width": row["width"], "image_size": image_size, "batch": row["batch"]}
-        rates = [row["images_per_second"], row["low"], row["high"]]
-        yield _row("inference", row["runtime"], place, rates, "images/s")
+        yield _row("inference", row["runtime"], place, row["rates"], "images/s")
         for what, unit in (("p50_ms", "ms, p50"), ("p95_ms", "ms, p95"), ("mb", "MB")):
             yield _row("inference", row["runtime"], place, [row[what]], unit)
     for width in widths:
@@ -130,7 +129,7 @@ def _inference(
             weights = Path(folder, "model.safetensors")
             settings = {"scheme": "trimap", "image_size": image_size, "width": width}
             save_weights(weights, UNet(3, 3, width), {"settings": settings})
-            times = inference.frame_times(load_model(weights, device="cpu"))
+            times = inference.frame_times(load_model(weights, device=device))
         place = {"width": width, "image_size": image_size, "batch": 1}
         for name, value in times.items():
             unit = "share" if name == "mask_share" else "ms"
