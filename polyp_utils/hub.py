@@ -29,7 +29,7 @@ from polyp_utils.inference import (
 )
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run, list_runs
-from polyp_utils.runtime import for_frames
+from polyp_utils.runtime import for_frames, threads_for
 
 __all__ = ["HubError", "Model", "load_model", "push", "write_model_card"]
 
@@ -70,9 +70,10 @@ class Model:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"the image is {image.dtype} {image.shape}; give RGB uint8 (H, W, 3)")
         image_CHW = torch.from_numpy(image.copy()).permute(2, 0, 1)  # a view may be flipped
-        square = resize_image(image_CHW, (self.image_size, self.image_size))
-        (probabilities,) = predict(self.network, square[None], self.compute, mirrored=self.mirrored)
-        return probabilities
+        with threads_for(self.network):
+            square = resize_image(image_CHW, (self.image_size, self.image_size))[None]
+            (found,) = predict(self.network, square, self.compute, mirrored=self.mirrored)
+        return found
 
     def probabilities(self, image: np.ndarray) -> Tensor:
         """Likewise at the frame's size, float32 (C, H, W)."""
@@ -84,8 +85,9 @@ class Model:
 
     def polyp_mask(self, image: np.ndarray) -> np.ndarray:
         """Where P(any polyp class) > 0.5, bool (H, W), at the frame's size."""
-        probabilities = self.at_network_size(image)
-        return to_polyp_mask(probabilities, self.scheme, (image.shape[0], image.shape[1])).numpy()
+        size = (image.shape[0], image.shape[1])
+        with threads_for(self.network):
+            return to_polyp_mask(self.at_network_size(image), self.scheme, size).numpy()
 
 
 def load_model(

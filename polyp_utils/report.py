@@ -11,7 +11,12 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from polyp_utils.bench.report import equivalence_table, inference_speed, training_speed
+from polyp_utils.bench.report import (
+    equivalence_table,
+    inference_speed,
+    training_speed,
+    whole_frames,
+)
 from polyp_utils.comparison import over_seeds
 from polyp_utils.config import RECIPES, repo_root
 from polyp_utils.data.catalog import get_info
@@ -271,6 +276,7 @@ TABLES = {
     "mirrors": mirror_table,
     "training speed": lambda _: _frame(training_speed()),
     "inference speed": lambda _: _frame(inference_speed()),
+    "whole frames": lambda _: _frame(whole_frames()),
     "equivalence": lambda _: _frame(equivalence_table()),
     "classes": class_table,
     "kinds": kind_table,

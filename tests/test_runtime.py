@@ -9,7 +9,7 @@ from polyp_utils.config import ExtraError
 from polyp_utils.device import Compute, get_compute
 from polyp_utils.inference import fold_batch_norm, predict
 from polyp_utils.model import UNet
-from polyp_utils.runtime import OpenVINONetwork, for_frames
+from polyp_utils.runtime import OpenVINONetwork, for_frames, threads_for
 
 FP32, BF16 = (get_compute("cpu", precision) for precision in ("fp32", "bf16"))
 
@@ -51,6 +51,18 @@ def test_a_size_that_cannot_be_halved_is_refused_alike(trained_like):
     compiled = OpenVINONetwork(trained_like(), FP32)
     with pytest.raises(ValueError, match="height is 40, no multiple of 16"):
         compiled(torch.zeros(1, 3, 40, 32))
+
+
+def test_pytorch_steps_back_while_openvino_computes(trained_like):
+    pytest.importorskip("openvino")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with threads_for(trained_like()):
+        assert torch.get_num_threads() == 2
+    with threads_for(OpenVINONetwork(trained_like(), FP32)):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
 
 
 def test_auto_takes_openvino_where_it_is_installed_and_faster(monkeypatch, trained_like):

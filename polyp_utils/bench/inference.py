@@ -31,6 +31,7 @@ from polyp_utils.inference import load_weights, read_metadata, to_polyp_mask, to
 from polyp_utils.metrics import count, dice
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run, save_weights
+from polyp_utils.runtime import threads_for
 
 Forward = Callable[[Tensor], Tensor]
 CARD = "card's snippet, fp32"
@@ -49,7 +50,7 @@ def _ours(runtime: str, precision: str, weights: Path, device: str) -> Forward:
 
     @torch.inference_mode()
     def forward(images: Tensor) -> Tensor:
-        with model.compute.autocast():
+        with threads_for(model.network), model.compute.autocast():
             return to_probabilities(model.network(images))
 
     return forward
@@ -196,9 +197,10 @@ def frame_times(model: Model, size: tuple[int, int] = _FRAME, repeats: int = 20)
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
-        probabilities = model.at_network_size(frame)
-        middle = time.perf_counter()
-        to_polyp_mask(probabilities, model.scheme, size).numpy()
+        with threads_for(model.network):  # as in `Model.polyp_mask`
+            probabilities = model.at_network_size(frame)
+            middle = time.perf_counter()
+            to_polyp_mask(probabilities, model.scheme, size).numpy()
         times.append((middle - start, time.perf_counter() - middle))
     predicted, masked = np.median(times[1:], axis=0)  # the first warms up
     share = masked / (predicted + masked)
