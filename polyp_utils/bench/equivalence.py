@@ -106,8 +106,9 @@ def findings(found: pd.DataFrame) -> list[str]:
     verdict = f"{'' if inside else 'not '}within ±{MARGIN}"
     return [
         f"Loss at step {loss['at']}: plain {loss['plain']:.4f}, ours {loss['ours']:.4f}; "
-        f"difference {loss['difference']:+.4f} [{loss['low']:.4f}, {loss['high']:.4f}], of which "
-        f"rounding to bf16 is {loss['rounding']:.4f} (mean absolute difference to ours in fp32).",
+        f"difference {loss['difference']:+.4f} [{loss['low']:.4f}, {loss['high']:.4f}]. For "
+        f"comparison: ours in bf16 and ours in fp32 are {loss['rounding']:.4f} apart (mean "
+        "absolute difference).",
         f"Validation polyp Dice after epoch {dice['at']}: plain {dice['plain']:.4f}, ours "
         f"{dice['ours']:.4f}; difference {dice['difference']:+.4f} "
         f"[{dice['low']:.4f}, {dice['high']:.4f}] ({100 * LEVEL:.0f} %, {dice['seeds']} seeds): "

@@ -19,14 +19,17 @@ def rates(bench: pd.DataFrame) -> Figure:
     for axes, what in zip(panels, ("training", "validation"), strict=True):
         for index, (loop, colour) in enumerate(_COLOURS.items()):
             rows = training[training["what"] == f"{loop}, {what}"].set_index("width").loc[widths]
-            x = np.arange(len(widths)) + 0.4 * (index - 0.5)
-            bars = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-            drawn = axes.bar(x, rows["value"], 0.38, yerr=bars, color=colour, label=loop)
-            axes.bar_label(drawn, fmt="%.3g", fontsize=8)
+            x = np.arange(len(widths)) + 0.2 * (index - 0.5)
+            spread = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+            axes.errorbar(x, rows["value"], spread, fmt="o", color=colour, capsize=3, label=loop)
+            for place, value in zip(x, rows["value"], strict=True):
+                text = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+                axes.annotate(f"{value:.3g}", (place, value), (8, 0), **text)
         axes.set_xticks(range(len(widths)), [f"width {width}" for width in widths])
-        axes.set(title=what, yscale="log")
+        axes.set(title=what, yscale="log", xlim=(-0.4, len(widths) - 0.4))
+        axes.grid(axis="y", alpha=0.3)
     panels[0].set_ylabel("images/s (log scale), quartiles")
-    panels[0].legend(fontsize=8)
+    panels[0].legend(fontsize=8, loc="upper left")
     figure.tight_layout()
     return figure
 
@@ -68,16 +71,18 @@ def law(points: pd.DataFrame, model: CostModel) -> Figure:
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.4))
     predict = {"step": model.step_seconds, "memory": model.memory_mib}
     for axes, (what, unit) in zip(panels, (("step", "s"), ("memory", "MiB")), strict=True):
-        rows = points[points["what"] == what]
+        rows = points[points["what"] == what].sort_values("value")
         places = rows[["width", "image_size", "batch"]].astype(int).to_numpy().tolist()
-        for (width, size, batch), x in zip(places, rows["value"], strict=True):
+        for index, ((width, size, batch), x) in enumerate(zip(places, rows["value"], strict=True)):
             y = predict[what](width, size, batch)
             axes.plot(x, y, "o", color="#0072b2")
-            text = f"w{width}, {size} px, b{batch}"
-            axes.annotate(text, (x, y), (4, -8), textcoords="offset points", fontsize=7)
+            text = f"w{width}, {size} px, b{batch}"  # right and left in turns
+            offset, side = ((-6, 3), "right") if index % 2 else ((6, -7), "left")
+            axes.annotate(text, (x, y), offset, textcoords="offset points", ha=side, fontsize=7)
         ends = [rows["value"].min(), rows["value"].max()]
         axes.plot(ends, ends, color="0.6", linestyle="dotted")
         axes.set(xscale="log", yscale="log", xlabel=f"measured ({unit})", ylabel=f"fitted ({unit})")
         axes.set_title(what)
+        axes.margins(0.25)
     figure.tight_layout()
     return figure
