@@ -172,26 +172,32 @@ def _equivalence(
     dataset: str, width: int, image_size: int, epochs: int, seeds: int, limit: int
 ) -> None:
     from polyp_utils.bench.equivalence import compare, differences
-    from polyp_utils.bench.run import FOLDER
+    from polyp_utils.bench.run import FOLDER, describe
     from polyp_utils.config import results_root
+    from polyp_utils.device import get_compute
+    from polyp_utils.files import write_json
 
     changes = {"width": width, "image_size": image_size, "epochs": epochs, "limit": limit}
     config = RunConfig.from_recipe("seed", dataset=dataset, **changes)
     path = results_root() / FOLDER / "equivalence.csv"
-    print(differences(compare(config, path, range(seeds))).to_string(index=False))
+    found = compare(config, path, range(seeds))
+    write_json(path.with_suffix(".json"), describe(get_compute(), dataset))
+    print(differences(found).to_string(index=False))
     print(f"written to {path}")
 
 
 def _runtimes(runs: str) -> None:
     from polyp_utils.bench.inference import dice_of_runs
-    from polyp_utils.bench.run import FOLDER
+    from polyp_utils.bench.run import FOLDER, describe
     from polyp_utils.config import results_root
-    from polyp_utils.files import write_csv
+    from polyp_utils.device import get_compute
+    from polyp_utils.files import write_csv, write_json
     from polyp_utils.runs import find_run
 
     path = results_root() / FOLDER / "runtimes.csv"
     table = dice_of_runs([find_run(name) for name in runs.split(",")])
     write_csv(path, table)
+    write_json(path.with_suffix(".json"), describe(get_compute("cpu"), runs))
     print(table.to_string(index=False))
     print(f"written to {path}")
 

@@ -20,9 +20,13 @@ class ExtraError(ImportError):
     """A package of an optional extra is not installed; the message says how to install it."""
 
     def __init__(self, package: str, extra: str) -> None:
+        self.given = package, extra
         super().__init__(
             f"{package} is not installed: uv sync --extra {extra}, or pip install -e .[{extra}]"
         )
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), self.given  # it comes back from other processes
 
 
 def unknown(kind: str, value: object, valid: Iterable[str]) -> ValueError:

@@ -27,6 +27,8 @@ def synchronise(compute: Compute) -> None:
     """Waits for the device."""
     if compute.device.type == "cuda":
         torch.cuda.synchronize(compute.device)
+    elif compute.device.type == "mps":
+        torch.mps.synchronize()
 
 
 def seconds_per_call(work: Callable[[], object], compute: Compute) -> float:

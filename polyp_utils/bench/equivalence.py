@@ -2,7 +2,8 @@
 
 Both start from the same weights and see the same frames in the same order, with the card's
 settings; the plain loop in float32 from JPEG files, ours as it trains here. What is left between
-them is rounding and how frames are made smaller. Both are scored by the same code in float32.
+them is rounding, how frames are made smaller, and that the plain loop's frames and masks are
+JPEGs of quality 95. Both are scored by the same code in float32.
 """
 
 import itertools
@@ -61,7 +62,13 @@ def compare(
         Rows of `COLUMNS`: per seed and loop (``plain``, ``ours``; for the first steps also ``ours,
         fp32``) the ``loss`` at step ``at``, and ``polyp_dice`` of the validation part (per image
         at network size, mean) after epoch ``at``.
+
+    Raises:
+        ValueError: fewer than two seeds.
     """
+    seeds = tuple(seeds)
+    if len(seeds) < 2:
+        raise ValueError(f"seeds are {seeds}: an interval needs at least two")
     dataset = PolypDataset(config.dataset, config.image_size)
     split = load_split(config.split, config.dataset).limited(config.limit)
     compute, precise = (get_compute(config.device, p) for p in ("auto", "fp32"))
@@ -83,7 +90,8 @@ def compare(
 
         for seed, loop in itertools.product(seeds, ("plain", "ours", "ours, fp32")):
             running, losses = started(loop, seed)
-            length = steps if loop == "ours, fp32" else config.epochs * per_epoch
+            length = config.epochs * per_epoch
+            length = min(steps, length) if loop == "ours, fp32" else length
             for step, loss in enumerate(itertools.islice(losses, length), 1):
                 if step <= steps:
                     rows.append((seed, loop, "loss", step, loss))

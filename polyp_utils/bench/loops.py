@@ -1,6 +1,6 @@
 """The loops that take turns, and what a process does with one of them.
 
-Both loops train the card's network (scheme trimap) on the same 64 frames: the plain loop from JPEG
+Both loops train the card's network (scheme trimap) on the same frames: the plain loop from JPEG
 files, ours as `polyp_utils.training` does. The convolutions alone are their ceiling.
 """
 
@@ -28,8 +28,8 @@ from polyp_utils.runs import Run
 from polyp_utils.training import Trainer
 from polyp_utils.validation import Data, load_parts, validate
 
-FRAMES = 64  # to train on
-_VALIDATED = 8  # others
+FRAMES = 128  # to train on: an epoch is longer than the turns
+VALIDATED = 24  # others
 
 
 def jpegs(dataset: PolypDataset, ids: Sequence[str], folder: Path) -> list[tuple[Path, Path]]:
@@ -68,7 +68,8 @@ class Training:
     """The plain loop or ours, a few steps at a time.
 
     Attributes:
-        first_batch: seconds until it was at hand.
+        first_batch: seconds until it was at hand, from the opened data set (the written JPEG
+            files) on.
     """
 
     def __init__(
@@ -76,35 +77,43 @@ class Training:
     ) -> None:
         self.config, self.compute = config, compute
         dataset = PolypDataset(name, config.image_size)
-        ids, others = dataset.ids[:FRAMES], dataset.ids[FRAMES : FRAMES + _VALIDATED]
-        pairs = jpegs(dataset, ids, folder) if loop == "plain" else []
-        size = (config.width, config.image_size, config.batch_size)
-        start = time.perf_counter()
+        ids, others = dataset.ids[:FRAMES], dataset.ids[FRAMES : FRAMES + VALIDATED]
         if loop == "plain":
+            pairs, unseen = (jpegs(dataset, part, folder) for part in (ids, others))
+            size = (config.width, config.image_size, config.batch_size)
+            start = time.perf_counter()
             plain = PlainLoop(pairs, *size, compute.device)
             next(iter(plain.loader))
-            few = PlainLoop(jpegs(dataset, others, folder), *size, compute.device)
+            self.first_batch = time.perf_counter() - start
+            few = PlainLoop(unseen, *size, compute.device)
             few.model = plain.model
             self.steps: Iterator[object] = plain.steps()
             self.validate: Callable[[], object] = few.validate
         else:
-            split = Split("bench", ids, others, ())
-            parts = load_parts(dataset, split, compute.device)
+            start = time.perf_counter()
+            parts = load_parts(dataset, Split("bench", ids, others, ()), compute.device)
             ours = OurLoop(parts["train"], config, compute)
             next(iter(ours.trainer.batches(ours.data, 0)))
+            self.first_batch = time.perf_counter() - start
             self.steps, self.validate = ours.steps(), partial(ours.validate, parts["val"])
-        self.first_batch = time.perf_counter() - start
 
     def profile(self) -> dict[str, float]:
         """Seconds of one step by kind of operation."""
         return seconds_by_kind(lambda: next(self.steps), self.compute.device)
 
     def peak_memory(self) -> float:
-        """MiB, so far."""
+        """MiB, so far; of the plain loop without its workers."""
         return peak_memory_mib(self.compute)
 
     def turn(self, seconds: float) -> dict[str, float]:
-        """Images per second of a few steps, and of validation."""
+        """Images per second of a few steps, and of validation of a few frames.
+
+        The plain loop starts its workers anew for each validation, as it does in each epoch.
+        Without seconds it warms up: one step.
+        """
+        if not seconds:
+            next(self.steps)
+            return {}
         synchronise(self.compute)
         start, images = time.perf_counter(), 0
         while (taken := time.perf_counter() - start) < seconds:
@@ -114,7 +123,7 @@ class Training:
         start = time.perf_counter()
         self.validate()
         synchronise(self.compute)
-        rate = _VALIDATED / (time.perf_counter() - start)
+        rate = VALIDATED / (time.perf_counter() - start)
         return {"training": images / taken, "validation": rate}
 
 
@@ -137,6 +146,10 @@ class Convolutions:
 
 
 _here: Training | Convolutions  # the loop of this process
+
+
+def start() -> None:
+    """Does nothing: a process that can call it has imported PyTorch and this module."""
 
 
 def make(loop: str, dataset: str, config: RunConfig, device: str, folder: Path) -> None:

@@ -34,6 +34,8 @@ def seconds_by_kind(step: Callable[[], object], device: torch.device) -> dict[st
         step()
     found = dict.fromkeys(KINDS, 0.0)
     for event in profile.key_averages():
+        if event.device_type != torch.autograd.DeviceType.CPU:
+            continue  # a kernel: its time is that of the operation too
         own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         found[kind_of(event.key)] += own / 1e6
     return found

@@ -186,4 +186,4 @@ def _published() -> Iterator[tuple[str, pd.DataFrame, Path]]:
     root = repo_root() / "results/published/benchmark"
     for path in sorted(root.glob("*/bench.csv")):
         machine = json.loads((path.parent / "machine.json").read_text(encoding="utf-8"))
-        yield machine["device"], pd.read_csv(path), path.parent
+        yield machine["device"].rsplit(", ", 1)[0], pd.read_csv(path), path.parent

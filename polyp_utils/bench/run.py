@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from polyp_utils.bench import ceiling, inference, training
+from polyp_utils.bench import ceiling, inference, loops, training
 from polyp_utils.bench.data import data_start
 from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
@@ -30,7 +30,8 @@ FOLDER = "benchmark"  # under results/
 WIDTHS = (64, 32, 16)
 # Of the cost model, beside the training that is measured anyway: width, image size, batch.
 POINTS = ((16, 128, 8), (16, 384, 8), (16, 256, 16), (32, 128, 8))
-RUNTIMES = (inference.CARD, "ours, PyTorch bf16", "ours, OpenVINO bf16", "ONNX Runtime, fp32")
+# Ours in the precision that the hardware is fast in; the first two also on a GPU.
+RUNTIMES = (inference.CARD, "ours, PyTorch {}", "ours, OpenVINO {}", "ONNX Runtime, fp32")
 _NOWHERE = {"width": 0, "image_size": 0, "batch": 0}
 COLUMNS = ["group", "what", "width", "image_size", "batch", "value", "low", "high", "n", "unit"]
 
@@ -60,24 +61,29 @@ def benchmark(
         points: width, image size and batch of the steps that the cost model is fitted to.
 
     Returns:
-        Rows of `COLUMNS`: ``group`` (machine, training, layer, profile, data,
-        inference, frame, cost), ``what``, median ``value``
-        with quartiles ``low`` and ``high`` of ``n`` measurements, and ``unit``.
+        Rows of `COLUMNS`: ``group`` (machine, training, layer, profile, data, inference, frame,
+        cost), ``what``, median ``value`` with quartiles ``low`` and ``high`` of ``n``
+        measurements, and ``unit``.
+
+    Raises:
+        ValueError: the data set has too few frames.
     """
     keep_freed_memory()
     widths = tuple(widths)
     compute = get_compute(device)
-    PolypDataset(dataset, image_size)  # cached before anything is timed
+    frames, needed = len(PolypDataset(dataset, image_size)), loops.FRAMES + loops.VALIDATED
+    if frames < needed:
+        raise ValueError(f"{dataset} has {frames} frames; the loops take {needed}: try 'phantom'")
     folder.mkdir(parents=True, exist_ok=True)
     configs = [training.settings(width, image_size, batch_size) for width in widths]
     parts: dict[str, Iterator[list[Any]]] = {
         "the machine": _machine(compute),
         **{f"width {c.width}": _width(dataset, c, device, rounds, seconds) for c in configs},
         "data": _start(dataset, image_size),
-        "inference": _inference(widths, image_size, rounds, seconds / 4, compute.device.type),
+        "inference": _inference(widths, image_size, rounds, seconds / 4, compute),
         **{f"cost at {point}": _point(dataset, point, device, seconds) for point in points},
     }
-    description = _description(compute, dataset)
+    description = describe(compute, dataset)
     start = time.perf_counter()
     rows: list[list[Any]] = []
     for number, (name, part) in enumerate(parts.items(), 1):
@@ -115,15 +121,18 @@ def _start(dataset: str, image_size: int) -> Iterator[list[Any]]:
 
 
 def _inference(
-    widths: Iterable[int], image_size: int, rounds: int, seconds: float, device: str
+    widths: Iterable[int], image_size: int, rounds: int, seconds: float, compute: Compute
 ) -> Iterator[list[Any]]:
-    runtimes = RUNTIMES if device == "cpu" else RUNTIMES[:2]  # the others know the CPU alone
+    device, precision = compute.device.type, _precision(compute)
+    wanted = RUNTIMES if device == "cpu" else RUNTIMES[:2]  # the others know the CPU alone
+    runtimes = [name.format(precision) for name in wanted]
     found = inference.speed(widths, runtimes, (1, 8), image_size, rounds, seconds, device)
     for row in found.to_dict("records"):
         place = {"width": row["width"], "image_size": image_size, "batch": row["batch"]}
         yield _row("inference", row["runtime"], place, row["rates"], "images/s")
         for what, unit in (("p50_ms", "ms, p50"), ("p95_ms", "ms, p95"), ("mb", "MB")):
-            yield _row("inference", row["runtime"], place, [row[what]], unit)
+            n = 1 if what == "mb" else row["calls"]
+            yield _row("inference", row["runtime"], place, [row[what]], unit, n)
     for width in widths:
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder, "model.safetensors")
@@ -152,8 +161,8 @@ def _cost(found: pd.DataFrame, config: RunConfig) -> Iterator[list[Any]]:
 
 def _machine(compute: Compute) -> Iterator[list[Any]]:
     for dtype in dict.fromkeys((torch.float32, compute.dtype)):
-        kind = "bf16" if dtype == torch.bfloat16 else "fp32"
         precise = Compute(compute.device, dtype)
+        kind = _precision(precise)
         rates = ceiling.matrix_product(precise) / 1e12
         yield _row("machine", f"matrix product, {kind}", _NOWHERE, rates, "TFLOP/s")
         what = f"3×3 convolution of 256 channels at 64², {kind}"
@@ -163,18 +172,29 @@ def _machine(compute: Compute) -> Iterator[list[Any]]:
     yield _row("machine", "memory copy, read and written", _NOWHERE, copies, "GB/s")
 
 
+def _precision(compute: Compute) -> str:
+    return "bf16" if compute.dtype == torch.bfloat16 else "fp32"
+
+
 def _row(
-    group: str, what: str, at: RunConfig | dict[str, int], values: Iterable[float], unit: str
+    group: str,
+    what: str,
+    at: RunConfig | dict[str, int],
+    values: Iterable[float],
+    unit: str,
+    n: int = 0,
 ) -> list[Any]:
+    """A row of `COLUMNS`; ``n`` where one value stands for more measurements."""
     if isinstance(at, RunConfig):
         at = {"width": at.width, "image_size": at.image_size, "batch": at.batch_size}
     array = np.asarray(list(values), dtype=float)
     low, median, high = np.quantile(array, [0.25, 0.5, 0.75])
     place = [at["width"], at["image_size"], at["batch"]]
-    return [group, what, *place, median, low, high, len(array), unit]
+    return [group, what, *place, median, low, high, n or len(array), unit]
 
 
-def _description(compute: Compute, dataset: str) -> dict[str, Any]:
+def describe(compute: Compute, dataset: str) -> dict[str, Any]:
+    """What measured: hardware, software, commit, time."""
     return {
         "device": compute.describe(),
         "system": platform.platform(),

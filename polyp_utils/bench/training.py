@@ -8,7 +8,7 @@ and they take turns, so that a noisy machine disturbs all alike.
 import multiprocessing
 import tempfile
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ def measure(
     seconds: float = 2.0,
     who: Iterable[str] = (*TRAINING, "convolutions"),
 ) -> pd.DataFrame:
-    """Runs the loops in turns, each in its process; a first turn of each warms up.
+    """Runs the loops in turns, each in its process; a step of each warms up.
 
     Args:
         dataset: whose frames are used.
@@ -45,13 +45,13 @@ def measure(
         device: as in `get_compute`; the plain loop computes there in float32.
         rounds: turns of each that are measured.
         seconds: of training in a turn, at least one step.
-        who: takes turns; ours always does.
+        who: takes turns; ours must.
 
     Returns:
         Rows ``loop``, ``what``, ``value``: of ``plain`` and ``ours`` what `UNITS` names
         (``first_batch`` from the opened data on), the first two in each turn; of ``convolutions``
-        the seconds of each layer and pass in each turn; of ``profile`` the seconds of one of our
-        steps by kind of operation.
+        the seconds of each layer and pass in each turn, and then of ``profile`` those of one of
+        our steps by kind of operation.
     """
     rows: list[tuple[str, str, float]] = []
     spawn = multiprocessing.get_context("spawn")
@@ -63,13 +63,15 @@ def measure(
         def ask(loop: str, *question: Any) -> Any:
             return workers[loop].submit(loops.ask, *question).result()
 
+        wait([worker.submit(loops.start) for worker in workers.values()])  # together: it is slow
         for loop, worker in workers.items():
             worker.submit(loops.make, loop, dataset, config, device, Path(folder)).result()
-            ask(loop, "turn", seconds)
+            ask(loop, "turn", 0)
         for _ in range(rounds):
             for loop in workers:
                 rows += [(loop, *item) for item in ask(loop, "turn", seconds).items()]
         for loop in workers.keys() & set(TRAINING):
             rows += [(loop, what, ask(loop, what)) for what in ("first_batch", "peak_memory")]
-        rows += [("profile", *item) for item in ask("ours", "profile").items()]
+        if "convolutions" in workers:
+            rows += [("profile", *item) for item in ask("ours", "profile").items()]
     return pd.DataFrame(rows, columns=["loop", "what", "value"])
