@@ -203,7 +203,7 @@ def test_two_points_are_no_law():
 
 def test_a_data_set_that_is_too_small_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(loops, "FRAMES", 1000)
-    with pytest.raises(ValueError, match=r"phantom has \d+ frames; the loops take 1024: try"):
+    with pytest.raises(ValueError, match=r"phantom has \d+ frames; the loops take 1016: try"):
         benchmark("phantom", tmp_path / "none", [4], 32)
     assert not (tmp_path / "none").exists()
 

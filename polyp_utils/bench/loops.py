@@ -29,7 +29,7 @@ from polyp_utils.training import Trainer
 from polyp_utils.validation import Data, load_parts, validate
 
 FRAMES = 128  # to train on: an epoch is longer than the turns
-VALIDATED = 24  # others
+VALIDATED = 16  # others
 
 
 def jpegs(dataset: PolypDataset, ids: Sequence[str], folder: Path) -> list[tuple[Path, Path]]:
