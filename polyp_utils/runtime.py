@@ -4,6 +4,7 @@ OpenVINO is optional (extra ``fast``); `load_model` takes it where it is install
 """
 
 import contextlib
+import functools
 import importlib.util
 import platform
 import threading
@@ -85,8 +86,6 @@ class OpenVINONetwork(nn.Module):
 
     def __init__(self, model: UNet, compute: Compute) -> None:
         super().__init__()
-        import openvino
-
         folded = fold_batch_norm(model).cpu()
         with torch.no_grad():
             graph = _graph(folded)
@@ -95,7 +94,7 @@ class OpenVINONetwork(nn.Module):
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self._compiled = openvino.Core().compile_model(graph, "CPU", hints)
+        self._compiled = _core().compile_model(graph, "CPU", hints)
         self._turn = threading.Lock()  # it has one place for inputs and outputs
         self._channels = folded.output.out_channels
         self.eval()
@@ -107,6 +106,19 @@ class OpenVINONetwork(nn.Module):
             return images.new_empty(0, self._channels, *images.shape[-2:])
         with self._turn:
             return torch.from_numpy(self._compiled([images.detach().numpy()])[0].copy())
+
+
+@functools.cache
+def _core() -> Any:
+    """OpenVINO's one core of this process, which is never freed.
+
+    Each new one gives the thread that makes it a stack for signals, and unmaps it when freed, in
+    use or not: of two, freed in the order in which they were made, the first leaves its unmapped
+    stack to the thread, and the next signal ends the process (seen in OpenVINO 2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _graph(folded: UNet) -> Any:

@@ -1,6 +1,7 @@
 """OpenVINO says what PyTorch says, at every size; it is taken where it is installed."""
 
 import pickle
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -69,6 +70,28 @@ def test_threads_may_share_a_network(trained_like):
         found = list(pool.map(one, [*range(8)] * 10))
     torch.testing.assert_close(torch.cat(found[:8]), expected, rtol=1e-4, atol=1e-5)
     assert torch.get_num_threads() == before
+
+
+FREED_IN_ORDER = """
+import faulthandler, gc, os, signal
+from polyp_utils.device import get_compute
+from polyp_utils.model import UNet
+from polyp_utils.runtime import OpenVINONetwork
+faulthandler.enable()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+networks = [OpenVINONetwork(UNet(3, 3, 4).eval(), get_compute("cpu")) for _ in range(3)]
+while networks:
+    del networks[0]
+    gc.collect()
+    os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals and their stacks, as on Linux")
+def test_networks_may_be_freed_in_any_order_before_a_signal():
+    pytest.importorskip("openvino")
+    done = subprocess.run([sys.executable, "-c", FREED_IN_ORDER], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n" * 3), done.stderr
 
 
 def test_no_frame_gives_no_logits(trained_like):
