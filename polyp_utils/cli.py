@@ -181,7 +181,7 @@ def _equivalence(
     config = RunConfig.from_recipe("seed", dataset=dataset, **changes)
     path = results_root() / FOLDER / "equivalence.csv"
     found = compare(config, path, range(seeds))
-    write_json(path.with_suffix(".json"), describe(get_compute(), dataset))
+    write_json(path.with_suffix(".json"), describe(get_compute(), dataset=dataset))
     print(differences(found).to_string(index=False))
     print(f"written to {path}")
 
@@ -197,7 +197,7 @@ def _runtimes(runs: str) -> None:
     path = results_root() / FOLDER / "runtimes.csv"
     table = dice_of_runs([find_run(name) for name in runs.split(",")])
     write_csv(path, table)
-    write_json(path.with_suffix(".json"), describe(get_compute("cpu"), runs))
+    write_json(path.with_suffix(".json"), describe(get_compute("cpu"), runs=runs))
     print(table.to_string(index=False))
     print(f"written to {path}")
 

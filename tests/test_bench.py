@@ -14,12 +14,13 @@ from polyp_utils.bench import ceiling, cost, equivalence, inference, loops, trai
 from polyp_utils.bench.plain import JpegFolder, PlainLoop
 from polyp_utils.bench.report import find_benchmark, kind_table, layer_table, speed_table
 from polyp_utils.bench.run import COLUMNS, benchmark
+from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.device import get_compute
+from polyp_utils.learner import Learner, epoch_order
 from polyp_utils.model import UNet
 from polyp_utils.plots import speed
 from polyp_utils.runs import RunError
-from polyp_utils.training import epoch_order
 from polyp_utils.validation import load_parts
 
 CPU = get_compute("cpu", "fp32")
@@ -30,7 +31,7 @@ POINTS = ((4, 32, 8), (4, 64, 8), (8, 32, 8), (8, 64, 4))
 def measured(tmp_path_factory, session_cache):
     folder = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("polyp_utils.bench.run.RUNTIMES", (inference.CARD, "ours, PyTorch fp32"))
+        patch.setattr("polyp_utils.bench.run.COMPARED", (inference.CARD, "ours, PyTorch fp32"))
         patch.setattr("polyp_utils.bench.run.data_start", lambda *_: [("cold start", 1.0, "s")])
         benchmark("phantom", folder, [4], 32, 8, "cpu", 2, 0.05, POINTS[:2])
     return folder
@@ -83,15 +84,15 @@ def test_the_plain_loop_learns_from_files(dataset, tmp_path):
     assert np.isfinite(plain.validate())
 
 
-def test_ours_is_the_trainer(dataset):
+def test_our_loop_goes_on_into_the_next_epoch(dataset):
     config = training.settings(4, 32, 8)
     data = load_parts(dataset, load_split("phantom-240").limited(64), CPU.device)["train"]
-    ours = loops.OurLoop(data, config, CPU)
-    before = ours.trainer.model.output.weight.detach().clone()
-    steps = ours.steps()
+    learner = Learner(config, get_scheme("trimap"), CPU)
+    before = learner.model.output.weight.detach().clone()
+    steps = loops.our_steps(learner, data)
     losses = [next(steps) for _ in range(9)]  # into the second epoch
     assert all(loss.shape == (3,) for loss in losses)
-    assert (ours.trainer.model.output.weight - before).abs().max() > 0
+    assert (learner.model.output.weight - before).abs().max() > 0
 
 
 def test_both_loops_learn_the_same_from_the_same(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polyp_utils.bench import inference as bench_inference
-from polyp_utils.bench.inference import CARD, RUNTIMES, dice_by_runtime, frame_times, speed
+from polyp_utils.bench.inference import CARD, FORWARDS, dice_by_runtime, frame_times, speed
 from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.evaluation import evaluate_run
@@ -24,16 +24,16 @@ def run(tmp_path_factory, session_cache):
         yield fit(RunConfig.from_recipe("quick", **settings, batch_size=4, precision="fp32"))
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", FORWARDS)
 def test_every_runtime_gives_the_probabilities_of_the_cards_snippet(name, run):
     for package in [package for part, package in NEEDS.items() if part in name]:
         pytest.importorskip(package)
     images = torch.rand(2, 3, 48, 32)
-    expected = RUNTIMES[CARD](run.weights, "cpu")(images)
+    expected = FORWARDS[CARD](run.weights, "cpu")(images)
     assert expected.std() > 0.01  # else the test says nothing
     most = 0.02 if name.endswith("bf16") else 1e-5
     torch.testing.assert_close(
-        RUNTIMES[name](run.weights, "cpu")(images), expected, rtol=0, atol=most
+        FORWARDS[name](run.weights, "cpu")(images), expected, rtol=0, atol=most
     )
 
 
@@ -54,7 +54,7 @@ def test_dice_is_that_of_the_evaluation(run):
 
 def test_a_runtime_that_differs_shows_as_delta(run, monkeypatch):
     nothing = {"nothing": lambda *_: lambda x: torch.eye(3)[0][None, :, None, None] + 0 * x}
-    monkeypatch.setattr(bench_inference, "RUNTIMES", {**RUNTIMES, **nothing})
+    monkeypatch.setattr(bench_inference, "FORWARDS", {**FORWARDS, **nothing})
     card, other = dice_by_runtime(run, PolypDataset("phantom", 32), nothing).itertuples()
     assert other.dice == 0
     assert other.delta == -card.dice

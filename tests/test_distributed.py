@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from polyp_utils import distributed, training
+from polyp_utils import distributed, learner
 from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
@@ -21,6 +21,7 @@ from polyp_utils.losses import CombinedLoss
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run
 from polyp_utils.training import fit
+from polyp_utils.validation import Data, validate
 
 # Batches of 8, 8 and 2 frames in 4 micro-batches: in the last the second process has no frame.
 SMALL = {"limit": 18, "width": 4, "image_size": 32, "epochs": 3, "batch_size": 8, "lr": 0.01}
@@ -33,18 +34,16 @@ import os, signal, sys
 from polyp_utils import training
 from polyp_utils.cli import main
 
-class Fault(training.Trainer):
-    seen = 0
-
-    def step(self, *batch):
-        losses = super().step(*batch)
-        self.seen += len(self.history) == {epoch}
-        return self.fault(losses) if self.seen == 2 and os.environ["RANK"] == "1" else losses
+class Fault(training.Learner):
+    def epoch(self, data, number):
+        for step, losses in enumerate(super().epoch(data, number)):
+            here = (number, step, os.environ["RANK"]) == ({epoch}, 1, "1")
+            yield self.fault(losses) if here else losses
 
     def fault(self, losses):
         {fault}
 
-training.Trainer = Fault
+training.Learner = Fault
 sys.exit(main(sys.argv[1:]))
 """
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
@@ -129,8 +128,8 @@ def test_predictions_and_validation_are_merged_in_order(of_two):
         assert (expected != expected.roll(1, 0)).float().mean() > 0.05  # else no order is seen
         stored = torch.stack([run.probabilities(part, i, scheme)[1:] for i in ids]) * 255
         assert (stored.round() != expected).float().mean() < 1e-4  # rounding may decide a level
-        of_part = training.Data(ids, data.images[rows], data.masks[rows], compute.device)
-        alone = training.validate(model, of_part, scheme, CombinedLoss(), compute, 8)
+        of_part = Data(ids, data.images[rows], data.masks[rows], compute.device)
+        alone = validate(model, of_part, scheme, CombinedLoss(), compute, 8)
         assert run.training["best_at_network_size"][part] == pytest.approx(alone, rel=1e-6)
 
 
@@ -230,7 +229,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(
 ):
     monkeypatch.setattr(distributed, "size", lambda: processes)
     with pytest.raises(ValueError, match=message):
-        training._micro_batches(small(**changes))
+        learner.micro_batches(small(**changes))
 
 
 @pytest.mark.parametrize("gpus", [1, 2])

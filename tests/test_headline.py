@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from polyp_utils import headline
+from polyp_utils import card_sums, headline
+from polyp_utils.card_sums import AVERAGES, LOSSES, Sums, average, loss
 from polyp_utils.config import RunConfig
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.evaluation import CARD, evaluate_run
-from polyp_utils.headline import AVERAGES, LOSS, LOSSES, TEST, VALIDATION, Sums, average, loss
+from polyp_utils.headline import LOSS, TEST, VALIDATION
 from polyp_utils.losses import CombinedLoss
 from polyp_utils.metrics import Counts, batch_dice
 from polyp_utils.plots.headline import clouds, figures
@@ -38,7 +39,7 @@ def trained(tmp_path_factory, dataset):
         runs = [fit(RunConfig.from_recipe("quick", seed=seed, **settings)) for seed in (0, 1)]
         for run in runs:
             evaluate_run(run, dataset=dataset).save(run)
-        return [(run, headline.measure(run, dataset, "cpu")) for run in runs]
+        return [(run, card_sums.measure(run, dataset, "cpu")) for run in runs]
 
 
 def sums(counts, soft=None, ce=None):
@@ -52,7 +53,7 @@ def sums(counts, soft=None, ce=None):
 
 def test_sums_give_the_losses_and_the_dice_that_training_saw(trained):
     run, table = trained[0]
-    test = headline.sums_of(table, "test")
+    test = card_sums.sums_of(table, "test")
     seen = run.training["best_at_network_size"]["test"]
     assert loss(test, AS_IS) == pytest.approx(seen["loss"], rel=1e-5)
     assert test.ce.mean().item() == pytest.approx(seen["ce"], rel=1e-5)
@@ -65,7 +66,7 @@ def test_the_card_is_averaged_as_the_evaluator_does(trained, dataset):
     card = evaluate_run(run, dataset=dataset).card
     for figure, part in ((VALIDATION, "val"), (TEST, "test")):
         # stored predictions have 8 bits, so an argmax may turn
-        assert average(headline.sums_of(table, part), FIRST) == pytest.approx(
+        assert average(card_sums.sums_of(table, part), FIRST) == pytest.approx(
             card[figure], abs=1e-3
         )
 
@@ -168,14 +169,14 @@ def test_the_third_class_that_would_be_needed(trained):
 
 def test_sums_are_read_as_they_were_kept(trained):
     run, table = trained[0]
-    assert not headline.is_measured(run)
+    assert not card_sums.is_measured(run)
     with pytest.raises(RunError, match=r"holds no card_sums\.csv"):
-        headline.read_sums(run)
-    run.save_table(headline.TABLE, table)
-    again = headline.read_sums(run)
+        card_sums.read_sums(run)
+    run.save_table(card_sums.TABLE, table)
+    again = card_sums.read_sums(run)
     (run.path / "card_sums.csv").unlink()
-    assert loss(headline.sums_of(again, "val"), AS_IS) == pytest.approx(
-        loss(headline.sums_of(table, "val"), AS_IS), abs=1e-5
+    assert loss(card_sums.sums_of(again, "val"), AS_IS) == pytest.approx(
+        loss(card_sums.sums_of(table, "val"), AS_IS), abs=1e-5
     )
     pd.testing.assert_frame_equal(again[["id", "tp", "fn"]], table[["id", "tp", "fn"]])
 
@@ -195,7 +196,7 @@ def test_split_ids_are_those_of_the_run(trained, dataset):
     _, table = trained[0]
     ids = load_split("phantom-240").limited(20).test
     target = get_scheme("unused-third").encode(dataset.masks[dataset.rows(ids)])
-    counts = headline.sums_of(table, "test").counts
+    counts = card_sums.sums_of(table, "test").counts
     assert (counts.tp + counts.fn)[:, 1].tolist() == (target == 1).sum((1, 2)).tolist()
     assert table.loc[table["part"] == "test", "id"].unique().tolist() == list(ids)
 

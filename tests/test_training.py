@@ -22,8 +22,9 @@ from polyp_utils.data.augment import PRESETS, augment, draw
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
-from polyp_utils.device import get_compute
+from polyp_utils.device import Compute, get_compute
 from polyp_utils.inference import load_weights, predict, read_metadata
+from polyp_utils.learner import Learner
 from polyp_utils.losses import CombinedLoss, inverse_sqrt_weights
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run, RunError
@@ -79,22 +80,19 @@ def test_compiling_without_a_compiler_is_refused_before_any_work(monkeypatch):
         fit(small(compile_mode="default", device="cpu"))
 
 
-def test_nothing_of_a_step_is_read_by_the_host():
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_nothing_of_a_step_is_read_by_the_host(micro_batches):
     """Tensors on `meta` have no values: whatever wants one, as a GPU would be waited for, fails."""
-    scheme = get_scheme("trimap")
-    with torch.device("meta"):
-        model = UNet(width=4)
-        images = torch.empty(4, 3, 32, 32, dtype=torch.uint8)
-        masks = torch.empty(4, 32, 32, dtype=torch.uint8)
-    data = Data(("a", "b", "c", "d"), images, masks, images.device)
-    x, levels = data.batch(torch.tensor([3, 1]))
-    parameters = draw(PRESETS["strong"], seed=0, epoch=0, rows=[3, 1])
-    x, levels = augment(x, levels, parameters)
-    loss = CombinedLoss()(model(x), scheme.encode(levels))
-    loss.backward()
-    assert model.output.weight.grad.shape == model.output.weight.shape
+    nowhere = Compute(torch.device("meta"), torch.float32)
+    config = small(augment="strong", micro_batches=micro_batches)
+    learner = Learner(config, get_scheme("trimap"), nowhere)
+    with nowhere.device:
+        images = torch.empty(6, 3, 32, 32, dtype=torch.uint8)
+        masks = torch.empty(6, 32, 32, dtype=torch.uint8)
+    losses = list(learner.epoch(Data(tuple("abcdef"), images, masks, nowhere.device), 0))
+    assert [loss.shape for loss in losses] == [(3,)] * 2
     with pytest.raises(RuntimeError, match="meta"):
-        loss.item()
+        losses[0].sum().item()
 
 
 def last_state(run):
@@ -167,7 +165,9 @@ def test_equals_a_plain_loop(monkeypatch):
     """The card's loop, written anew: Adam, CE + Dice by their formulas, order by (seed, epoch)."""
     config = small(precision="fp32", seed=5, limit=10)  # the last batch has two frames
     states = []
-    monkeypatch.setattr(Trainer, "_save", spy(Trainer._save, lambda t: states.append(copy(t))))
+    monkeypatch.setattr(
+        Trainer, "_save", spy(Trainer._save, lambda t: states.append(copy(t.learner)))
+    )
     run = fit(config)
 
     ids = load_split("phantom-240").train[:10]
@@ -206,8 +206,8 @@ def spy(method, look):
     return wrapped
 
 
-def copy(trainer):
-    return {key: value.clone() for key, value in trainer.model.state_dict().items()}
+def copy(learner):
+    return {key: value.clone() for key, value in learner.model.state_dict().items()}
 
 
 def test_a_killed_run_goes_on_to_the_same_end(results, longer, capsys):
@@ -333,14 +333,14 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_epoch_before(
 def steered(monkeypatch, **columns):
     """Has validation report the given values, one per epoch, and keeps each epoch's weights."""
     states = []
-    validate = Trainer._validate
+    validate = Learner.validate
 
     def validate_as_told(self, data):
         epoch = min(len(states), len(next(iter(columns.values()))) - 1)
         states.append(copy(self))
         return validate(self, data) | {key: values[epoch] for key, values in columns.items()}
 
-    monkeypatch.setattr(Trainer, "_validate", validate_as_told)
+    monkeypatch.setattr(Learner, "validate", validate_as_told)
     return states
 
 
@@ -401,7 +401,7 @@ def test_the_learning_rate_halves_when_the_validation_loss_stalls(monkeypatch):
 def test_losses_are_read_now_and_then_not_at_every_step(monkeypatch):
     steps, reads = [], []
     monkeypatch.setattr(training, "READ_EVERY", 4)
-    monkeypatch.setattr(Trainer, "step", spy(Trainer.step, lambda _: steps.append(1)))
+    monkeypatch.setattr(Learner, "step", spy(Learner.step, lambda _: steps.append(1)))
     monkeypatch.setattr(Trainer, "_read", spy(Trainer._read, lambda _: reads.append(1)))
     run = fit(small(limit=40))  # ten steps in an epoch: read after 4, 8, 10
     assert len(steps) == 20
@@ -435,28 +435,29 @@ def test_frames_are_augmented_by_seed_epoch_and_row(monkeypatch):
     """What training sees is what the frames' own draws make of them, whatever the order."""
     seen = {}
 
-    def watch(self, images, masks):
-        seen.setdefault(len(self.history), []).append((images.clone(), masks.clone()))
-        return step(self, images, masks)
+    def watch(self, data, epoch):
+        for images, masks in batches(self, data, epoch):
+            seen.setdefault(epoch, []).append((images.clone(), masks.clone()))
+            yield images, masks
 
-    step = Trainer.step
-    monkeypatch.setattr(Trainer, "step", watch)
+    batches = Learner.batches
+    monkeypatch.setattr(Learner, "batches", watch)
     fit(small(augment="strong", seed=5))
     data = PolypDataset("phantom", 32)
     rows = data.rows(load_split("phantom-240").limited(12).train)
-    for epoch, batches in seen.items():
+    for epoch, found in seen.items():
         order = np.random.default_rng([5, epoch]).permutation(12)
         draws = draw(PRESETS["strong"], 5, epoch, order.tolist())
         frames = data.images[rows[order]].float() / 255
         images, masks = augment(frames, data.masks[rows[order]], draws)
-        assert torch.equal(torch.cat([batch[1] for batch in batches]), masks)
-        torch.testing.assert_close(torch.cat([b[0] for b in batches]), images, atol=1e-5, rtol=0)
+        assert torch.equal(torch.cat([batch[1] for batch in found]), masks)
+        torch.testing.assert_close(torch.cat([b[0] for b in found]), images, atol=1e-5, rtol=0)
     assert len(seen) == 2
 
 
 def test_class_weights_come_from_the_training_part(monkeypatch):
     losses = []
-    monkeypatch.setattr(Trainer, "train", lambda self, *_: losses.append(self.loss))
+    monkeypatch.setattr(Trainer, "train", lambda self, *_: losses.append(self.learner.loss))
     monkeypatch.setattr(Trainer, "finish", lambda *_: None)
     fit(small(class_weights="inverse-sqrt"))
     data = PolypDataset("phantom", 32)
@@ -468,9 +469,8 @@ def test_class_weights_come_from_the_training_part(monkeypatch):
 def test_the_estimate_names_the_cost_and_what_would_be_quicker(capsys):
     run = fit(small(limit=24, epochs=1))  # six steps
     assert "for 1 epochs on cpu" in capsys.readouterr().out
-    trainer = Trainer(
-        RunConfig.from_recipe("seed"), get_scheme("trimap"), get_compute("cpu", "fp32"), run
-    )
+    config, compute = RunConfig.from_recipe("seed"), get_compute("cpu", "fp32")
+    trainer = Trainer(Learner(config, get_scheme("trimap"), compute), run)
     # (64 · 256)² / (16 · 128)² = 64; 800 frames × 20 epochs × 0.36 s = 1.6 h
     assert trainer._estimate(0.36, 800).startswith("about 1.6 h for 20 epochs on cpu")
     assert "seed-small (width 16, 128 px: 64 times less work)" in trainer._estimate(0.36, 800)

@@ -17,14 +17,15 @@ import pandas as pd
 from scipy import stats
 from torch.utils.data import Sampler
 
-from polyp_utils.bench.loops import OurLoop, jpegs
+from polyp_utils.bench.loops import jpegs, our_steps
 from polyp_utils.bench.plain import PlainLoop
 from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.device import get_compute
 from polyp_utils.files import write_csv
-from polyp_utils.training import Trainer, epoch_order
+from polyp_utils.learner import Learner, epoch_order
 from polyp_utils.validation import load_parts, validate
 
 COLUMNS = ["seed", "loop", "what", "at", "value"]
@@ -79,14 +80,14 @@ def compare(
     with tempfile.TemporaryDirectory() as folder:
         pairs = jpegs(dataset, split.train, Path(folder))
 
-        def started(loop: str, seed: int) -> tuple[PlainLoop | Trainer, Iterator[float]]:
+        def started(loop: str, seed: int) -> tuple[PlainLoop | Learner, Iterator[float]]:
             if loop == "plain":
                 order = _OurOrder(seed, len(pairs))
                 plain = PlainLoop(pairs, *size, compute.device, config.lr, seed, order)
                 return plain, plain.steps()
             chosen = compute if loop == "ours" else precise
-            ours = OurLoop(parts["train"], replace(config, seed=seed), chosen)
-            return ours.trainer, (float(loss[0]) for loss in ours.steps())
+            ours = Learner(replace(config, seed=seed), get_scheme(config.scheme), chosen)
+            return ours, (float(loss[0]) for loss in our_steps(ours, parts["train"]))
 
         for seed, loop in itertools.product(seeds, ("plain", "ours", "ours, fp32")):
             running, losses = started(loop, seed)

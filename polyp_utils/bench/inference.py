@@ -71,7 +71,7 @@ def _onnx_file(weights: Path) -> Path:
     return path if path.is_file() else export_onnx(weights, path)
 
 
-RUNTIMES: dict[str, Callable[[Path, str], Forward]] = {
+FORWARDS: dict[str, Callable[[Path, str], Forward]] = {
     CARD: _card,
     "ours, PyTorch fp32": partial(_ours, "torch", "fp32"),
     "ours, PyTorch bf16": partial(_ours, "torch", "bf16"),
@@ -83,7 +83,7 @@ RUNTIMES: dict[str, Callable[[Path, str], Forward]] = {
 
 def speed(
     widths: Iterable[int] = (64, 32, 16),
-    runtimes: Iterable[str] = tuple(RUNTIMES),
+    runtimes: Iterable[str] = tuple(FORWARDS),
     batches: Iterable[int] = (1, 8),
     image_size: int = 256,
     rounds: int = 10,
@@ -94,7 +94,7 @@ def speed(
 
     Args:
         widths: of the networks.
-        runtimes: keys of `RUNTIMES`; one whose package is missing is left out, and named.
+        runtimes: keys of `FORWARDS`; one whose package is missing is left out, and named.
         batches: images per call.
         image_size: side of the square images in pixels.
         rounds: turns that each runtime gets.
@@ -172,7 +172,7 @@ def _file(runtime: str, weights: Path) -> Path:
     return weights if own else weights.with_suffix(".onnx")
 
 
-_forward = cache(lambda runtime, weights, device: RUNTIMES[runtime](weights, device))
+_forward = cache(lambda runtime, weights, device: FORWARDS[runtime](weights, device))
 
 
 def _calls(
@@ -232,7 +232,7 @@ def dice_of_runs(runs: Iterable[Run]) -> pd.DataFrame:
 def dice_by_runtime(
     run: Run,
     dataset: PolypDataset,
-    runtimes: Iterable[str] = tuple(RUNTIMES),
+    runtimes: Iterable[str] = tuple(FORWARDS),
     part: str = "test",
 ) -> pd.DataFrame:
     """Polyp Dice of a run's weights under each runtime, at the original size.
@@ -257,7 +257,7 @@ def dice_by_runtime(
         weights.write_bytes(run.weights.read_bytes())  # the ONNX file is written beside it
         for name in dict.fromkeys((CARD, *runtimes)):
             try:
-                forward = RUNTIMES[name](weights, "cpu")
+                forward = FORWARDS[name](weights, "cpu")
             except ImportError as error:
                 print(f"{name} is left out: {error}")
                 continue

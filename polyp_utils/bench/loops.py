@@ -1,12 +1,11 @@
 """The loops that take turns, and what a process does with one of them.
 
 Both loops train the card's network (scheme trimap) on the same frames: the plain loop from JPEG
-files, ours as `polyp_utils.training` does. The convolutions alone are their ceiling.
+files, ours as `polyp_utils.learner` does. The convolutions alone are their ceiling.
 """
 
 import itertools
 import multiprocessing
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,9 +23,8 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import Split
 from polyp_utils.device import Compute, get_compute, keep_freed_memory, peak_memory_mib
-from polyp_utils.runs import Run
-from polyp_utils.training import Trainer
-from polyp_utils.validation import Data, load_parts, validate
+from polyp_utils.learner import Learner
+from polyp_utils.validation import Data, load_parts
 
 FRAMES = 128  # to train on: an epoch is longer than the turns
 VALIDATED = 16  # others
@@ -44,24 +42,10 @@ def jpegs(dataset: PolypDataset, ids: Sequence[str], folder: Path) -> list[tuple
     return pairs
 
 
-class OurLoop:
-    """`Trainer` without a run: steps forever."""
-
-    def __init__(self, data: Data, config: RunConfig, compute: Compute) -> None:
-        scheme, nowhere = get_scheme(config.scheme), Run(Path(tempfile.gettempdir()))
-        self.data, self.trainer = data, Trainer(config, scheme, compute, nowhere)
-
-    def steps(self) -> Iterator[Tensor]:
-        """Losses of each step, still on the device."""
-        for epoch in itertools.count():
-            self.trainer.model.train()
-            for batch in self.trainer.batches(self.data, epoch):
-                yield self.trainer.step(*batch)
-
-    def validate(self, data: Data) -> None:
-        """With all scores."""
-        t = self.trainer
-        validate(t.model, data, t.scheme, t.loss, t.compute, t.config.batch_size)
+def our_steps(learner: Learner, data: Data) -> Iterator[Tensor]:
+    """Our loop, forever: losses of each step, still on the device."""
+    for epoch in itertools.count():
+        yield from learner.epoch(data, epoch)
 
 
 class Training:
@@ -92,10 +76,11 @@ class Training:
         else:
             start = time.perf_counter()
             parts = load_parts(dataset, Split("bench", ids, others, ()), compute.device)
-            ours = OurLoop(parts["train"], config, compute)
-            next(iter(ours.trainer.batches(ours.data, 0)))
+            learner = Learner(config, get_scheme(config.scheme), compute)
+            next(learner.batches(parts["train"], 0))
             self.first_batch = time.perf_counter() - start
-            self.steps, self.validate = ours.steps(), partial(ours.validate, parts["val"])
+            self.steps = our_steps(learner, parts["train"])
+            self.validate = partial(learner.validate, parts["val"])
 
     def profile(self) -> dict[str, float]:
         """Seconds of one step by kind of operation."""

@@ -31,7 +31,7 @@ WIDTHS = (64, 32, 16)
 # Of the cost model, beside the training that is measured anyway: width, image size, batch.
 POINTS = ((16, 128, 8), (16, 384, 8), (16, 256, 16), (32, 128, 8))
 # Ours in the precision that the hardware is fast in; the first two also on a GPU.
-RUNTIMES = (inference.CARD, "ours, PyTorch {}", "ours, OpenVINO {}", "ONNX Runtime, fp32")
+COMPARED = (inference.CARD, "ours, PyTorch {}", "ours, OpenVINO {}", "ONNX Runtime, fp32")
 _NOWHERE = {"width": 0, "image_size": 0, "batch": 0}
 COLUMNS = ["group", "what", "width", "image_size", "batch", "value", "low", "high", "n", "unit"]
 
@@ -83,7 +83,7 @@ def benchmark(
         "inference": _inference(widths, image_size, rounds, seconds / 4, compute),
         **{f"cost at {point}": _point(dataset, point, device, seconds) for point in points},
     }
-    description = describe(compute, dataset)
+    description = describe(compute, dataset=dataset)
     start = time.perf_counter()
     rows: list[list[Any]] = []
     for number, (name, part) in enumerate(parts.items(), 1):
@@ -124,7 +124,7 @@ def _inference(
     widths: Iterable[int], image_size: int, rounds: int, seconds: float, compute: Compute
 ) -> Iterator[list[Any]]:
     device, precision = compute.device.type, _precision(compute)
-    wanted = RUNTIMES if device == "cpu" else RUNTIMES[:2]  # the others know the CPU alone
+    wanted = COMPARED if device == "cpu" else COMPARED[:2]  # the others know the CPU alone
     runtimes = [name.format(precision) for name in wanted]
     found = inference.speed(widths, runtimes, (1, 8), image_size, rounds, seconds, device)
     for row in found.to_dict("records"):
@@ -193,8 +193,8 @@ def _row(
     return [group, what, *place, median, low, high, n or len(array), unit]
 
 
-def describe(compute: Compute, dataset: str) -> dict[str, Any]:
-    """What measured: hardware, software, commit, time."""
+def describe(compute: Compute, **facts: Any) -> dict[str, Any]:
+    """What measured: hardware, software, commit, time; and further facts."""
     return {
         "device": compute.describe(),
         "system": platform.platform(),
@@ -202,5 +202,5 @@ def describe(compute: Compute, dataset: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "commit": git_commit(),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "dataset": dataset,
+        **facts,
     }

@@ -1,0 +1,163 @@
+"""What training does with a batch: one optimizer step after another, with nothing on disk.
+
+A step slices its batch out of uint8 tensors, on the device or in a memory map (see
+:func:`polyp_utils.validation.load_parts`), so no loader is needed, and reads nothing from the
+device. Order follows from (seed, epoch) and augmentation from (seed, epoch, frame).
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polyp_utils import distributed
+from polyp_utils.config import RunConfig
+from polyp_utils.data.augment import PRESETS, augment, draw
+from polyp_utils.data.labels import Scheme
+from polyp_utils.device import Compute, keep_freed_memory
+from polyp_utils.losses import CombinedLoss
+from polyp_utils.model import UNet
+from polyp_utils.validation import Data, validate
+
+_STATEFUL = ("model", "optimizer", "scheduler")
+
+
+class Learner:
+    """A network in training.
+
+    Attributes:
+        config, scheme, compute: as given.
+        model: the network, channels last on the device.
+        loss: what it minimises.
+        optimizer, scheduler: of its weights; the scheduler's step is the caller's.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        scheme: Scheme,
+        compute: Compute,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        keep_freed_memory()
+        if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
+        torch.use_deterministic_algorithms(config.deterministic)
+        torch.manual_seed(config.seed)
+        self.config, self.scheme, self.compute = config, scheme, compute
+        model = UNet(3, scheme.logits, config.width)
+        self.model = model.to(memory_format=torch.channels_last).to(compute.device)
+        self._replica = self._forward = distributed.replica(self.model)
+        if config.compile_mode != "none":  # by shape: a short last batch is one more
+            compiled = torch.compile(self._replica, mode=config.compile_mode, dynamic=False)
+            self._forward = cast(nn.Module, compiled)
+        self._micro_batches = micro_batches(config)
+        parts = (config.ce_weight, config.dice_weight, config.dice_absent)
+        self.loss = CombinedLoss(*parts, class_weights)
+        fused = compute.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr, fused=fused)
+        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer,
+            factor=config.lr_factor,
+            patience=config.lr_patience,
+            min_lr=config.min_lr,
+        )
+
+    def epoch(self, data: Data, number: int) -> Iterator[Tensor]:
+        """The losses of each `step` of an epoch; as long as it runs the model is in training."""
+        self.model.train()
+        for batch in self.batches(data, number):
+            yield self.step(*batch)
+
+    def batches(self, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of each batch, in the epoch's order, augmented.
+
+        Frames are known by their row in the part.
+        """
+        seed, preset = self.config.seed, PRESETS.get(self.config.augment)
+        for batch in epoch_order(seed, epoch, len(data)).split(self.config.batch_size):
+            rows = distributed.own_share(batch, self._micro_batches)
+            images, masks = data.batch(rows)
+            if preset and len(rows):
+                images, masks = augment(images, masks, draw(preset, seed, epoch, rows.tolist()))
+            yield images, masks
+
+    def step(self, images: Tensor, masks: Tensor) -> Tensor:
+        """One optimizer step on this process's frames of a batch, one micro-batch after the other.
+
+        Returns:
+            Loss, CE and Dice part, (3,), still on the device: the sum over the processes is the
+            mean over the frames of the batch.
+        """
+        each = self._micro_batches // distributed.size()
+        pairs = list(zip(images.tensor_split(each), masks.tensor_split(each), strict=True))
+        frames = distributed.total(images.new_full((), len(images)))  # of the whole batch
+        losses = []
+        with distributed.running_statistics(self.model, updates=min(each, len(images))):
+            for pair in pairs[:-1]:
+                with distributed.accumulating(self._replica):
+                    losses.append(self._backward(*pair, frames))
+            losses.append(self._backward(*pairs[-1], frames))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return torch.stack(losses).sum(dim=0)
+
+    def _backward(self, images: Tensor, masks: Tensor, frames: Tensor) -> Tensor:
+        """Adds a micro-batch's share of the gradient; its share of loss, CE and Dice part, (3,).
+
+        Without a frame (in a short last batch) it adds nothing, but takes part in the exchange.
+        """
+        with self.compute.autocast():
+            logits = self._forward(images)
+        if not len(images):
+            logits.sum().backward()
+            return torch.zeros(3, device=images.device)
+        ce, dice_loss = self.loss.terms(logits, self.scheme.encode(masks))
+        loss = self.loss.ce_weight * ce + self.loss.dice_weight * dice_loss
+        share = len(images) / frames
+        (share * distributed.size() * loss).backward()  # of the processes the mean is taken
+        return share * torch.stack([loss.detach(), ce.detach(), dice_loss.detach()])
+
+    def validate(self, data: Data) -> dict[str, float]:
+        """Losses and Dice on a part, see `polyp_utils.validation.validate`."""
+        return validate(
+            self.model, data, self.scheme, self.loss, self.compute, self.config.batch_size
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on as if nothing had happened, after an epoch."""
+        return {name: getattr(self, name).state_dict() for name in _STATEFUL}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from another's `state_dict`."""
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+
+
+def micro_batches(config: RunConfig) -> int:
+    """Into how many parts a batch is cut: as many for each process, as large for each.
+
+    Raises:
+        ValueError: that cannot be.
+    """
+    processes = distributed.size()
+    count = config.micro_batches or processes
+    if count % processes:
+        raise ValueError(
+            f"micro_batches is {count} but there are {processes} processes: take a multiple, or 0 "
+            "for one per process"
+        )
+    if config.batch_size % count:
+        raise ValueError(
+            f"batch_size is {config.batch_size} but there are {processes} processes, which share "
+            "a batch equally: take a multiple, or another number of processes"
+        )
+    return count
+
+
+def epoch_order(seed: int, epoch: int, frames: int) -> Tensor:
+    """The rows of the training part, int64 (frames,), in the order of an epoch."""
+    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(frames))
