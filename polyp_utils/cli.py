@@ -177,11 +177,11 @@ def _equivalence(
     from polyp_utils.device import get_compute
     from polyp_utils.files import write_json
 
-    changes = {"width": width, "image_size": image_size, "epochs": epochs, "limit": limit}
-    config = RunConfig.from_recipe("seed", dataset=dataset, **changes)
-    path = results_root() / FOLDER / "equivalence.csv"
+    changes = {"dataset": dataset, "width": width, "image_size": image_size, "epochs": epochs}
+    config = RunConfig.from_recipe("seed", **changes, limit=limit)
+    path, measured = results_root() / FOLDER / "equivalence.csv", describe(get_compute(), **changes)
     found = compare(config, path, range(seeds))
-    write_json(path.with_suffix(".json"), describe(get_compute(), dataset=dataset))
+    write_json(path.with_suffix(".json"), measured)
     print(differences(found).to_string(index=False))
     print(f"written to {path}")
 
@@ -194,10 +194,10 @@ def _runtimes(runs: str) -> None:
     from polyp_utils.files import write_csv, write_json
     from polyp_utils.runs import find_run
 
-    path = results_root() / FOLDER / "runtimes.csv"
+    path, measured = results_root() / FOLDER / "runtimes.csv", describe(get_compute("cpu"))
     table = dice_of_runs([find_run(name) for name in runs.split(",")])
     write_csv(path, table)
-    write_json(path.with_suffix(".json"), describe(get_compute("cpu"), runs=runs))
+    write_json(path.with_suffix(".json"), measured)
     print(table.to_string(index=False))
     print(f"written to {path}")
 

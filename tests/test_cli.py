@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from polyp_utils import training
+from polyp_utils.bench import inference
 from polyp_utils.cli import main
 from polyp_utils.config import RunConfig
 from polyp_utils.runs import RunError
@@ -109,3 +111,20 @@ def test_audit_writes_its_tables(drawn_folder, results, capsys):
 def test_audit_of_nothing_says_what_is_known(capsys):
     assert main(["audit", "--dataset", "kvasir"]) == 2
     assert "unknown dataset 'kvasir': did you mean 'kvasir-seg'?" in capsys.readouterr().err
+
+
+def test_equivalence_and_runtimes_say_what_measured_and_when(results, monkeypatch, capsys):
+    card = dict.fromkeys(inference.FORWARDS, inference.FORWARDS[inference.CARD])
+    monkeypatch.setattr(inference, "FORWARDS", card)  # the others take their time
+    small = {"epochs": 1, "width": 4, "image-size": 32, "limit": 8}
+    flags = [f"--{key}={value}" for key, value in small.items()]
+    assert main(["equivalence", "--dataset=phantom", "--seeds=2", *flags]) == 0
+    assert "loss" in capsys.readouterr().out
+    run = fit(RunConfig.from_recipe("quick", **SMALL))
+    assert main(["runtimes", f"--runs={run.name},{run.name}"]) == 0
+    table = pd.read_csv(results / "benchmark/runtimes.csv")
+    assert table["run"].tolist() == [run.name] * 2 * len(card)
+    for name, facts in {"equivalence": {"width": 4, "epochs": 1}, "runtimes": {}}.items():
+        described = json.loads((results / f"benchmark/{name}.json").read_text())
+        assert described.items() >= {**facts, "torch": torch.__version__}.items()
+        assert described.keys() >= {"device", "commit", "measured"}
