@@ -5,13 +5,14 @@ A runtime maps images, float32 (B, 3, H, W) in [0, 1], to class probabilities, f
 would slow down another, and how memory is kept belongs to the runtime.
 """
 
+import itertools
 import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -106,65 +107,61 @@ def speed(
         ``p50_ms``, ``p95_ms`` per call, over all ``calls``; ``mb`` (10⁶ bytes) of the file that
         is loaded.
     """
-    rows = []
-    for width in widths:
-        with tempfile.TemporaryDirectory() as folder:
-            weights = Path(folder, FILE)
-            settings = {"scheme": "trimap", "image_size": image_size, "width": width}
-            save_weights(weights, UNet(3, 3, width), {"settings": settings})
-            measured = (weights, runtimes, batches, image_size, rounds, seconds, device)
-            for row in _time_in_turns(*measured):
-                rows.append({"width": width, **row})
-    return pd.DataFrame(rows)
-
-
-def _time_in_turns(
-    weights: Path,
-    runtimes: Iterable[str],
-    batches: Iterable[int],
-    image_size: int,
-    rounds: int,
-    seconds: float,
-    device: str,
-) -> list[dict[str, Any]]:
     batches, rows = tuple(batches), []
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
-        calls: dict[tuple[str, int], list[list[float]]] = {}
-        workers = {}
-        started = {
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        workers = {
             name: stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for name in runtimes
         }
-        wait([worker.submit(get_compute, device) for worker in started.values()])  # imports
-        for name, worker in started.items():
-            try:
-                for batch in batches:  # warms up
-                    worker.submit(_calls, name, weights, batch, image_size, 0, device).result()
-            except ImportError as error:
-                print(f"{name} is left out: {error}")
-                continue
-            workers[name] = worker
-        for _ in range(rounds):
+        wait([worker.submit(get_compute, device) for worker in workers.values()])  # imports
+        for width in widths:
+            weights = Path(folder, f"{width}.safetensors")
+            settings = {"scheme": "trimap", "image_size": image_size, "width": width}
+            save_weights(weights, UNet(3, 3, width), {"settings": settings})
+            asked = (weights, image_size, device)
+            _warm_up(workers, batches, *asked)
+            for (name, batch), turns in _turns(workers, batches, rounds, seconds, *asked).items():
+                p50, p95 = np.percentile(np.concatenate(turns), [50, 95])
+                rows.append(
+                    {
+                        "width": width,
+                        "runtime": name,
+                        "batch": batch,
+                        "rates": [batch / np.mean(turn) for turn in turns],
+                        "p50_ms": 1e3 * p50,
+                        "p95_ms": 1e3 * p95,
+                        "calls": sum(map(len, turns)),
+                        "mb": _file(name, weights).stat().st_size / 1e6,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _warm_up(workers: dict[str, ProcessPoolExecutor], batches: Iterable[int], *asked: Any) -> None:
+    """Has each runtime load its weights and compute; one that is not installed is taken out."""
+    for name, worker in list(workers.items()):
+        try:
             for batch in batches:
-                for name, worker in workers.items():
-                    asked = (name, weights, batch, image_size, seconds, device)
-                    turn = worker.submit(_calls, *asked)
-                    calls.setdefault((name, batch), []).append(turn.result())
-        for (name, batch), turns in calls.items():
-            rates = [batch / np.mean(turn) for turn in turns]
-            p50, p95 = np.percentile(np.concatenate(turns), [50, 95])
-            rows.append(
-                {
-                    "runtime": name,
-                    "batch": batch,
-                    "rates": rates,
-                    "p50_ms": 1e3 * p50,
-                    "p95_ms": 1e3 * p95,
-                    "calls": sum(map(len, turns)),
-                    "mb": _file(name, weights).stat().st_size / 1e6,
-                }
-            )
-    return rows
+                worker.submit(_calls, name, batch, 0, *asked).result()
+        except ImportError as error:
+            print(f"{name} is left out: {error}")
+            del workers[name]
+
+
+def _turns(
+    workers: dict[str, ProcessPoolExecutor],
+    batches: Iterable[int],
+    rounds: int,
+    seconds: float,
+    *asked: Any,
+) -> dict[tuple[str, int], list[list[float]]]:
+    """Seconds of each call in each turn, by runtime and batch."""
+    calls: dict[tuple[str, int], list[list[float]]] = {}
+    for _, batch, name in itertools.product(range(rounds), batches, workers):
+        turn = workers[name].submit(_calls, name, batch, seconds, *asked)
+        calls.setdefault((name, batch), []).append(turn.result())
+    return calls
 
 
 def _file(runtime: str, weights: Path) -> Path:
@@ -172,11 +169,13 @@ def _file(runtime: str, weights: Path) -> Path:
     return weights if own else weights.with_suffix(".onnx")
 
 
-_forward = cache(lambda runtime, weights, device: FORWARDS[runtime](weights, device))
+@lru_cache(maxsize=1)  # in the runtime's process: of one width after the other
+def _forward(runtime: str, weights: Path, device: str) -> Forward:
+    return FORWARDS[runtime](weights, device)
 
 
 def _calls(
-    runtime: str, weights: Path, batch: int, image_size: int, seconds: float, device: str
+    runtime: str, batch: int, seconds: float, weights: Path, image_size: int, device: str
 ) -> list[float]:
     """Seconds of each call, for so long; runs in the runtime's process."""
     forward, compute = _forward(runtime, weights, device), get_compute(device)
