@@ -113,7 +113,7 @@ def mirror_table(runs: list[Run]) -> str:
         gain = pd.read_csv(run.path / "mirrored.csv").set_index("score").loc["dice"]
         doubts = pd.read_csv(run.path / "uncertainty.csv")
         bad = doubts["dice"] < BAD_DICE
-        areas = [str(auroc(doubts[name], bad)) for name in DOUBTS]
+        areas = [str(auroc(doubts[name], bad, doubts["group"])) for name in DOUBTS]
         mean, low, high = (gain[key] for key in ("difference", "low", "high"))
         cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]", f"{gain['p']:.3f}"]
         cells += [f"{gain['detectable']:.3f}", f"{gain['cost']:.1f}", str(bad.sum())]

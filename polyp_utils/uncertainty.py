@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from polyp_utils.data.dataset import PolypDataset
@@ -107,29 +106,31 @@ def mirror_cost(
     return float(np.median(ratios)), float(np.median(rates))
 
 
-def auroc(score: Iterable[float], bad: Iterable[bool], seed: int = 0) -> Interval:
+def auroc(
+    score: Iterable[float],
+    bad: Iterable[bool],
+    groups: Iterable[object] | None = None,
+    seed: int = 0,
+) -> Interval:
     """Chance that a bad frame has the higher score than a good one; ties count half.
 
-    Percentile bootstrap over frames; NaN where all are bad or all good.
+    The area under the ROC curve (Mann and Whitney 1947), with a percentile bootstrap over frames,
+    or over groups of them (near-duplicates); NaN where all are bad or all good.
     """
     values, labels = np.asarray(list(score), np.float64), np.asarray(list(bad), bool)
     n = len(values)
     if labels.all() or not labels.any():
         return Interval(np.nan, np.nan, np.nan, n)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(n, size=(RESAMPLES, n))
-    drawn = drawn[labels[drawn].any(axis=1) & ~labels[drawn].all(axis=1)]
-    areas = _areas(values[drawn], labels[drawn])
+    group, names = pd.factorize(np.arange(n) if groups is None else pd.Series(list(groups)))
+    equal = np.full(len(names), 1 / len(names))
+    drawn = np.random.default_rng(seed).multinomial(len(names), equal, size=RESAMPLES)
+    times = np.vstack([np.ones(n), drawn[:, group]])  # that each frame is drawn
+    higher = np.heaviside(values[labels][:, None] - values[~labels], 0.5)
+    pairs = times[:, labels].sum(axis=1) * times[:, ~labels].sum(axis=1)
+    won = (times[:, labels] @ higher * times[:, ~labels]).sum(axis=1)
+    whole, *areas = won[pairs > 0] / pairs[pairs > 0]
     low, high = np.quantile(areas, [0.025, 0.975])
-    return Interval(float(_areas(values[None], labels[None])[0]), float(low), float(high), n)
-
-
-def _areas(values: np.ndarray, bad: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of each row (Mann and Whitney 1947)."""
-    ranks = stats.rankdata(values, axis=1)
-    n_bad = bad.sum(axis=1)
-    above = (ranks * bad).sum(axis=1) - n_bad * (n_bad + 1) / 2
-    return above / (n_bad * (values.shape[1] - n_bad))
+    return Interval(float(whole), float(low), float(high), n)
 
 
 def risk_coverage(score: Iterable[float], dice: Iterable[float]) -> pd.DataFrame:

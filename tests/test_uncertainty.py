@@ -128,6 +128,15 @@ def test_auroc_by_hand():
     assert 0.1 < useless.high - useless.low < 0.25
 
 
+def test_auroc_draws_whole_groups():
+    rng = np.random.default_rng(0)
+    score, bad = rng.uniform(size=60), np.arange(60) % 3 == 0
+    alone, four = auroc(score, bad), auroc(np.tile(score, 4), np.tile(bad, 4))
+    together = auroc(np.tile(score, 4), np.tile(bad, 4), groups=[*range(60)] * 4)
+    assert together[:3] == pytest.approx(alone[:3])
+    assert four.high - four.low < 0.6 * (alone.high - alone.low)
+
+
 def test_risk_and_coverage_by_hand():
     table = risk_coverage([0.1, 0.9, 0.5, 0.2], [0.9, 0.1, np.nan, 0.5])
     assert table["coverage"].tolist() == pytest.approx([1 / 3, 2 / 3, 1])
