@@ -76,11 +76,11 @@ def _cpu_has_bf16() -> bool:
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether `torch.compile` finds what it needs: triton on a GPU, else a C++ compiler."""
+    """Whether `torch.compile` finds what it needs: triton on a GPU, else its C++ compiler."""
     if device.type == "cuda":
         return importlib.util.find_spec("triton") is not None
-    names = (os.environ.get("CXX", ""), "g++", "clang++", "cl")
-    return any(name and shutil.which(name) for name in names)
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    return shutil.which(os.environ.get("CXX") or usual) is not None
 
 
 def keep_freed_memory() -> None:

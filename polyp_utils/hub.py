@@ -110,7 +110,7 @@ def load_model(
         precision: ``auto``, ``bf16`` or ``fp32``; bf16 is what ``auto`` takes where it is faster.
         runtime: ``auto``, ``openvino`` or ``torch``; OpenVINO (extra ``fast``) is what ``auto``
             takes on an x86 CPU with bf16 if it is installed. Its model can be neither copied nor
-            pickled, and while it predicts PyTorch has one thread in the whole process.
+            pickled, and while it predicts PyTorch computes with one thread, see `threads_for`.
 
     Raises:
         FileNotFoundError: no such folder, file or repository id.

@@ -67,8 +67,7 @@ class Learner:
         )
 
     def epoch(self, data: Data, number: int) -> Iterator[Tensor]:
-        """The losses of each `step` of an epoch; as long as it runs the model is in training."""
-        self.model.train()
+        """The losses of each `step` of an epoch."""
         for batch in self.batches(data, number):
             yield self.step(*batch)
 
@@ -88,10 +87,13 @@ class Learner:
     def step(self, images: Tensor, masks: Tensor) -> Tensor:
         """One optimizer step on this process's frames of a batch, one micro-batch after the other.
 
+        The model is in training mode, whatever it was in before.
+
         Returns:
             Loss, CE and Dice part, (3,), still on the device: the sum over the processes is the
             mean over the frames of the batch.
         """
+        self.model.train()
         each = self._micro_batches // distributed.size()
         pairs = list(zip(images.tensor_split(each), masks.tensor_split(each), strict=True))
         frames = distributed.total(images.new_full((), len(images)))  # of the whole batch
@@ -110,8 +112,9 @@ class Learner:
 
         Without a frame (in a short last batch) it adds nothing, but takes part in the exchange.
         """
+        forward = self._forward if len(images) else self._replica  # no compiling for nothing
         with self.compute.autocast():
-            logits = self._forward(images)
+            logits = forward(images)
         if not len(images):
             logits.sum().backward()
             return torch.zeros(3, device=images.device)

@@ -21,7 +21,8 @@ from polyp_utils.inference import fold_batch_norm, freeze
 from polyp_utils.model import UNet, check_size
 
 RUNTIMES = ("auto", "openvino", "torch")
-_lock, _within, _before = threading.Lock(), 0, 1  # of `threads_for`
+# Of `threads_for`: threads within, and how many PyTorch had; whether this one is within.
+_lock, _within, _before, _here = threading.Lock(), 0, 1, threading.local()
 
 
 def for_frames(model: UNet, compute: Compute, runtime: str = "auto") -> nn.Module:
@@ -55,12 +56,13 @@ def for_frames(model: UNet, compute: Compute, runtime: str = "auto") -> nn.Modul
 
 @contextlib.contextmanager
 def threads_for(network: nn.Module) -> Iterator[None]:
-    """PyTorch computes with one thread, in the whole process, while OpenVINO has work.
+    """PyTorch computes with one thread, for the thread within, while OpenVINO has work.
 
     After each of its operations PyTorch's other threads spin for some milliseconds, on cores that
-    OpenVINO's threads need. Several threads may be within: the last one out restores the number.
+    OpenVINO's threads need. A thread that first uses PyTorch while another is within has one too,
+    for good: PyTorch takes the last number that was set.
     """
-    if not isinstance(network, OpenVINONetwork):
+    if not isinstance(network, OpenVINONetwork) or getattr(_here, "within", False):
         yield
         return
     global _within, _before
@@ -68,13 +70,15 @@ def threads_for(network: nn.Module) -> Iterator[None]:
         if not _within:
             _before = torch.get_num_threads()
         _within += 1
-        torch.set_num_threads(1)
+    _here.within = True
+    torch.set_num_threads(1)
     try:
         yield
     finally:
+        _here.within = False
         with _lock:
             _within -= 1
-            torch.set_num_threads(1 if _within else _before)
+            torch.set_num_threads(_before)
 
 
 class OpenVINONetwork(nn.Module):

@@ -74,11 +74,7 @@ def _prepare(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[
     split = load_split(config.split, config.dataset).limited(config.limit)
     compute = get_compute(config.device, config.precision)
     micro_batches(config)
-    if config.compile_mode != "none" and not has_compiler(compute.device):
-        raise ValueError(
-            f"compile_mode is {config.compile_mode!r} but this machine has no C++ compiler (on a "
-            "GPU: no triton): install one, or take compile_mode 'none'"
-        )
+    _check_compiler(config, compute)
     if config.class_weights != "none" and scheme.logits == 1:
         raise ValueError(
             f"class_weights is {config.class_weights!r} but scheme {scheme.name} has one logit: "
@@ -93,6 +89,22 @@ def _prepare(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[
     scheme.check(dataset.masks, dataset.info.title)
     parts = load_parts(dataset, split, compute.device)
     return scheme, compute, parts, {"data": dataset.fingerprint, "split_ids": split.fingerprint}
+
+
+def _check_compiler(config: RunConfig, compute: Compute) -> None:
+    if config.compile_mode == "none":
+        return
+    if not has_compiler(compute.device):
+        raise ValueError(
+            f"compile_mode is {config.compile_mode!r} but this machine has no C++ compiler (on a "
+            "GPU: no triton): install one, or take compile_mode 'none'"
+        )
+    graphs = compute.device.type == "cuda" and config.compile_mode != "default"
+    if graphs and micro_batches(config) > distributed.size():  # pytorch/pytorch#169545
+        raise ValueError(
+            f"compile_mode is {config.compile_mode!r}, whose CUDA graphs cannot add up gradients, "
+            f"but micro_batches is {config.micro_batches}: take 0, or compile_mode 'default'"
+        )
 
 
 def _class_weights(config: RunConfig, train: Data) -> Tensor | None:

@@ -13,7 +13,8 @@ import torch
 from polyp_utils.bench import ceiling, cost, equivalence, inference, loops, training
 from polyp_utils.bench.plain import JpegFolder, PlainLoop
 from polyp_utils.bench.report import find_benchmark, kind_table, layer_table, speed_table
-from polyp_utils.bench.run import COLUMNS, benchmark
+from polyp_utils.bench.run import COLUMNS, COMPARED, benchmark
+from polyp_utils.config import RunConfig
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.device import get_compute
@@ -95,10 +96,31 @@ def test_our_loop_goes_on_into_the_next_epoch(dataset):
     assert (learner.model.output.weight - before).abs().max() > 0
 
 
+@pytest.mark.parametrize("loop", training.TRAINING)
+def test_steps_are_in_training_after_a_turn_has_validated(loop, tmp_path):
+    seen = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, _: seen.append(module.training) if isinstance(module, UNet) else None
+    )
+    try:
+        one = loops.Training(loop, "phantom", training.settings(4, 32, 8), CPU, tmp_path)
+        assert one.turn(0.001).keys() == {"training", "validation"}
+        assert seen == [True, False, False]  # a step; two batches of validation
+        one.profile()
+    finally:
+        hook.remove()
+    assert seen[3:] == [True]
+
+
+def test_the_runtimes_that_are_compared_exist():
+    names = {name.format(precision) for name in COMPARED for precision in ("fp32", "bf16")}
+    assert names <= inference.FORWARDS.keys()
+
+
 def test_both_loops_learn_the_same_from_the_same(tmp_path):
     """From equal weights and frames; in fp32 only the way frames are made smaller differs."""
-    short = {"epochs": 2, "lr": 0.01, "device": "cpu"}
-    config = training.settings(4, 32, 8, dataset="phantom", split="phantom-240", limit=24, **short)
+    short = {"epochs": 2, "lr": 0.01, "device": "cpu", "width": 4, "image_size": 32, "limit": 24}
+    config = RunConfig.from_recipe("seed", dataset="phantom", **short)
     table = equivalence.compare(config, tmp_path / "e.csv", seeds=(0, 1), steps=4)
     assert pd.read_csv(tmp_path / "e.csv").shape == table.shape
     losses = table[table["what"] == "loss"].pivot(index=["seed", "at"], columns="loop")["value"]

@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -65,11 +66,33 @@ def test_threads_may_share_a_network(trained_like):
         with threads_for(compiled):
             return compiled(frames[index : index + 1])
 
-    before = torch.get_num_threads()
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(one, [*range(8)] * 10))
     torch.testing.assert_close(torch.cat(found[:8]), expected, rtol=1e-4, atol=1e-5)
-    assert torch.get_num_threads() == before
+
+
+def test_each_thread_gets_its_number_back_whoever_leaves_first(trained_like):
+    pytest.importorskip("openvino")
+    compiled, together = OpenVINONetwork(trained_like(), FP32), threading.Barrier(2)
+
+    def enter_and_leave(turn):
+        found = [torch.get_num_threads()]
+        together.wait()
+        with threads_for(compiled), threads_for(compiled):  # the second does nothing
+            found.append(torch.get_num_threads())
+            together.wait()
+            if turn:
+                together.wait()  # for the other to have left
+        found.append(torch.get_num_threads())
+        if not turn:
+            together.wait()
+        return found
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(enter_and_leave, [0, 1])) == [[2, 1, 2], [2, 1, 2]]
+    torch.set_num_threads(before)
 
 
 FREED_IN_ORDER = """

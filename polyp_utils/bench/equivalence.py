@@ -99,7 +99,6 @@ def compare(
                 if loop != "ours, fp32" and step % per_epoch == 0:
                     what = (running.model, parts["val"], running.scheme, running.loss)
                     score = validate(*what, precise, config.batch_size)["polyp_dice"]
-                    running.model.train()
                     epoch = step // per_epoch
                     rows.append((seed, loop, "polyp_dice", epoch, score))
                     print(f"seed {seed}, {loop}, epoch {epoch}: Dice {score:.4f}", flush=True)
@@ -116,8 +115,8 @@ def findings(found: pd.DataFrame) -> list[str]:
     return [
         f"Loss at step {loss['at']}: plain {loss['plain']:.4f}, ours {loss['ours']:.4f}; "
         f"difference {loss['difference']:+.4f} [{loss['low']:.4f}, {loss['high']:.4f}]. For "
-        f"comparison: ours in bf16 and ours in fp32 are {loss['rounding']:.4f} apart (mean "
-        "absolute difference).",
+        f"comparison: ours as it trains here and ours in fp32 are {loss['rounding']:.4f} apart "
+        "(mean absolute difference).",
         f"Validation polyp Dice after epoch {dice['at']}: plain {dice['plain']:.4f}, ours "
         f"{dice['ours']:.4f}; difference {dice['difference']:+.4f} "
         f"[{dice['low']:.4f}, {dice['high']:.4f}] ({100 * LEVEL:.0f} %, {dice['seeds']} seeds): "
@@ -135,7 +134,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
         A row for the ``loss`` at the last kept step, and one for ``polyp_dice`` after each epoch:
         ``what``, ``at``, means ``plain`` and ``ours``, mean ``difference`` with ``low`` and
         ``high`` (Student's t at `LEVEL` over the seeds), ``seeds``, and ``rounding``: the mean
-        absolute difference between ours in bf16 and in fp32 (losses only).
+        absolute difference between ours as it trains here and in fp32 (losses only).
     """
     rows = []
     wide = table.pivot(index=["what", "at", "seed"], columns="loop", values="value")

@@ -116,9 +116,7 @@ def speed(
         }
         wait([worker.submit(get_compute, device) for worker in workers.values()])  # imports
         for width in widths:
-            weights = Path(folder, f"{width}.safetensors")
-            settings = {"scheme": "trimap", "image_size": image_size, "width": width}
-            save_weights(weights, UNet(3, 3, width), {"settings": settings})
+            weights = random_weights(Path(folder), width, image_size)
             asked = (weights, image_size, device)
             _warm_up(workers, batches, *asked)
             for (name, batch), turns in _turns(workers, batches, rounds, seconds, *asked).items():
@@ -136,6 +134,14 @@ def speed(
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def random_weights(folder: Path, width: int, image_size: int) -> Path:
+    """Writes a network that was never trained; its file."""
+    settings = {"scheme": "trimap", "image_size": image_size, "width": width}
+    path = folder / f"w{width}.safetensors"
+    save_weights(path, UNet(3, get_scheme("trimap").logits, width), {"settings": settings})
+    return path
 
 
 def _warm_up(workers: dict[str, ProcessPoolExecutor], batches: Iterable[int], *asked: Any) -> None:
@@ -232,21 +238,19 @@ def dice_by_runtime(
     run: Run,
     dataset: PolypDataset,
     runtimes: Iterable[str] = tuple(FORWARDS),
-    part: str = "test",
 ) -> pd.DataFrame:
-    """Polyp Dice of a run's weights under each runtime, at the original size.
+    """Polyp Dice of a run's weights on its test part under each runtime, at the original size.
 
     Args:
         run: whose weights are at hand.
         dataset: its data set, opened at its network size.
         runtimes: as in `speed`; the card's snippet, which others are compared with, is added.
-        part: ``val`` or ``test``.
 
     Returns:
         Rows ``runtime``; ``dice``, mean over frames; ``delta`` to the card's snippet; ``largest``
         absolute difference of one frame; ``n`` frames.
     """
-    ids = load_split(run.config.split, run.config.dataset).limited(run.config.limit).part(part)
+    ids = load_split(run.config.split, run.config.dataset).limited(run.config.limit).test
     images = dataset.images[dataset.rows(ids)]
     truths = [is_polyp(torch.from_numpy(dataset.original_mask(i))) for i in ids]
     scheme = get_scheme(run.config.scheme)

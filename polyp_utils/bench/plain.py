@@ -66,8 +66,8 @@ class PlainLoop:
     def steps(self) -> Iterator[float]:
         """The loss of each step."""
         while True:
-            self.model.train()
             for images, masks in self.loader:
+                self.model.train()  # validation may have been in between
                 logits = self.model(images.to(self.device))
                 loss = self.loss(logits, self.scheme.encode(masks.to(self.device)))
                 self.optimizer.zero_grad()

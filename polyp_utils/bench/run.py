@@ -1,4 +1,4 @@
-"""The whole benchmark: one process, one session, one table.
+"""The whole benchmark: one session, one table.
 
 Every row is a median with quartiles and the number of measurements behind it; ratios are made by
 whoever reads the table (notebook 08), from rows of one session.
@@ -23,8 +23,7 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.device import Compute, get_compute, keep_freed_memory
 from polyp_utils.files import write_csv, write_json
 from polyp_utils.hub import load_model
-from polyp_utils.model import UNet
-from polyp_utils.runs import git_commit, save_weights
+from polyp_utils.runs import git_commit
 
 FOLDER = "benchmark"  # under results/
 WIDTHS = (64, 32, 16)
@@ -135,9 +134,7 @@ def _inference(
             yield _row("inference", row["runtime"], place, [row[what]], unit, n)
     for width in widths:
         with tempfile.TemporaryDirectory() as folder:
-            weights = Path(folder, "model.safetensors")
-            settings = {"scheme": "trimap", "image_size": image_size, "width": width}
-            save_weights(weights, UNet(3, 3, width), {"settings": settings})
+            weights = inference.random_weights(Path(folder), width, image_size)
             times = inference.frame_times(load_model(weights, device=device))
         place = {"width": width, "image_size": image_size, "batch": 1}
         for name, value in times.items():
