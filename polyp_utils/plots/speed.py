@@ -68,21 +68,18 @@ def layers(table: pd.DataFrame) -> Figure:
 
 def law(points: pd.DataFrame, model: CostModel) -> Figure:
     """Measured against fitted, steps and memory; on the line the law is exact."""
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4.4))
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.4))
     predict = {"step": model.step_seconds, "memory": model.memory_mib}
     for axes, (what, unit) in zip(panels, (("step", "s"), ("memory", "MiB")), strict=True):
-        rows = points[points["what"] == what].sort_values("value")
+        rows = points[points["what"] == what].sort_values(["width", "image_size", "batch"])
         places = rows[["width", "image_size", "batch"]].astype(int).to_numpy().tolist()
-        for index, ((width, size, batch), x) in enumerate(zip(places, rows["value"], strict=True)):
-            y = predict[what](width, size, batch)
-            axes.plot(x, y, "o", color="#0072b2")
-            text = f"w{width}, {size} px, b{batch}"  # right and left in turns
-            offset, side = ((-6, 3), "right") if index % 2 else ((6, -7), "left")
-            axes.annotate(text, (x, y), offset, textcoords="offset points", ha=side, fontsize=7)
+        for (width, size, batch), x in zip(places, rows["value"], strict=True):
+            text = f"width {width}, {size} px, batch {batch}"
+            axes.plot(x, predict[what](width, size, batch), "o", label=text)
         ends = [rows["value"].min(), rows["value"].max()]
         axes.plot(ends, ends, color="0.6", linestyle="dotted")
         axes.set(xscale="log", yscale="log", xlabel=f"measured ({unit})", ylabel=f"fitted ({unit})")
         axes.set_title(what)
-        axes.margins(0.25)
+    panels[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
     figure.tight_layout()
     return figure
