@@ -177,9 +177,11 @@ def _equivalence(
     from polyp_utils.device import get_compute
     from polyp_utils.files import write_json
 
-    changes = {"dataset": dataset, "width": width, "image_size": image_size, "epochs": epochs}
-    config = RunConfig.from_recipe("seed", **changes, limit=limit)
-    path, measured = results_root() / FOLDER / "equivalence.csv", describe(get_compute(), **changes)
+    size = {"width": width, "image_size": image_size}
+    changes = {"dataset": dataset, **size, "epochs": epochs, "limit": limit}
+    config = RunConfig.from_recipe("seed", **changes)
+    path = results_root() / FOLDER / "equivalence.csv"
+    measured = describe(get_compute(), **changes, seeds=seeds)
     found = compare(config, path, range(seeds))
     write_json(path.with_suffix(".json"), measured)
     print(differences(found).to_string(index=False))

@@ -124,7 +124,10 @@ def test_equivalence_and_runtimes_say_what_measured_and_when(results, monkeypatc
     assert main(["runtimes", f"--runs={run.name},{run.name}"]) == 0
     table = pd.read_csv(results / "benchmark/runtimes.csv")
     assert table["run"].tolist() == [run.name] * 2 * len(card)
-    for name, facts in {"equivalence": {"width": 4, "epochs": 1}, "runtimes": {}}.items():
+    for name, facts in {
+        "equivalence": {"width": 4, "limit": 8, "seeds": 2},
+        "runtimes": {},
+    }.items():
         described = json.loads((results / f"benchmark/{name}.json").read_text())
         assert described.items() >= {**facts, "torch": torch.__version__}.items()
         assert described.keys() >= {"device", "commit", "measured"}

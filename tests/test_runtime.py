@@ -73,7 +73,7 @@ def test_threads_may_share_a_network(trained_like):
 
 def test_each_thread_gets_its_number_back_whoever_leaves_first(trained_like):
     pytest.importorskip("openvino")
-    compiled, together = OpenVINONetwork(trained_like(), FP32), threading.Barrier(2)
+    compiled, together = OpenVINONetwork(trained_like(), FP32), threading.Barrier(2, timeout=60)
 
     def enter_and_leave(turn):
         found = [torch.get_num_threads()]
