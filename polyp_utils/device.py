@@ -68,8 +68,12 @@ def _cuda_has_bf16() -> bool:
 
 
 def _cpu_has_bf16() -> bool:
-    """AVX-512 BF16 or AMX: there bf16 more than doubles the speed, elsewhere it is emulated."""
-    if not hasattr(torch.cpu, "get_capabilities"):
+    """AVX-512 BF16 or AMX: there bf16 more than doubles the speed, elsewhere it is emulated.
+
+    PyTorch held to an older instruction set (``ATEN_CPU_CAPABILITY=avx2``) counts as without.
+    """
+    held = not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    if held or not hasattr(torch.cpu, "get_capabilities"):
         return False
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
