@@ -1,10 +1,12 @@
 """The U-Net of the model card, on one screen (B batch, C channels, H height, W width)."""
 
 import itertools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 STRIDE = 16  # four poolings
 
@@ -18,8 +20,38 @@ class ConvBlock(nn.Sequential):
 
 def conv_bn_relu(c_in: int, c_out: int) -> tuple[nn.Module, ...]:
     """3×3 convolution (padding 1, no bias), batch norm, ReLU."""
-    conv = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
-    return conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
+    return Conv3x3(c_in, c_out), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
+
+
+class Conv3x3(nn.Conv2d):
+    """3×3 convolution, padding 1, no bias; trained on a CPU in float32 with a faster gradient.
+
+    oneDNN is quicker at output and input gradient in channels last, but takes two to six times as
+    long for the weight gradient there as from contiguous tensors, copies included. bf16 has
+    kernels of its own, and a GPU other libraries.
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H, W)."""
+        if self.training and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+            return _Conv3x3.apply(x, self.weight)
+        return super().forward(x)
+
+
+class _Conv3x3(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+        x, weight = ctx.saved_tensors
+        of_x = conv2d_input(x.shape, weight, grad, padding=1) if ctx.needs_input_grad[0] else None
+        return of_x, conv2d_weight(x.contiguous(), weight.shape, grad.contiguous(), padding=1)
 
 
 class UpConv(nn.ConvTranspose2d):

@@ -24,12 +24,17 @@ def test_precision_can_be_forced(precision, dtype):
     assert torch.conv2d(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 1, 1)).dtype == torch.float32
 
 
-@pytest.mark.parametrize("hardware", [True, False])
-def test_auto_precision_follows_the_hardware(monkeypatch, hardware):
-    monkeypatch.setattr(
-        torch.cpu, "get_capabilities", lambda: {"avx512_bf16": hardware}, raising=False
-    )
-    assert (get_compute("cpu").dtype == torch.bfloat16) is hardware
+@pytest.mark.parametrize(
+    ("has_bf16", "used", "expected"),
+    [(True, "AVX512", True), (False, "AVX512", False), (True, "AVX2", False)],
+)
+def test_auto_precision_follows_the_hardware_that_pytorch_uses(
+    monkeypatch, has_bf16, used, expected
+):
+    capabilities = {"avx512_bf16": has_bf16}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: used)
+    assert (get_compute("cpu").dtype == torch.bfloat16) is expected
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from polyp_utils.model import UNet, UpConv
+from polyp_utils.model import Conv3x3, UNet, UpConv
 
 CARD_WIDTHS = [64, 128, 256, 512, 1024]
 
@@ -121,6 +121,34 @@ def test_every_parameter_gets_a_gradient():
     model = UNet(width=4)
     model(torch.rand(2, 3, 32, 32)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_convolutions_in_training_have_the_gradients_of_autograd(layout):
+    torch.manual_seed(0)
+    ours = Conv3x3(5, 3).double().to(memory_format=layout)
+    plain = torch.nn.Conv2d(5, 3, 3, padding=1, bias=False).double()
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 5, 4, 6, dtype=torch.float64).to(memory_format=layout)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [module(i) for module, i in zip((ours.train(), plain), inputs, strict=True)]
+    assert "_Conv3x3" in type(outputs[0].grad_fn).__name__
+    torch.testing.assert_close(*outputs)
+    weights = torch.randn_like(outputs[0])
+    for output in outputs:
+        (weights * output).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    torch.testing.assert_close(ours.weight.grad, plain.weight.grad)
+    ours(x).sum().backward()  # the first layer's input wants none
+    ours(x[:0]).sum().backward()  # of a process without a frame
+
+
+@pytest.mark.parametrize("where", ["evaluation", "bf16", "meta"])
+def test_convolutions_elsewhere_are_pytorchs(where):
+    conv = Conv3x3(5, 3).train(where != "evaluation").to("meta" if where == "meta" else "cpu")
+    x = torch.empty(1, 5, 4, 4, device=conv.weight.device)
+    with torch.autocast("cpu", torch.bfloat16, enabled=where == "bf16"):
+        assert "ConvolutionBackward" in type(conv(x).grad_fn).__name__
 
 
 def test_upsampling_in_training_is_the_transposed_convolution():

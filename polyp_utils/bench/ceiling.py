@@ -1,8 +1,9 @@
 """What the machine can do: matrix products, copies, and the convolutions of this network alone.
 
 A training step cannot be faster than its convolutions. Their time is measured layer by layer, for
-the forward pass and both gradients, with nothing between them; its share in the time of a step
-says how close the step is to what the hardware and its library can do.
+the forward pass and both gradients, each by the fastest way that is known here (whether training
+takes it or not), with nothing between them; its share in the time of a step says how close the step
+is to what the hardware and its library can do.
 """
 
 import functools
@@ -13,12 +14,15 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from polyp_utils.device import Compute
 from polyp_utils.model import UNet
 
 PASSES = ("forward", "input gradient", "weight gradient")
+_USUAL = "channels last"
 _MATRIX = 2048  # side of the matrices
 _COPY_BYTES = 2**28
 
@@ -66,7 +70,7 @@ def memory_copy(compute: Compute, repeats: int = 5) -> np.ndarray:
 def one_convolution(compute: Compute, repeats: int = 5) -> np.ndarray:
     """FLOP/s of the forward pass of a 3×3 convolution of 256 channels at 64², batch 8."""
     layer = Convolution("3×3", (8, 256, 64, 64), (256, 256, 3, 3), False, False)
-    return layer.flops / measured(layer.passes(compute)["forward"], compute, repeats)
+    return layer.flops / measured(layer.passes(compute)["forward"][_USUAL], compute, repeats)
 
 
 @dataclass(frozen=True)
@@ -100,34 +104,60 @@ class Convolution:
         channels = 4 * self.weight[1] if self.transposed else self.weight[0]
         return batch * channels * height * width
 
-    def passes(self, compute: Compute) -> dict[str, Callable[[], object]]:
+    def passes(self, compute: Compute) -> dict[str, dict[str, Callable[[], Tensor]]]:
         """Calls that compute each of `PASSES` (the input's gradient if it needs one), in memory.
 
-        Channels last. A transposed convolution that does not overlap is a matrix product per
-        pixel, and is the 1×1 convolution that it is.
+        In channels last, the layout of training. A transposed convolution that does not overlap is
+        a matrix product per pixel, and is the 1×1 convolution that it is.
+
+        Returns:
+            By pass, by way: the weight gradient of a 3×3 convolution is also had from contiguous
+            copies, and from matrix products.
         """
-        weight_shape = self.weight
+        shape = self.weight
         if self.transposed:
             c_in, c_out, *kernel = self.weight
-            weight_shape = (c_out * int(np.prod(kernel)), c_in, 1, 1)
+            shape = (c_out * int(np.prod(kernel)), c_in, 1, 1)
         x, w = (
-            torch.randn(shape, dtype=compute.dtype, device=compute.device).to(
+            torch.randn(size, dtype=compute.dtype, device=compute.device).to(
                 memory_format=torch.channels_last
             )
-            for shape in (self.inputs, weight_shape)
+            for size in (self.inputs, shape)
         )
-        padding = [weight_shape[-1] // 2] * 2
-        forward = partial(torch.nn.functional.conv2d, x, w, padding=padding)
+        padding = shape[-1] // 2
+        forward = partial(F.conv2d, x, w, padding=padding)
         grad = torch.randn_like(forward())
+        of_weight: dict[str, Callable[[], Tensor]] = {
+            _USUAL: lambda: conv2d_weight(x, shape, grad, padding=padding)
+        }
+        if shape[-1] == 3:
+            of_weight["contiguous"] = lambda: conv2d_weight(
+                x.contiguous(), shape, grad.contiguous(), padding=padding
+            )
+            of_weight["products"] = lambda: weight_gradient_by_products(x, grad)
+        calls: dict[str, dict[str, Callable[[], Tensor]]] = {"forward": {_USUAL: forward}}
+        if self.has_gradient:
+            of_input = partial(conv2d_input, x.shape, w, grad, padding=padding)
+            calls["input gradient"] = {_USUAL: of_input}
+        return {**calls, "weight gradient": of_weight}
 
-        def gradient(*mask: bool) -> Callable[[], object]:
-            fixed = ([1, 1], padding, [1, 1], False, [0, 0], 1, [*mask, False])
-            return partial(torch.ops.aten.convolution_backward, grad, x, w, None, *fixed)
 
-        both = {"input gradient": gradient(True, False), "weight gradient": gradient(False, True)}
-        if not self.has_gradient:
-            del both["input gradient"]
-        return {"forward": forward, **both}
+def weight_gradient_by_products(x: Tensor, grad: Tensor) -> Tensor:
+    """Weight gradient (O, C, 3, 3) of a 3×3 convolution, padding 1, as matrix products.
+
+    For each row of the kernel one product per image, over its pixels, with the three columns side
+    by side.
+
+    Args:
+        x: its input (B, C, H, W), best in channels last.
+        grad: gradient of its output (B, O, H, W), likewise.
+    """
+    _, channels, height, width = x.shape
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # (B, H+2, W+2, C)
+    columns = torch.cat([padded[:, :, j : j + width] for j in range(3)], dim=3)  # (B, H+2, W, 3C)
+    grad_BOP = grad.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2)  # P pixels
+    rows = [(grad_BOP @ columns[:, i : i + height].flatten(1, 2)).sum(dim=0) for i in range(3)]
+    return torch.stack(rows, dim=1).unflatten(2, (3, channels)).permute(0, 3, 1, 2)
 
 
 def convolutions(width: int, image_size: int, batch: int, classes: int = 3) -> list[Convolution]:

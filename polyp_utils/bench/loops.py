@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from polyp_utils.bench.ceiling import convolutions, seconds_per_call, synchronise
+from polyp_utils.bench.ceiling import convolutions, measured, seconds_per_call, synchronise
 from polyp_utils.bench.plain import PlainLoop
 from polyp_utils.bench.profile import seconds_by_kind
 from polyp_utils.config import RunConfig
@@ -120,13 +120,22 @@ class Convolutions:
         self.compute = compute
         layers = convolutions(config.width, config.image_size, config.batch_size)
         self.calls = {
-            f"{layer.name}, {name}": call
+            f"{layer.name}, {name}, {way}": call
             for layer in layers
-            for name, call in layer.passes(compute).items()
+            for name, ways in layer.passes(compute).items()
+            for way, call in self._fastest(ways).items()
         }
 
+    def _fastest(self, ways: dict[str, Callable[[], Tensor]]) -> dict[str, Callable[[], Tensor]]:
+        """The way that takes the least time, each after a call that warms up."""
+        if len(ways) == 1:
+            return ways
+        seconds = {way: measured(call, self.compute, 1)[0] for way, call in ways.items()}
+        way = min(seconds, key=seconds.__getitem__)
+        return {way: ways[way]}
+
     def turn(self, seconds: float) -> dict[str, float]:
-        """Seconds of each, once, however long."""
+        """Seconds of each, once, however long; by layer, pass and way."""
         return {name: seconds_per_call(call, self.compute) for name, call in self.calls.items()}
 
 

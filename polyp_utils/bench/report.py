@@ -31,7 +31,12 @@ def find_benchmark(folder: str = "") -> Path:
 
 
 def layer_table(bench: pd.DataFrame, width: int) -> pd.DataFrame:
-    """Each convolution of one width: FLOP of a pass, and seconds of each of `PASSES`, by name."""
+    """Each convolution of one width, by name.
+
+    Returns:
+        ``flops`` of a pass, seconds of each of `PASSES`, and the fastest known ``way`` of the
+        weight gradient, which its seconds are of.
+    """
     rows = bench[(bench["group"] == "layer") & (bench["width"] == width)]
     names = rows["what"].str.split(", ", expand=True)
     seconds = rows.assign(layer=names[0], task=names[1]).pivot(
@@ -41,7 +46,7 @@ def layer_table(bench: pd.DataFrame, width: int) -> pd.DataFrame:
     layers = {layer.name: layer.flops for layer in convolutions(width, size, batch)}
     table = seconds.reindex(list(layers))[list(PASSES)]
     table.insert(0, "flops", pd.Series(layers))
-    return table
+    return table.assign(way=names[names[1] == PASSES[-1]].set_index(0)[2])
 
 
 def kind_table(bench: pd.DataFrame) -> pd.DataFrame:
