@@ -68,15 +68,23 @@ def _cuda_has_bf16() -> bool:
 
 
 def _cpu_has_bf16() -> bool:
-    """AVX-512 BF16 or AMX: there bf16 more than doubles the speed, elsewhere it is emulated.
+    """AVX-512 BF16 or AMX: there bf16 more than doubles the speed, elsewhere it is emulated."""
+    return instruction_set().endswith(("BF16", "AMX"))
 
-    PyTorch held to an older instruction set (``ATEN_CPU_CAPABILITY=avx2``) counts as without.
+
+def instruction_set() -> str:
+    """The CPU's vector instructions that PyTorch uses: "AVX2", "AVX-512 BF16", "arm64", …
+
+    PyTorch held to older ones (``ATEN_CPU_CAPABILITY=avx2``) does without the newer.
     """
-    held = not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    if held or not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    used = torch.backends.cpu.get_cpu_capability()
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if used == "AVX512":
+        kinds = {"amx_bf16": "AVX-512 AMX", "avx512_bf16": "AVX-512 BF16"}
+        return next((name for kind, name in kinds.items() if has.get(kind)), "AVX-512")
+    if used == "AVX2" and has.get("avx512_f"):
+        return "AVX-512 held to AVX2"
+    return platform.machine() if used == "DEFAULT" else used
 
 
 def has_compiler(device: torch.device) -> bool:
@@ -127,9 +135,9 @@ def free_memory(device: torch.device) -> int:
 
 
 def cpu_name() -> str:
-    """The processor's model name, as far as the system tells."""
+    """Model name, instruction set and cores of the processor, as far as the system tells."""
+    name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return f"{line.split(':')[1].strip()}, {os.cpu_count()} cores"
-    return platform.processor() or platform.machine()
+        models = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        name = next(models, name)
+    return f"{name}, {instruction_set()}, {os.cpu_count()} cores"

@@ -38,7 +38,7 @@ def layer_table(bench: pd.DataFrame, width: int) -> pd.DataFrame:
         weight gradient, which its seconds are of.
     """
     rows = bench[(bench["group"] == "layer") & (bench["width"] == width)]
-    names = rows["what"].str.split(", ", expand=True)
+    names = rows["what"].str.split(", ", expand=True).reindex(columns=range(3))
     seconds = rows.assign(layer=names[0], task=names[1]).pivot(
         index="layer", columns="task", values="value"
     )
@@ -191,4 +191,4 @@ def _published() -> Iterator[tuple[str, pd.DataFrame, Path]]:
     root = repo_root() / "results/published/benchmark"
     for path in sorted(root.glob("*/bench.csv")):
         machine = json.loads((path.parent / "machine.json").read_text(encoding="utf-8"))
-        yield machine["device"].rsplit(", ", 1)[0], pd.read_csv(path), path.parent
+        yield machine["device"], pd.read_csv(path), path.parent
