@@ -24,11 +24,11 @@ def conv_bn_relu(c_in: int, c_out: int) -> tuple[nn.Module, ...]:
 
 
 class Conv3x3(nn.Conv2d):
-    """3×3 convolution, padding 1, no bias; trained on a CPU in float32 with a faster gradient.
+    """3×3 convolution, padding 1, no bias; with a faster gradient where oneDNN's is slow.
 
-    oneDNN is quicker at output and input gradient in channels last, but takes two to six times as
-    long for the weight gradient there as from contiguous tensors, copies included. bf16 has
-    kernels of its own, and a GPU other libraries.
+    On a CPU with AVX2 and no AVX-512, oneDNN is quicker at output and input gradient in channels
+    last, but its weight gradient from 32 channels on takes up to three times as long there as from
+    contiguous tensors, copies included. (For bf16 and AVX-512 it has better kernels.)
     """
 
     def __init__(self, c_in: int, c_out: int) -> None:
@@ -36,7 +36,9 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, H, W)."""
-        if self.training and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        on_avx2 = x.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+        slow = on_avx2 and self.in_channels >= 32 and not torch.is_autocast_enabled("cpu")
+        if self.training and slow:
             return _Conv3x3.apply(x, self.weight)
         return super().forward(x)
 

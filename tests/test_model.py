@@ -124,12 +124,13 @@ def test_every_parameter_gets_a_gradient():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_convolutions_in_training_have_the_gradients_of_autograd(layout):
+def test_convolutions_in_training_have_the_gradients_of_autograd(monkeypatch, layout):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     torch.manual_seed(0)
-    ours = Conv3x3(5, 3).double().to(memory_format=layout)
-    plain = torch.nn.Conv2d(5, 3, 3, padding=1, bias=False).double()
+    ours = Conv3x3(32, 3).double().to(memory_format=layout)
+    plain = torch.nn.Conv2d(32, 3, 3, padding=1, bias=False).double()
     plain.load_state_dict(ours.state_dict())
-    x = torch.randn(2, 5, 4, 6, dtype=torch.float64).to(memory_format=layout)
+    x = torch.randn(2, 32, 4, 6, dtype=torch.float64).to(memory_format=layout)
     inputs = [x.clone().requires_grad_() for _ in range(2)]
     outputs = [module(i) for module, i in zip((ours.train(), plain), inputs, strict=True)]
     assert "_Conv3x3" in type(outputs[0].grad_fn).__name__
@@ -143,10 +144,13 @@ def test_convolutions_in_training_have_the_gradients_of_autograd(layout):
     ours(x[:0]).sum().backward()  # of a process without a frame
 
 
-@pytest.mark.parametrize("where", ["evaluation", "bf16", "meta"])
-def test_convolutions_elsewhere_are_pytorchs(where):
-    conv = Conv3x3(5, 3).train(where != "evaluation").to("meta" if where == "meta" else "cpu")
-    x = torch.empty(1, 5, 4, 4, device=conv.weight.device)
+@pytest.mark.parametrize("where", ["evaluation", "bf16", "meta", "AVX512", "few channels"])
+def test_convolutions_elsewhere_are_pytorchs(monkeypatch, where):
+    used = where if where == "AVX512" else "AVX2"
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: used)
+    channels = 16 if where == "few channels" else 32
+    conv = Conv3x3(channels, 3).train(where != "evaluation").to("meta" if where == "meta" else "cpu")
+    x = torch.empty(1, channels, 4, 4, device=conv.weight.device)
     with torch.autocast("cpu", torch.bfloat16, enabled=where == "bf16"):
         assert "ConvolutionBackward" in type(conv(x).grad_fn).__name__
 
