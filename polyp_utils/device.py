@@ -73,7 +73,7 @@ def _cpu_has_bf16() -> bool:
 
 
 def instruction_set() -> str:
-    """The CPU's vector instructions that PyTorch uses: "AVX2", "AVX-512 BF16", "arm64", …
+    """The CPU's vector instructions that PyTorch uses, such as "AVX2" or "AVX-512 BF16".
 
     PyTorch held to older ones (``ATEN_CPU_CAPABILITY=avx2``) does without the newer.
     """

@@ -17,7 +17,7 @@ from polyp_utils.bench.run import COLUMNS, COMPARED, benchmark
 from polyp_utils.config import RunConfig
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
-from polyp_utils.device import get_compute
+from polyp_utils.device import Compute, get_compute
 from polyp_utils.learner import Learner, epoch_order
 from polyp_utils.model import UNet
 from polyp_utils.plots import speed

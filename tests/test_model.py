@@ -149,8 +149,9 @@ def test_convolutions_elsewhere_are_pytorchs(monkeypatch, where):
     used = where if where == "AVX512" else "AVX2"
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: used)
     channels = 16 if where == "few channels" else 32
-    conv = Conv3x3(channels, 3).train(where != "evaluation").to("meta" if where == "meta" else "cpu")
-    x = torch.empty(1, channels, 4, 4, device=conv.weight.device)
+    device = "meta" if where == "meta" else "cpu"
+    conv = Conv3x3(channels, 3).train(where != "evaluation").to(device)
+    x = torch.empty(1, channels, 4, 4, device=device)
     with torch.autocast("cpu", torch.bfloat16, enabled=where == "bf16"):
         assert "ConvolutionBackward" in type(conv(x).grad_fn).__name__
 
