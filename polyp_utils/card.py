@@ -129,8 +129,7 @@ Label scheme `{scheme.name}`: {scheme.note}.
 ## Training
 
 - Epochs: {config.epochs}, batches of {config.batch_size}, seed {config.seed}.
-- Adam, learning rate {config.lr:g}; times {config.lr_factor:g} when the validation loss has not
-  fallen for more than {config.lr_patience} epochs, never below {config.min_lr:g}.
+- {_optimization(config)}
 - Loss: {config.ce_weight:g} × {"binary cross-entropy" if binary else "cross-entropy"}
   + {config.dice_weight:g} × Dice loss.
 - A class that a batch lacks: {config.dice_absent}d in the Dice loss. Class weights in the
@@ -214,6 +213,21 @@ def _leaks(split: Split, config: RunConfig) -> str:
 
 def _drawn(config: RunConfig) -> bool:
     return config.dataset == "phantom"
+
+
+def _optimization(config: RunConfig) -> str:
+    adam = "AdamW" if config.weight_decay else "Adam"
+    name = {"adam": adam, "sgd": "SGD with Nesterov momentum 0.9"}[config.optimizer]
+    text = f"{name}, learning rate {config.lr:g}"
+    if config.weight_decay:
+        text += f", weight decay {config.weight_decay:g} on the convolutions"
+    if config.schedule == "linear":
+        share = f"{100 * config.warmup:g} %"
+        return f"{text}; the rate rises in the\n  first {share} of the steps, then falls to 0."
+    return (
+        f"{text}; times {config.lr_factor:g} when the validation loss has not\n  fallen for more "
+        f"than {config.lr_patience} epochs, never below {config.min_lr:g}."
+    )
 
 
 def _front_matter(run: Run, summary: dict[str, Any]) -> str:

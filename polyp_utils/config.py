@@ -54,15 +54,19 @@ class RunConfig:
     epochs: int = 20  # passes over the training part
     batch_size: int = 8  # frames per step, over all processes
     micro_batches: int = 0  # a batch is taken in that many parts; 0 = one per process
-    lr: float = 1e-4  # Adam
-    lr_factor: float = 0.5  # ReduceLROnPlateau on the validation loss
+    optimizer: str = "adam"  # adam (card), sgd (Nesterov momentum 0.9)
+    lr: float = 1e-4  # at its highest
+    weight_decay: float = 0.0  # of the convolutions' weights
+    schedule: str = "plateau"  # plateau (card), linear (rises, then falls to 0, step by step)
+    lr_factor: float = 0.5  # plateau: ReduceLROnPlateau on the validation loss
     lr_patience: int = 3
     min_lr: float = 1e-6
+    warmup: float = 0.05  # linear: share of the steps in which lr rises
     ce_weight: float = 0.5  # cross-entropy, or BCE for a network with one logit
     dice_weight: float = 0.5
     dice_absent: str = "include"  # class absent from a batch: "include" (card) or "exclude"
     class_weights: str = "none"  # in the cross-entropy: none (card), inverse-sqrt
-    augment: str = "none"  # none (card), light, strong
+    augment: str = "none"  # none (card), mirror, light, strong
     seed: int = 0  # weights and order; never the split
     limit: int = 0  # first n ids of each part, for smoke runs; 0 = all
     device: str = "auto"  # auto, cuda, mps, cpu
@@ -88,6 +92,12 @@ class RunConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
         if not 0 < self.lr_factor < 1:
             raise ValueError(f"lr_factor is {self.lr_factor}; it must lie between 0 and 1")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is {self.warmup}; it must be at least 0 and less than 1")
+        if not 0 <= self.weight_decay < 1:
+            raise ValueError(
+                f"weight_decay is {self.weight_decay}; it must be at least 0 and less than 1"
+            )
         weights = (self.ce_weight, self.dice_weight)
         if not all(0 <= weight < math.inf for weight in weights) or sum(weights) == 0:
             raise ValueError(
@@ -202,7 +212,9 @@ def _usual_split(recipe: RunConfig, dataset: str) -> str:
 _CHOICES = {
     "dice_absent": ("include", "exclude"),
     "class_weights": ("none", "inverse-sqrt"),
-    "augment": ("none", "light", "strong"),
+    "augment": ("none", "mirror", "light", "strong"),
+    "optimizer": ("adam", "sgd"),
+    "schedule": ("plateau", "linear"),
     "device": ("auto", "cuda", "mps", "cpu"),
     "precision": ("auto", "bf16", "fp32"),
     "compile_mode": ("none", "default", "reduce-overhead", "max-autotune"),

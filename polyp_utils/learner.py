@@ -32,7 +32,7 @@ class Learner:
         config, scheme, compute: as given.
         model: the network, channels last on the device.
         loss: what it minimises.
-        optimizer, scheduler: of its weights; the scheduler's step is the caller's.
+        optimizer, scheduler: of its weights; the scheduler acts in `after_epoch`.
     """
 
     def __init__(
@@ -57,8 +57,7 @@ class Learner:
         self._micro_batches = micro_batches(config)
         parts = (config.ce_weight, config.dice_weight, config.dice_absent)
         self.loss = CombinedLoss(*parts, class_weights)
-        fused = compute.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr, fused=fused)
+        self.optimizer = _optimizer(self.model, config, compute)
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer,
             factor=config.lr_factor,
@@ -67,9 +66,22 @@ class Learner:
         )
 
     def epoch(self, data: Data, number: int) -> Iterator[Tensor]:
-        """The losses of each `step` of an epoch."""
-        for batch in self.batches(data, number):
+        """The losses of each `step` of an epoch, the first is number 0."""
+        steps = -(-len(data) // self.config.batch_size)
+        for step, batch in enumerate(self.batches(data, number)):
+            if self.config.schedule == "linear":
+                done = (number * steps + step) / (self.config.epochs * steps)
+                self._set_lr(linear(done, self.config.warmup) * self.config.lr)
             yield self.step(*batch)
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def after_epoch(self, val_loss: float) -> None:
+        """Lowers the learning rate of schedule ``plateau`` when it is time to."""
+        if self.config.schedule == "plateau":
+            self.scheduler.step(val_loss)
 
     def batches(self, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of each batch, in the epoch's order, augmented.
@@ -159,6 +171,31 @@ def micro_batches(config: RunConfig) -> int:
             "a batch equally: take a multiple, or another number of processes"
         )
     return count
+
+
+def _optimizer(model: nn.Module, config: RunConfig, compute: Compute) -> torch.optim.Optimizer:
+    fused = compute.device.type in ("cpu", "cuda")
+    if config.optimizer == "adam" and not config.weight_decay:
+        return torch.optim.Adam(model.parameters(), config.lr, fused=fused)
+    kernels = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]  # biases, scales of batch norms
+    decayed = {"params": kernels, "weight_decay": config.weight_decay}
+    groups: list[dict[str, Any]] = [decayed, {"params": others, "weight_decay": 0.0}]
+    if config.optimizer == "adam":
+        return torch.optim.AdamW(groups, config.lr, fused=fused)
+    return torch.optim.SGD(groups, config.lr, momentum=0.9, nesterov=True, fused=fused)
+
+
+def linear(done: float, warmup: float) -> float:
+    """Learning rate as a share of the highest: rises from near 0, then falls to 0 at the end.
+
+    A function of progress alone, so a run that was killed goes on without a state of it.
+
+    Args:
+        done: share of all steps that lies behind, in [0, 1).
+        warmup: share of them in which it rises, in [0, 1).
+    """
+    return (done / warmup) if done < warmup else (1 - done) / (1 - warmup)
 
 
 def epoch_order(seed: int, epoch: int, frames: int) -> Tensor:

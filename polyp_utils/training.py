@@ -148,7 +148,7 @@ class Trainer:
                 }
                 if not math.isfinite(row["val_loss"]):  # the last step may have spoilt the weights
                     raise self._diverged(row["val_loss"], f"in the validation of epoch {epoch + 1}")
-                self.learner.scheduler.step(row["val_loss"])
+                self.learner.after_epoch(row["val_loss"])
                 self.history.append(row)
                 self._save()
                 progress.line(

@@ -49,7 +49,7 @@ def test_a_frame_is_drawn_alike_in_any_batch(preset, batch):
     assert torch.equal(again[0], whole[0])
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["light", "strong"])
 def test_draws_differ_by_seed_epoch_and_frame(preset):
     seen = [draw(PRESETS[preset], *key) for key in ((0, 0, [0, 1]), (0, 1, [0, 1]), (1, 0, [0, 1]))]
     for name in ("rotation", "zoom", "shift_x", "shift_y", "brightness", "contrast"):
@@ -76,9 +76,20 @@ def test_draws_stay_in_their_ranges_and_reach_their_ends(preset):
     for axis in ("mirror_x", "mirror_y"):
         assert set(drawn[axis].tolist()) == {-1, 1}
         assert abs(drawn[axis].mean()) < 0.05
-    assert (drawn["zoom"] > 1).float().mean() == pytest.approx(0.5, abs=0.03)
+    if p.zoom > 1:
+        assert (drawn["zoom"] > 1).float().mean() == pytest.approx(0.5, abs=0.03)
     if p.blur:
         assert (drawn["blur"] > 0).float().mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_mirror_images_are_all_that_mirror_makes(batch):
+    drawn = draw(PRESETS["mirror"], 0, 0, ROWS)
+    signs = list(zip(drawn["mirror_x"], drawn["mirror_y"], strict=True))
+    assert len(set(map(tuple, torch.tensor(signs).tolist()))) > 1
+    for before, after in zip(batch, augment(*batch, drawn), strict=True):
+        for frame, seen, (x, y) in zip(before, after, signs, strict=True):
+            turned = frame.flip([d for d, sign in ((-1, x), (-2, y)) if sign < 0])
+            torch.testing.assert_close(seen, turned, rtol=0, atol=1e-4)  # float32 positions
 
 
 def test_image_and_mask_move_together(batch):

@@ -16,7 +16,7 @@ KINDS = {  # patterns of the operations' names
     "pooling": r"max_pool2d",
     "copies and casts": r"copy_|contiguous|clone|^fill_|^zero_",
     "sums of gradients": r"^add_?$",
-    "optimizer": r"adam",
+    "optimizer": r"adam|sgd",
     "loss": r"softmax|nll_loss|one_hot|scatter",
     "other": r"",
 }

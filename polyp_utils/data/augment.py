@@ -4,6 +4,7 @@ What a frame gets follows from (seed, epoch, its index) alone, so order, batch s
 run do not matter. Image and mask share the geometry; label schemes are applied after it, so a rim
 keeps its width. Presets:
 
+- ``mirror``: mirror images on both axes.
 - ``light``: mirror images on both axes, rotation ±15°, zoom 0.9–1.1, shift 5 %, brightness and
   contrast ±15 %.
 - ``strong``: mirror images, any rotation, zoom 0.7–1.4, shift 10 %, shear ±10°, brightness,
@@ -50,6 +51,7 @@ class Preset:
 
 
 PRESETS = {
+    "mirror": Preset(0, 1, 0, 0, 0, 0, 0, 0, 0),
     "light": Preset(15, 1.1, 0.05, 0, 0.15, 0.15, 0, 0, 0),
     "strong": Preset(180, 1.4, 0.1, 10, 0.35, 0.35, 0.35, 0.02, 1.5),
 }
