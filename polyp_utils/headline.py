@@ -13,7 +13,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from polyp_utils.card_sums import AVERAGES, LOSSES, Sums, average, is_measured, loss, sums_of
+from polyp_utils.card_sums import (
+    AVERAGES,
+    LOSSES,
+    Sums,
+    average,
+    is_measurable,
+    is_measured,
+    loss,
+    sums_of,
+)
 from polyp_utils.config import RECIPES
 from polyp_utils.data.duplicates import group
 from polyp_utils.data.labels import get_scheme
@@ -34,14 +43,14 @@ def card_runs() -> list[Run]:
     """Finished runs of the card's recipe with three classes; only scheme, width and seed differ.
 
     One of each name, by scheme, width and seed; those whose sums are neither stored nor can be
-    made here, for want of weights, are left out.
+    made here, for want of weights and predictions, are left out.
     """
     free = ("scheme", "width", "seed", "device", "name")
     card = {k: v for k, v in RECIPES["seed"].to_dict().items() if k not in free}
     found: dict[str, Run] = {}
     for run in list_runs():
         there = card.items() <= run.config.to_dict().items()
-        known = is_measured(run) or run.weights.is_file()
+        known = is_measured(run) or is_measurable(run)
         if there and known and get_scheme(run.config.scheme).logits == 3:
             found.setdefault(run.name, run)
     return sorted(found.values(), key=lambda r: (r.config.scheme, r.config.width, r.config.seed))
