@@ -24,9 +24,8 @@ from polyp_utils.card_sums import (
     sums_of,
 )
 from polyp_utils.config import RECIPES
-from polyp_utils.data.duplicates import group
+from polyp_utils.data.duplicates import listed_groups
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.data.splits import known_pairs
 from polyp_utils.evaluation import CARD
 from polyp_utils.metrics import batch_dice
 from polyp_utils.protocols import polyp_scores
@@ -143,8 +142,7 @@ def hypothesis(runs: Sequence[tuple[Run, pd.DataFrame]], seed: int = 0) -> Hypot
 def _groups(run: Run, table: pd.DataFrame, part: str) -> list[np.ndarray]:
     """Rows of a part's images by group of near-duplicates, as far as these are known."""
     ids = table.loc[table["part"] == part, "id"].unique().tolist()
-    pairs = pd.DataFrame(known_pairs(run.config.dataset), columns=["id_a", "id_b"])
-    return members_of(group(ids, pairs).values())
+    return members_of(listed_groups(run.config.dataset, ids).values())
 
 
 def _figures(val: Sums, test: Sums, polyp: Tensor) -> dict[tuple[str, str], float]:
@@ -224,6 +222,14 @@ def answer(table: pd.DataFrame) -> list[str]:
                 f"{best['average']}) are {abs(best['by']):.3f} off in {best['furthest']}."
             )
     return sentences
+
+
+def loss_gap(runs: Sequence[tuple[Run, pd.DataFrame]]) -> float:
+    """How far the sums' test loss is at most from the one that training took from its logits."""
+    card = next(iter(LOSSES))
+    seen = [run.training["best_at_network_size"]["test"]["loss"] for run, _ in runs]
+    ours = [loss(sums_of(table, "test"), card) for _, table in runs]
+    return max(abs(a - b) for a, b in zip(seen, ours, strict=True))
 
 
 def third_class(runs: Sequence[tuple[Run, pd.DataFrame]]) -> pd.DataFrame:
