@@ -223,8 +223,8 @@ def cost_table(runs: list[Run]) -> str:
         memory = training["peak_memory_mib"] / 1024
         cells = [f"{minutes:.{0 if minutes >= 10 else 1}f}", f"{training['images_per_second']:.1f}"]
         cells += [f"{memory:.1f}", training["device"]]
-        rows.append([_link(run), f"{len(seeds)}", str(run.config.epochs), *cells])
-    head = ["fastest run", "of seeds", "epochs", "minutes (median epoch × epochs)"]
+        rows.append([_link(run), str(len(seeds)), str(run.config.epochs), *cells])
+    head = ["run", "fastest of so many seeds", "epochs", "minutes (median epoch × epochs)"]
     return _table([*head, "training images/s (median)", "peak memory (GiB)", "hardware"], rows)
 
 
