@@ -1,11 +1,11 @@
 """What a card's Dice and loss are made of: sums per image and class, and ways of averaging them.
 
-A run's validation and test frames become sums (`measure`, from its weights), kept in the run as
-``card_sums.csv``: every way of averaging follows from these without weights or data, the loss
-included.
+A run's validation and test frames become sums (`measure`, from its weights or predictions), kept
+in the run as ``card_sums.csv``: every way of averaging follows from these without weights or data,
+the loss included.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,9 @@ from polyp_utils.runs import Run, RunError
 
 TABLE = "card_sums"
 _CHUNK = 8
+_LEVEL_0 = 1 / 1020  # of 255: what is stored as 0 lies between 0 and 1/510
+
+_Read = Callable[[str, Sequence[str], Tensor], tuple[Tensor, Tensor]]
 
 AVERAGES: dict[str, tuple[int, float, bool]] = {  # batch, absent, whether all classes
     "absent 1, batches of 8": (CARD_BATCH, 1.0, True),
@@ -70,39 +73,69 @@ def is_measured(run: Run) -> bool:
     return (run.path / f"{TABLE}.csv").is_file()
 
 
+def is_measurable(run: Run) -> bool:
+    """Whether the run holds what `measure` needs: weights, or predictions."""
+    return run.weights.is_file() or (run.path / "predictions").is_dir()
+
+
 def measure(run: Run, dataset: PolypDataset, device: str = "auto") -> pd.DataFrame:
-    """Sums of validation and test part under a run's weights, at network size, in float32.
+    """Sums of validation and test part at network size: by the run's weights in float32.
+
+    Where these are not at hand, by its stored predictions, whose 8 bits round each probability by
+    1/510 at most.
 
     Returns:
         A row per image and class: ``part``, ``id``, ``class``, ``tp``, ``fp``, ``fn``, ``tn``,
         ``right``, ``mass``, ``ce`` (of the image).
 
     Raises:
-        FileNotFoundError: the run's weights are not at hand.
+        RunError: neither weights nor predictions are at hand.
         ValueError: a run with one logit.
     """
     config, scheme = run.config, get_scheme(run.config.scheme)
     if scheme.logits == 1:
         raise ValueError(f"{run.name} has one logit; the card has three classes")
-    network, compute = network_of(run, dataset, device, "fp32")
+    read = _computed(run, dataset, device) if run.weights.is_file() else _stored(run)
     split = load_split(config.split, config.dataset).limited(config.limit)
     tables = []
     for part in ("val", "test"):
         ids = split.part(part)
         for names, rows in zip(_chunks(ids), dataset.rows(ids).split(_CHUNK), strict=True):
-            with torch.inference_mode():
-                logits = network(to_input(dataset.images[rows], compute.device)).float().cpu()
+            p, log = read(part, names, rows)
             target = scheme.encode(dataset.masks[rows])
-            columns = counts_of(confusion_matrix(logits.argmax(1), target, scheme.logits))._asdict()
-            log = logits.double().log_softmax(dim=1)
+            columns = counts_of(confusion_matrix(p.argmax(1), target, scheme.logits))._asdict()
             truth = torch.nn.functional.one_hot(target, scheme.logits).permute(0, 3, 1, 2)
-            columns["right"] = (log.exp() * truth).sum((2, 3))
-            columns["mass"] = log.exp().sum((2, 3))
+            columns["right"] = (p * truth).sum((2, 3))
+            columns["mass"] = p.sum((2, 3))
             columns["ce"] = -(log * truth).sum(1).mean((1, 2))[:, None].expand(-1, scheme.logits)
             table = {name: values.flatten().numpy() for name, values in columns.items()}
             index = {"id": np.repeat(names, scheme.logits), "class": [*scheme.classes] * len(names)}
             tables.append(pd.DataFrame({"part": part, **index, **table}))
     return pd.concat(tables, ignore_index=True)
+
+
+def _computed(run: Run, dataset: PolypDataset, device: str) -> _Read:
+    """Frames -> probabilities and their logarithm, float64 (B, C, H, W), by the run's weights."""
+    network, compute = network_of(run, dataset, device, "fp32")
+
+    def read(_part: str, _names: Sequence[str], rows: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
+            logits = network(to_input(dataset.images[rows], compute.device)).float().cpu()
+        log = logits.double().log_softmax(dim=1)
+        return log.exp(), log
+
+    return read
+
+
+def _stored(run: Run) -> _Read:
+    """The same from stored predictions."""
+    scheme = get_scheme(run.config.scheme)
+
+    def read(part: str, names: Sequence[str], _rows: Tensor) -> tuple[Tensor, Tensor]:
+        p = torch.stack([run.probabilities(part, name, scheme) for name in names]).double()
+        return p, p.clamp(min=_LEVEL_0).log()
+
+    return read
 
 
 def _chunks(ids: Sequence[str]) -> list[list[str]]:
@@ -116,7 +149,7 @@ def read_sums(run: Run) -> pd.DataFrame:
         RunError: it holds none.
     """
     if not is_measured(run):
-        raise RunError(f"{run.name} holds no {TABLE}.csv: run notebook 06 where its weights are")
+        raise RunError(f"{run.name} holds no {TABLE}.csv: run notebook 06 where its data are")
     return pd.read_csv(run.path / f"{TABLE}.csv", dtype={"id": str})
 
 

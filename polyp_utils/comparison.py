@@ -1,12 +1,12 @@
 """Whether systems differ, on the same frames: paired, with what the test could have shown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from polyp_utils.evaluation import Evaluation
-from polyp_utils.protocols import polyp_scores
+from polyp_utils.protocols import ORIGINAL, polyp_scores
 from polyp_utils.stats import Interval, compare_paired, holm, seeds_interval
 
 LARGE = 0.1  # difference of Dice that the eye sees at once
@@ -93,19 +93,23 @@ def disagreement_findings(table: pd.DataFrame, one: str, other: str) -> list[str
     ]
 
 
-def over_seeds(per_image: Sequence[pd.DataFrame], score: str = "dice") -> tuple[Interval, float]:
-    """Mean over seeds and frames with an interval over both, and the sd of the seeds' means.
+def over_seeds(
+    per_image: Sequence[pd.DataFrame], groups: Mapping[str, int], size: str = ORIGINAL
+) -> tuple[Interval, float]:
+    """Polyp Dice over seeds and frames with an interval over both, and the sd of the seeds' means.
 
     Args:
         per_image: of each seed's `Evaluation` or run.
-        score: a column of it.
+        groups: id -> frames that are drawn together.
+        size: as in `polyp_scores`.
 
     Raises:
         ValueError: the runs were not scored on the same frames.
     """
-    columns = [polyp_scores(of_seed, score) for of_seed in per_image]
+    columns = [polyp_scores(of_seed, size=size) for of_seed in per_image]
     table = pd.concat(columns, axis=1)
     if any(len(column) != len(table) for column in columns):
         raise ValueError("the runs were scored on different frames: take seeds of one split")
     values = table.to_numpy().T
-    return seeds_interval(values), float(np.nanmean(values, axis=1).std(ddof=1))
+    interval = seeds_interval(values, [groups[i] for i in table.index])
+    return interval, float(np.nanmean(values, axis=1).std(ddof=1))

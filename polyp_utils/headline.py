@@ -13,11 +13,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from polyp_utils.card_sums import AVERAGES, LOSSES, Sums, average, is_measured, loss, sums_of
+from polyp_utils.card_sums import (
+    AVERAGES,
+    LOSSES,
+    Sums,
+    average,
+    is_measurable,
+    is_measured,
+    loss,
+    sums_of,
+)
 from polyp_utils.config import RECIPES
-from polyp_utils.data.duplicates import group
+from polyp_utils.data.duplicates import listed_groups
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.data.splits import known_pairs
 from polyp_utils.evaluation import CARD
 from polyp_utils.metrics import batch_dice
 from polyp_utils.protocols import polyp_scores
@@ -34,14 +42,14 @@ def card_runs() -> list[Run]:
     """Finished runs of the card's recipe with three classes; only scheme, width and seed differ.
 
     One of each name, by scheme, width and seed; those whose sums are neither stored nor can be
-    made here, for want of weights, are left out.
+    made here, for want of weights and predictions, are left out.
     """
     free = ("scheme", "width", "seed", "device", "name")
     card = {k: v for k, v in RECIPES["seed"].to_dict().items() if k not in free}
     found: dict[str, Run] = {}
     for run in list_runs():
         there = card.items() <= run.config.to_dict().items()
-        known = is_measured(run) or run.weights.is_file()
+        known = is_measured(run) or is_measurable(run)
         if there and known and get_scheme(run.config.scheme).logits == 3:
             found.setdefault(run.name, run)
     return sorted(found.values(), key=lambda r: (r.config.scheme, r.config.width, r.config.seed))
@@ -134,8 +142,7 @@ def hypothesis(runs: Sequence[tuple[Run, pd.DataFrame]], seed: int = 0) -> Hypot
 def _groups(run: Run, table: pd.DataFrame, part: str) -> list[np.ndarray]:
     """Rows of a part's images by group of near-duplicates, as far as these are known."""
     ids = table.loc[table["part"] == part, "id"].unique().tolist()
-    pairs = pd.DataFrame(known_pairs(run.config.dataset), columns=["id_a", "id_b"])
-    return members_of(group(ids, pairs).values())
+    return members_of(listed_groups(run.config.dataset, ids).values())
 
 
 def _figures(val: Sums, test: Sums, polyp: Tensor) -> dict[tuple[str, str], float]:
@@ -215,6 +222,14 @@ def answer(table: pd.DataFrame) -> list[str]:
                 f"{best['average']}) are {abs(best['by']):.3f} off in {best['furthest']}."
             )
     return sentences
+
+
+def loss_gap(runs: Sequence[tuple[Run, pd.DataFrame]]) -> float:
+    """How far the sums' test loss is at most from the one that training took from its logits."""
+    card = next(iter(LOSSES))
+    seen = [run.training["best_at_network_size"]["test"]["loss"] for run, _ in runs]
+    ours = [loss(sums_of(table, "test"), card) for _, table in runs]
+    return max(abs(a - b) for a, b in zip(seen, ours, strict=True))
 
 
 def third_class(runs: Sequence[tuple[Run, pd.DataFrame]]) -> pd.DataFrame:

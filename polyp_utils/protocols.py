@@ -34,14 +34,15 @@ PROTOCOLS = {
 }
 
 
-def polyp_scores(per_image: pd.DataFrame, score: str = "dice") -> pd.Series:
-    """The merged polyp's score per frame at the original size, by id.
+def polyp_scores(per_image: pd.DataFrame, score: str = "dice", size: str = ORIGINAL) -> pd.Series:
+    """The merged polyp's score per frame, by id.
 
     Args:
         per_image: of `Evaluation` or of a run.
         score: a column of it.
+        size: `ORIGINAL` or `NETWORK`.
     """
-    rows = per_image[(per_image["class"] == POLYP) & (per_image["size"] == ORIGINAL)]
+    rows = per_image[(per_image["class"] == POLYP) & (per_image["size"] == size)]
     return rows.set_index("id")[score]
 
 

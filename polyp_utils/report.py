@@ -20,7 +20,7 @@ from polyp_utils.bench.report import (
 from polyp_utils.comparison import over_seeds
 from polyp_utils.config import RECIPES, repo_root
 from polyp_utils.data.catalog import get_info
-from polyp_utils.data.duplicates import group, pairwise_agreement
+from polyp_utils.data.duplicates import group, listed_groups, pairwise_agreement
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import (
     PARTS,
@@ -65,22 +65,52 @@ def score_table(runs: list[Run]) -> str:
     return _table([*head, "Dice at network size [95 %]", f"below {FAILURE_DICE}"], rows)
 
 
-def seed_table(runs: list[Run]) -> str:
-    """Markdown: polyp Dice over the seeds of one setting, where there are several."""
+def _alike(runs: list[Run]) -> list[list[Run]]:
+    """Runs by setting: those that differ in the seed alone stand together."""
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
         settings = run.config.to_dict()
         same = {k: v for k, v in settings.items() if k not in ("seed", "name", "device")}
         groups.setdefault(tuple(same.values()), []).append(run)
+    return list(groups.values())
+
+
+def _over_seeds(seeds: list[Run], size: str = ORIGINAL) -> tuple[Interval, float, str]:
+    """Polyp Dice over seeds and frames, its sd over seeds, and that of each seed in words."""
+    tables = [run.per_image for run in seeds]
+    ids = tables[0]["id"].unique().tolist()
+    groups = listed_groups(seeds[0].config.dataset, ids)
+    each = (f"{polyp_scores(table, size=size).mean():.3f}" for table in tables)
+    return *over_seeds(tables, groups, size), ", ".join(each)
+
+
+def seed_table(runs: list[Run]) -> str:
+    """Markdown: polyp Dice over the seeds of one setting, where there are several."""
     rows = []
-    for seeds in (alike for alike in groups.values() if len(alike) > 1):
-        interval, spread = over_seeds([run.per_image for run in seeds])
-        means = [f"{polyp_scores(run.per_image).mean():.3f}" for run in seeds]
+    for seeds in (alike for alike in _alike(runs) if len(alike) > 1):
+        interval, spread, each = _over_seeds(seeds)
         config = seeds[0].config
         what = [f"`{config.recipe}`", config.scheme, str(config.width), str(len(seeds))]
-        rows.append([*what, ", ".join(means), f"{spread:.3f}", f"{interval}, n = {interval.n}"])
+        rows.append([*what, each, f"{spread:.3f}", f"{interval}, n = {interval.n}"])
     head = ["recipe", "scheme", "width", "seeds", "polyp Dice of each", "sd over seeds"]
     return _table([*head, "mean [95 %, seeds and images]"], rows)
+
+
+def finding(runs: list[Run]) -> str:
+    """Markdown: what the card's recipe comes to over its seeds, in two sentences."""
+    seeds = next(alike for alike in _alike(runs) if any(run.is_seed for run in alike))
+    config = seeds[0].config
+    found, _, each = _over_seeds(seeds)
+    at_network_size, _, each_there = _over_seeds(seeds, NETWORK)
+    data, devices = get_info(config.dataset).title, {run.training["device"] for run in seeds}
+    return (
+        f"**The card's recipe reaches a polyp Dice of {found} on {data}**: mean over {len(seeds)} "
+        f"seeds ({each}) and {found.n} test frames of `{config.split}`, per image at the original "
+        "size, with a 95 % interval over seeds and frames. At network size, "
+        f"{config.image_size} px: {at_network_size} ({each_there}). Full width, scheme "
+        f"`{config.scheme}`, trained by `python -m polyp_utils train --recipe {config.recipe} "
+        f"--seed {seeds[0].config.seed}` and so on; {' and '.join(sorted(devices))}."
+    )
 
 
 def card_table(runs: list[Run]) -> str:
@@ -181,17 +211,21 @@ def protocol_table(runs: list[Run]) -> str:
 
 
 def cost_table(runs: list[Run]) -> str:
-    """Markdown: what each run took, and on what."""
+    """Markdown: what each setting took, and on what; of several seeds the fastest.
+
+    Other jobs can only slow a run down.
+    """
     rows = []
-    for run in runs:
+    for seeds in _alike(runs):
+        run = min(seeds, key=lambda run: run.history["seconds"].median())
         training = run.training
         minutes = run.history["seconds"].median() * run.config.epochs / 60
         memory = training["peak_memory_mib"] / 1024
-        speed = f"{training['images_per_second']:.1f}"
-        cells = [f"{minutes:.0f}", speed, f"{memory:.1f}", training["device"]]
-        rows.append([_link(run), str(run.config.epochs), *cells])
-    head = ["run", "epochs", "minutes (median epoch × epochs)", "training images/s (median)"]
-    return _table([*head, "peak memory (GiB)", "hardware"], rows)
+        cells = [f"{minutes:.{0 if minutes >= 10 else 1}f}", f"{training['images_per_second']:.1f}"]
+        cells += [f"{memory:.1f}", training["device"]]
+        rows.append([_link(run), str(len(seeds)), str(run.config.epochs), *cells])
+    head = ["run", "fastest of so many seeds", "epochs", "minutes (median epoch × epochs)"]
+    return _table([*head, "training images/s (median)", "peak memory (GiB)", "hardware"], rows)
 
 
 def split_table(runs: list[Run]) -> str:
@@ -268,6 +302,7 @@ TABLES = {
     "recall": recall_table,
     "sequences": sequence_table,
     "splits": split_table,
+    "finding": finding,
     "scores": score_table,
     "seeds": seed_table,
     "card": card_table,

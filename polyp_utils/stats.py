@@ -201,7 +201,12 @@ def holm(p_values: Iterable[float]) -> np.ndarray:
     return adjusted
 
 
-def seeds_interval(scores: np.ndarray, confidence: float = 0.95, seed: int = 0) -> Interval:
+def seeds_interval(
+    scores: np.ndarray,
+    groups: Iterable[object] | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
     """Mean over seeds and images with an interval over both.
 
     Seeds and images are resampled crosswise (Owen 2007, "the pigeonhole bootstrap", a little too
@@ -209,21 +214,25 @@ def seeds_interval(scores: np.ndarray, confidence: float = 0.95, seed: int = 0) 
 
     Args:
         scores: (seeds, images); an image that is NaN under any seed is left out.
+        groups: of each image, as in `mean_interval`.
         confidence: of the interval.
         seed: of the resampling.
 
     Returns:
-        The bounds are NaN with fewer than two seeds or images; ``n`` counts images.
+        The bounds are NaN with fewer than two seeds or groups; ``n`` counts images.
     """
-    kept = scores[:, ~np.isnan(scores).any(axis=0)]
+    there = ~np.isnan(scores).any(axis=0)
+    kept = scores[:, there]
     runs, n = kept.shape
+    labels = np.arange(len(there)) if groups is None else np.asarray(list(groups))
+    units, of = np.unique(labels[there], return_inverse=True)
     mean = float(kept.mean()) if kept.size else np.nan
-    if min(runs, n) < 2:
+    if min(runs, len(units)) < 2:
         return Interval(mean, np.nan, np.nan, n)
     rng = np.random.default_rng(seed)
     rows = rng.multinomial(runs, np.full(runs, 1 / runs), RESAMPLES) / runs
-    columns = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
-    resampled = ((rows @ kept) * columns).sum(axis=1)
+    columns = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), RESAMPLES)[:, of]
+    resampled = ((rows @ kept) * columns).sum(axis=1) / columns.sum(axis=1)
     tail = (1 - confidence) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(mean, float(low), float(high), n)

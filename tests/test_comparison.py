@@ -73,12 +73,17 @@ def test_runs_without_a_common_frame_are_refused(images):
 
 def test_seeds_by_hand(images):
     runs = [evaluation(f"s{i}", images + shift) for i, shift in enumerate((-0.03, 0, 0.03))]
-    mean, spread = over_seeds([r.per_image for r in runs])
+    groups = {i: k for k, i in enumerate(runs[0].per_image["id"])}
+    mean, spread = over_seeds([r.per_image for r in runs], groups)
     assert mean.mean == pytest.approx(images.mean())
     assert spread == pytest.approx(0.03)
     assert mean.low < images.mean() - 0.03
     with pytest.raises(ValueError, match="different frames"):
-        over_seeds([r.per_image for r in (runs[0], evaluation("s9", images, first=3))])
+        over_seeds([r.per_image for r in (runs[0], evaluation("s9", images, first=3))], groups)
+    pairs = {i: k // 2 for i, k in groups.items()}
+    together, _ = over_seeds([r.per_image for r in runs], pairs)
+    assert together.mean == mean.mean
+    assert together != mean
 
 
 def test_disagreements_by_hand():

@@ -14,13 +14,14 @@ from polyp_utils.data.duplicates import (
     extract,
     find_near_duplicates,
     group,
+    listed_groups,
     mirrored,
     mucosa,
     pairwise_agreement,
     reduce,
 )
 from polyp_utils.data.sources import open_source
-from polyp_utils.data.splits import known_pairs, known_sequences
+from polyp_utils.data.splits import known_pairs, known_sequences, load_split
 from polyp_utils.recall import known_copies
 
 
@@ -179,3 +180,16 @@ def test_pairwise_agreement_by_hand():
     precision, recall = pairwise_agreement({"a": 1, "b": 2}, {"a": 1, "b": 2})
     assert np.isnan(precision)
     assert np.isnan(recall)
+
+
+def test_listed_groups_know_pairs_and_sequences_and_only_those_asked_for():
+    test = load_split("random-800-s42", "kvasir-seg").test
+    pairs = known_pairs("kvasir-seg")
+    inside = pairs["id_a"].isin(test) & pairs["id_b"].isin(test)
+    groups = listed_groups("kvasir-seg", test)
+    assert list(groups) == list(test)
+    assert len(set(groups.values())) == 100 - inside.sum() < 100
+    sequences = known_sequences("cvc-clinicdb")
+    few = [i for i, s in sequences.items() if s in ("1", "2", "9")]
+    found = listed_groups("cvc-clinicdb", few)
+    assert pairwise_agreement(found, {i: sequences[i] for i in few}) == (1, 1)

@@ -71,6 +71,32 @@ def test_the_card_is_averaged_as_the_evaluator_does(trained, dataset):
         )
 
 
+def test_stored_predictions_serve_where_weights_are_not_at_hand(trained, dataset):
+    run, table = trained[0]
+    kept = run.weights.rename(run.path / "kept.safetensors")
+    predictions = run.path / "predictions"
+    try:
+        assert card_sums.is_measurable(run)
+        stored = card_sums.measure(run, dataset, "cpu")
+        predictions.rename(run.path / "hidden")
+        assert not card_sums.is_measurable(run)
+        with pytest.raises(RunError, match="the run holds no prediction of"):
+            card_sums.measure(run, dataset, "cpu")
+    finally:
+        kept.rename(run.weights)
+        (run.path / "hidden").rename(predictions)
+    pd.testing.assert_frame_equal(stored[["part", "id", "class"]], table[["part", "id", "class"]])
+    for part in ("val", "test"):
+        rounded, exact = (card_sums.sums_of(t, part) for t in (stored, table))
+        off = (rounded.mass - exact.mass).abs()
+        # by 1/510 a pixel and class; the background is what the two others leave
+        assert 0 < off.max() < 1.01 * 2 * 32 * 32 / 510
+        seen = run.training["best_at_network_size"][part]
+        # log p of a pixel is far off only where p of its own class is stored as 0, which is rare
+        assert loss(rounded, AS_IS) == pytest.approx(seen["loss"], rel=0.01)
+        assert rounded.ce.mean() != exact.ce.mean()
+
+
 def test_the_loss_is_that_of_the_loss_module():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(10, 3, 16, 16, generator=generator, dtype=torch.float64)

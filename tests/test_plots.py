@@ -225,12 +225,14 @@ def test_curves_mark_the_best_epoch():
 
 def test_score_distributions_show_every_image_and_the_mean_with_its_interval():
     values = {POLYP: [0.2, 0.9, 0.8, np.nan], "background": [0.99, 0.95, 1.0, 0.97]}
-    per_image = pd.DataFrame([{"class": c, "dice": d} for c, ds in values.items() for d in ds])
-    (axes,) = drawn(plots.score_distributions(per_image))
+    groups = dict(zip("abcd", (0, 1, 0, 2), strict=True))
+    tables = [pd.DataFrame({"id": [*groups], "class": c, "dice": d}) for c, d in values.items()]
+    per_image = pd.concat(tables, ignore_index=True)
+    (axes,) = drawn(plots.score_distributions(per_image, groups))
     dots, bars = axes.collections[:2], axes.collections[2:]
     means = [line for line in axes.lines if line.get_marker() == "|"]
     for row, (name, scores) in enumerate(values.items()):
-        expected = mean_interval(scores)
+        expected = mean_interval(scores, groups=groups.values())
         finite = [score for score in scores if score == score]
         shown = np.ma.compressed(np.ma.masked_invalid(dots[row].get_offsets()[:, 0]))
         assert sorted(shown) == sorted(finite)

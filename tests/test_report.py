@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 from polyp_utils import report
+from polyp_utils.config import RunConfig
 from polyp_utils.evaluation import CARD
-from polyp_utils.protocols import POLYP
+from polyp_utils.files import write_json
+from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP
 from polyp_utils.runs import Run
 
 ROOT = Path(__file__).parents[1]
@@ -58,19 +60,49 @@ def test_kinds_of_a_run_that_knows_several(tmp_path):
     assert "kinds" not in report.card_table([run])  # its data are not the card's
 
 
-def test_seeds_of_one_setting_stand_together(tmp_path):
+@pytest.fixture
+def seeds(tmp_path):
+    """Two at full width, of which the second was slower, and one at half width."""
     runs = []
-    for seed, width in ((0, 16), (1, 16), (0, 32)):
+    for seed, width in ((0, 64), (1, 64), (0, 32)):
         run = Run(tmp_path / f"w{width}-s{seed}")
         run.path.mkdir()
-        settings = {"seed": seed, "width": width, "name": run.name}
-        (run.path / "config.json").write_text(json.dumps({"settings": settings}))
-        table = {"id": list("abc"), "class": POLYP, "size": "original"}
-        run.save_table("per_image", pd.DataFrame({**table, "dice": [0.5, 0.6, 0.7 + 0.3 * seed]}))
+        settings = RunConfig(seed=seed, width=width).to_dict()
+        write_json(run.path / "config.json", {"settings": settings})
+        speed = {"images_per_second": 80 - 40 * seed, "peak_memory_mib": 1024}
+        write_json(run.path / "training.json", {**speed, "device": "a GPU"})
+        run.save_table("history", pd.DataFrame({"seconds": [9.0, 3 + 3 * seed, 3 + 3 * seed]}))
+        table = {"id": list("abc"), "class": POLYP}
+        sizes = [
+            pd.DataFrame({**table, "size": size, "dice": [0.5, 0.6, 0.7 + 0.3 * seed - less]})
+            for size, less in ((ORIGINAL, 0.0), (NETWORK, 0.3))
+        ]
+        run.save_table("per_image", pd.concat(sizes))
         runs.append(run)
-    (line,) = report.seed_table(runs).splitlines()[2:]
-    assert line.startswith("| `seed` | trimap | 16 | 2 | 0.600, 0.700 | 0.071 | 0.650 [0.")
+    return runs
+
+
+def test_seeds_of_one_setting_stand_together(seeds):
+    (line,) = report.seed_table(seeds).splitlines()[2:]
+    assert line.startswith("| `seed` | trimap | 64 | 2 | 0.600, 0.700 | 0.071 | 0.650 [0.")
     assert line.endswith("], n = 3 |")
+
+
+def test_the_finding_is_the_mean_over_the_seeds_of_the_cards_recipe(seeds):
+    said = report.finding(seeds[::-1])
+    assert re.search(
+        r"Dice of 0\.650 \[0\.\d+, 0\.\d+\] on Kvasir-SEG\*\*: mean over 2 seeds", said
+    )
+    assert "(0.700, 0.600) and 3 test frames" in said
+    assert re.search(r"256 px: 0\.550 \[.*\] \(0\.600, 0\.500\)", said)
+
+
+def test_of_several_seeds_the_fastest_says_what_a_setting_costs(seeds):
+    rows = report.cost_table(seeds).splitlines()[2:]
+    assert rows == [
+        "| `w64-s0` | 2 | 20 | 1.0 | 80.0 | 1.0 | a GPU |",
+        "| `w32-s0` | 1 | 20 | 1.0 | 80.0 | 1.0 | a GPU |",
+    ]
 
 
 def test_render_fills_marked_tables_and_nothing_else(tmp_path):

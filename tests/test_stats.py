@@ -241,6 +241,10 @@ def test_seeds_widen_the_interval():
     alike = seeds_interval(np.stack([images] * 3))
     assert alike[1:3] == pytest.approx((alone.low, alone.high), abs=0.004)
     assert np.isnan(seeds_interval(scores[:1]).low)
+    copied = seeds_interval(np.repeat(scores, 4, axis=1), np.repeat(range(100), 4))
+    assert copied[:3] == pytest.approx(found[:3])  # copies that are drawn together say nothing new
+    assert copied.n == 400
+    assert np.isnan(seeds_interval(scores, [0] * 100).low)
 
 
 def test_the_left_tail_by_hand():

@@ -1,7 +1,7 @@
 """Training and scores."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -47,7 +47,7 @@ def curves(history: pd.DataFrame) -> Figure:
             values = history[f"{part}_{name}"]
             losses.plot(epoch, values, color=colour, linestyle=style, marker=".", label=label)
     losses.set(xlabel="epoch", ylabel="loss (mean over images)", title="Losses")
-    losses.legend(fontsize=7)
+    losses.legend(fontsize=7, handlelength=4)  # else dashes look like a line
     best = int(history["val_polyp_dice"].fillna(-1).argmax())
     columns = [str(c) for c in history if str(c).startswith("val_dice_")]
     for name in [c for c in columns if c != "val_dice_loss"]:
@@ -67,17 +67,22 @@ def curves(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def score_distributions(per_image: pd.DataFrame) -> Figure:
-    """Distribution of Dice over images per class (one size), with the mean and its interval."""
+def score_distributions(per_image: pd.DataFrame, groups: Mapping[str, int]) -> Figure:
+    """Distribution of Dice over images per class (one size), with the mean and its interval.
+
+    Args:
+        per_image: of an `Evaluation`, at one size.
+        groups: id -> frames that are drawn together in intervals.
+    """
     names = list(dict.fromkeys(per_image["class"]))
     figure, axes = plt.subplots(figsize=(9, 0.8 * len(names) + 1.2))
     sns.stripplot(per_image, x="dice", y="class", order=names, color="0.6", size=3, ax=axes)
-    for row, name in enumerate(names):
-        values = per_image.loc[per_image["class"] == name, "dice"]
-        mean = mean_interval(values)
-        axes.hlines(row, mean.low, mean.high, color="#d55e00", linewidth=5)
-        axes.plot(mean.mean, row, "|", color="k", markersize=16)
-        axes.text(1.02, row, f"{mean}, n = {mean.n}", va="center")
+    for y, name in enumerate(names):
+        rows = per_image[per_image["class"] == name]
+        mean = mean_interval(rows["dice"], groups=rows["id"].map(groups))
+        axes.hlines(y, mean.low, mean.high, color="#d55e00", linewidth=5)
+        axes.plot(mean.mean, y, "|", color="k", markersize=16)
+        axes.text(1.02, y, f"{mean}, n = {mean.n}", va="center")
     axes.set(xlim=(-0.02, 1.01), xlabel="Dice at the original size, a dot per image", ylabel="")
     axes.set_title("Dice per image, its mean (black) and 95 % interval (orange)")
     figure.tight_layout()
