@@ -12,10 +12,13 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from polyp_utils import cli
+from polyp_utils.bench.run import COLUMNS
 from polyp_utils.files import write_json
 from polyp_utils.inference import load_weights, read_metadata
 from polyp_utils.model import UNet
@@ -113,6 +116,21 @@ def test_an_unfinished_run_says_how_far_it_is(script, tmp_path):
     assert script.runs_of(tmp_path, time.time() - 60, "") == [run]
     assert script.runs_of(tmp_path, time.time() + 60, "run-2 is new") == []
     assert script.runs_of(tmp_path, time.time() + 60, "run is finished") == [run]
+
+
+def test_the_benchmark_is_asked_for_and_read_as_it_is(script, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setitem(cli._VERBS, "bench", lambda **options: asked.append(options))
+    assert cli.main(script.BENCH[2:]) == 0
+    assert (asked[0]["widths"], asked[0]["cost"]) == ("64,32", False)
+    rows = [
+        ("training", "plain, training", 64, 256, 8, 120.4, 120, 121, 3, "images/s"),
+        ("training", "ours, training", 64, 256, 8, 655.2, 650, 660, 3, "images/s"),
+        ("training", "ours, peak memory", 64, 256, 8, 2200, 2200, 2200, 1, "MiB"),
+    ]
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp_path / "bench.csv", index=False)
+    expected = "width 64 plain 120 images/s, width 64 ours 655 images/s"
+    assert script.bench_row(tmp_path) == ("benchmark", "measured", "", expected)
 
 
 def call(tmp_path, results, *words):
