@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from polyp_utils.config import RECIPES, ExtraError, RunConfig
+from polyp_utils.config import RECIPES, DeviceError, ExtraError, RunConfig
 
 _SHEET_PAIRS = 120  # on the contact sheet of an audit
 
@@ -73,9 +73,10 @@ def _run(verb: str, options: dict[str, Any]) -> int:
     from polyp_utils.runs import RunError
     from polyp_utils.training import DivergedError
 
+    mendable = (RunError, DivergedError, ProcessError, ExtraError, DeviceError)
     try:
         return _VERBS[verb](**options) or 0
-    except (ValueError, OSError, RunError, DivergedError, ProcessError, ExtraError) as error:
+    except (ValueError, OSError, *mendable) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

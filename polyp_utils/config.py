@@ -29,6 +29,10 @@ class ExtraError(ImportError):
         return type(self), self.given  # it comes back from other processes
 
 
+class DeviceError(RuntimeError):
+    """A GPU that cannot be used as asked; the message says what to change."""
+
+
 def unknown(kind: str, value: object, valid: Iterable[str]) -> ValueError:
     """Error for a name that does not exist, with the nearest names that do."""
     names = sorted(valid)
@@ -72,7 +76,7 @@ class RunConfig:
     device: str = "auto"  # auto, cuda, mps, cpu
     precision: str = "auto"  # auto (bf16 where the hardware has it), bf16, fp32
     compile_mode: str = "none"  # torch.compile: none, default, reduce-overhead, max-autotune
-    deterministic: bool = False  # on CUDA (not run there yet); the CPU always is
+    deterministic: bool = False  # slower on CUDA, equal weights twice; the CPU always is
     name: str = ""  # run folder; empty = derived from the settings
 
     def __post_init__(self) -> None:

@@ -5,12 +5,15 @@ import ctypes
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
+from polyp_utils.config import DeviceError
 from polyp_utils.distributed import local_rank, size
 
 
@@ -42,7 +45,8 @@ def get_compute(device: str = "auto", precision: str = "auto") -> Compute:
     Of several processes on a host each has a GPU of its own, or all take the CPU.
 
     Raises:
-        ValueError: a device that this machine lacks, or lacks for some of the processes.
+        ValueError: a device that this machine lacks, or lacks for some of the processes; bf16 on a
+            GPU that is too old for it.
     """
     alone = size() == 1
     mps = torch.backends.mps.is_available() and alone
@@ -53,6 +57,12 @@ def get_compute(device: str = "auto", precision: str = "auto") -> Compute:
         raise ValueError(f"device is {device!r}, which this machine lacks: take 'auto' or 'cpu'")
     fast = {"cuda": _cuda_has_bf16, "cpu": _cpu_has_bf16}.get(device, lambda: False)
     bf16 = fast() if precision == "auto" else precision == "bf16"
+    if device == "cuda" and bf16 and not fast():
+        major, minor = torch.cuda.get_device_capability()
+        raise ValueError(
+            f"precision is 'bf16', but {torch.cuda.get_device_name()} has compute capability "
+            f"{major}.{minor}, and bf16 needs 8.0: take 'auto' or 'fp32'"
+        )
     if device == "cuda" and not alone:
         if local_rank() >= torch.cuda.device_count():
             raise ValueError(
@@ -85,6 +95,65 @@ def instruction_set() -> str:
     if used == "AVX2" and has.get("avx512_f"):
         return "AVX-512 held to AVX2"
     return platform.machine() if used == "DEFAULT" else used
+
+
+@contextlib.contextmanager
+def explaining(settings: str = "") -> Iterator[None]:
+    """Turns what a user can mend about a GPU into a `DeviceError`, which says how.
+
+    Args:
+        settings: those that decide how much memory is taken, with their values.
+    """
+    try:
+        yield
+    except DeviceError:
+        raise
+    except RuntimeError as error:
+        message = _explained(str(error), settings)
+        if not message:
+            raise
+        raise DeviceError(message) from error
+
+
+def _explained(error: str, settings: str) -> str:
+    ways = "choose another GPU (CUDA_VISIBLE_DEVICES), or take --device cpu"
+    if "out of memory" in error or "ALLOC_FAILED" in error:
+        return (
+            f"{_memory(error)}{settings and ', with '}{settings}. Take a smaller --batch-size or "
+            f"--width, or more --micro-batches; where others hold the memory wait for them, {ways}"
+        )
+    if "busy or unavailable" in error:
+        return (
+            f"{_name()} is taken by another process, which does not share it: wait for it, {ways}"
+        )
+    if "no kernel image" in error:
+        kinds = ", ".join(torch.cuda.get_arch_list())
+        version = f"PyTorch {torch.__version__}"
+        return f"{version} is made for {kinds}, not for {_name()}: install one that is, {ways}"
+    return ""
+
+
+def _memory(error: str) -> str:
+    """Who holds the memory of the GPU that ran out of it."""
+    number = re.search(r"GPU (\d+)", error)
+    gpu = int(number[1]) if number else None
+    try:
+        free, total = torch.cuda.mem_get_info(gpu)
+        own = torch.cuda.memory_reserved(gpu)
+    except (RuntimeError, AssertionError):  # there is too little even to ask; it is no CUDA
+        return error.splitlines()[0]
+    others, gib = total - own - free, 2**30
+    return (
+        f"out of memory: of the {total / gib:.1f} GiB of {_name(gpu)} this process holds "
+        f"{own / gib:.1f}, others {others / gib:.1f}, and {free / gib:.1f} are free"
+    )
+
+
+def _name(gpu: int | None = None) -> str:
+    try:
+        return torch.cuda.get_device_name(gpu)
+    except (RuntimeError, AssertionError):
+        return "the GPU"
 
 
 def has_compiler(device: torch.device) -> bool:

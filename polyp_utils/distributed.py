@@ -39,20 +39,21 @@ class ProcessError(RuntimeError):
 
 def rank() -> int:
     """Number of this process among all; the first is 0."""
-    return dist.get_rank() if _several() else 0
+    return dist.get_rank() if _grouped() else 0
 
 
 def size() -> int:
     """Number of processes."""
-    return dist.get_world_size() if _several() else 1
+    return dist.get_world_size() if _grouped() else 1
 
 
 def local_rank() -> int:
     """Number of this process among those of its host."""
-    return int(os.environ["LOCAL_RANK"]) if _several() else 0
+    return int(os.environ["LOCAL_RANK"]) if _grouped() else 0
 
 
-def _several() -> bool:
+def _grouped() -> bool:
+    """Whether there is a group of processes, be it of one."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -64,16 +65,22 @@ def joined() -> Iterator[None]:
     (1 says nothing: torchrun sets it where it is not set).
     """
     launched = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["WORLD_SIZE"] != "1"
-    if _several() or not launched:
+    if _grouped() or not launched:
         yield
         return
+    here, cores = int(os.environ["LOCAL_WORLD_SIZE"]), _cores()
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        torch.set_num_threads(max(1, _cores() // int(os.environ["LOCAL_WORLD_SIZE"])))
+        torch.set_num_threads(max(1, cores // here))
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     with contextlib.ExitStack() as stack:
         if rank():
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
+        if here > cores:
+            print(
+                f"note: {here} processes share the {cores} cores of this host: on the CPU "
+                f"--nproc-per-node={cores} is faster"
+            )
         yield
     dist.destroy_process_group()  # not after an error: it could wait for a process that has gone
 
@@ -155,7 +162,7 @@ def spread(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
 
 def total(values: Tensor) -> Tensor:
     """Sum over the processes, in place."""
-    if size() > 1:
+    if _grouped():
         dist.all_reduce(values)
     return values
 
@@ -171,7 +178,7 @@ def own_share(rows: Tensor, micro_batches: int) -> Tensor:
 
 def replica(model: nn.Module) -> nn.Module:
     """The model for training: gradients of a backward pass become the mean over the processes."""
-    if size() == 1:
+    if not _grouped():
         return model
     device = next(model.parameters()).device
     if device.type == "cuda":
@@ -197,7 +204,7 @@ def running_statistics(model: nn.Module, updates: int) -> Iterator[None]:
     k = (1 − m)^updates. The maps of the processes are applied one after the other. The counter
     ``num_batches_tracked``, which nothing reads, stays that of the process.
     """
-    if size() == 1:
+    if not _grouped():
         yield
         return
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -216,6 +223,6 @@ def running_statistics(model: nn.Module, updates: int) -> Iterator[None]:
 
 def copy_from_first(model: nn.Module) -> None:
     """Gives all processes the weights and statistics of the first."""
-    if size() > 1:
+    if _grouped():
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, 0)

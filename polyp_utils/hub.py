@@ -18,7 +18,7 @@ from polyp_utils.card import write_model_card
 from polyp_utils.config import repo_root, results_root
 from polyp_utils.data.labels import SCHEMES, Scheme, get_scheme
 from polyp_utils.data.transforms import resize_image
-from polyp_utils.device import Compute, get_compute
+from polyp_utils.device import Compute, explaining, get_compute
 from polyp_utils.inference import (
     WeightsError,
     load_weights,
@@ -90,6 +90,7 @@ class Model:
             return to_polyp_mask(self.at_network_size(image), self.scheme, size).numpy()
 
 
+@explaining()
 def load_model(
     source: str | Path,
     scheme: str | None = None,
@@ -116,6 +117,7 @@ def load_model(
         FileNotFoundError: no such folder, file or repository id.
         HubError: the Hub did not give the file.
         ExtraError: the runtime is not installed.
+        DeviceError: the GPU has too little memory, is taken, or is of another kind.
         WeightsError: not safetensors, not our U-Net, or a scheme that is unknown or does not fit.
     """
     path = _find(source)

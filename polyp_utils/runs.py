@@ -219,12 +219,11 @@ def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> It
         yield run
         return
     if run.finished:
-        _check_same(run, config, fingerprints)
+        _is_same(run, config, fingerprints)
         yield run
         return
     with run.lock():
-        if (run.path / "config.json").is_file():
-            _check_same(run, config, fingerprints)
+        if (run.path / "config.json").is_file() and _is_same(run, config, fingerprints):
             if not run.finished:
                 _note_change(run, device)
         else:
@@ -233,7 +232,12 @@ def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> It
         yield run
 
 
-def _check_same(run: Run, config: RunConfig, fingerprints: dict[str, str]) -> None:
+def _is_same(run: Run, config: RunConfig, fingerprints: dict[str, str]) -> bool:
+    """Whether the folder holds the run that is asked for; False for another without an epoch yet.
+
+    Raises:
+        RunError: another, with epochs.
+    """
     there = {**run.config.to_dict(), **run.record["fingerprints"]}
     asked = {**config.to_dict(), **fingerprints}
     ignored = {"device", "name"}  # noted, not refused
@@ -244,12 +248,13 @@ def _check_same(run: Run, config: RunConfig, fingerprints: dict[str, str]) -> No
         and there.get(key) != value
         and not (key == "split_ids" and there["split"] != asked["split"])
     ]
-    if different:
+    if different and (run.finished or (run.path / "history.csv").is_file()):
         raise RunError(
             f"{run.path} holds a run with other settings: {'; '.join(different)}. Nothing was "
             "changed. To go on with that run ask for its settings; to keep both give this one "
             "another name (-p name …, --name …); or move the folder away"
         )
+    return not different
 
 
 def _note_change(run: Run, device: str) -> None:

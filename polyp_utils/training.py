@@ -23,7 +23,7 @@ from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.splits import load_split
-from polyp_utils.device import Compute, get_compute, has_compiler, peak_memory_mib
+from polyp_utils.device import Compute, explaining, get_compute, has_compiler, peak_memory_mib
 from polyp_utils.files import atomic, write_csv, write_json
 from polyp_utils.inference import freeze, load_weights, predict
 from polyp_utils.learner import Learner, micro_batches
@@ -49,9 +49,12 @@ def fit(config: RunConfig) -> Run:
         ValueError: settings or data that cannot work, before any step.
         RunError: the run folder holds something else.
         DivergedError: the loss is not finite.
+        DeviceError: the GPU has too little memory, is taken, or is of another kind.
         ProcessError: another of several processes cannot start.
     """
-    with distributed.joined(), contextlib.ExitStack() as held:
+    sizes = {key: getattr(config, key) for key in ("batch_size", "micro_batches", "width")}
+    settings = ", ".join(f"{key} {value}" for key, value in sizes.items())
+    with distributed.joined(), explaining(settings), contextlib.ExitStack() as held:
         with distributed.agreed():
             scheme, compute, parts, fingerprints = _prepare(config)
             run = held.enter_context(open_run(config, fingerprints, compute.describe()))

@@ -80,7 +80,20 @@ def kvasir_root(monkeypatch):
     return REAL_DATA
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Tests that are not marked ``cuda`` see no GPU, nor do their fixtures and subprocesses."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not item.get_closest_marker("cuda"):
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setattr(torch.backends.mps, "is_available", lambda: False)
+        return (yield)
+
+
 def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU is visible")
     if item.get_closest_marker("data") and not (REAL_DATA / "Kvasir-SEG").is_dir():
         pytest.skip(f"no Kvasir-SEG/ in {REAL_DATA}: set POLYP_DATA to the folder that holds it")
 

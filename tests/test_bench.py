@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import papermill
 import pytest
 import torch
 
@@ -244,6 +243,7 @@ def test_a_measurement_is_found_by_folder_or_not_at_all(measured):
 
 
 def test_the_notebook_reads_what_was_measured(measured, tmp_path):
+    papermill = pytest.importorskip("papermill")
     folder = shutil.copytree(measured, tmp_path / "measured")
     loops = ("plain", "ours", "ours, fp32")
     places = [("loss", 1), ("polyp_dice", 1), ("polyp_dice", 2)]
@@ -262,6 +262,7 @@ def test_the_notebook_reads_what_was_measured(measured, tmp_path):
 
 
 def test_the_notebook_does_without_a_law(measured, tmp_path):
+    papermill = pytest.importorskip("papermill")
     bench = pd.read_csv(measured / "bench.csv")
     bench[bench["group"] != "cost"].to_csv(tmp_path / "bench.csv", index=False)
     (tmp_path / "machine.json").write_text((measured / "machine.json").read_text())

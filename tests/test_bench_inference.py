@@ -62,10 +62,14 @@ def test_a_runtime_that_differs_shows_as_delta(run, monkeypatch):
 
 
 def test_a_runtime_that_is_not_installed_is_left_out_by_name(run, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    table = dice_by_runtime(run, PolypDataset("phantom", 32), ["ours, OpenVINO fp32"])
+    missing = {"ours, OpenVINO fp32": "openvino", "ONNX Runtime, fp32": "onnxruntime"}
+    for package in missing.values():
+        monkeypatch.setitem(sys.modules, package, None)
+    table = dice_by_runtime(run, PolypDataset("phantom", 32), missing)
     assert table["runtime"].tolist() == [CARD]
-    assert "ours, OpenVINO fp32 is left out" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    for line, (name, package) in zip(said, missing.items(), strict=True):
+        assert line.startswith(f"{name} is left out: {package} is not installed: uv sync --extra")
 
 
 def test_speed_has_a_row_per_width_runtime_and_batch():

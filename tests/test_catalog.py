@@ -1,5 +1,6 @@
 import hashlib
 import re
+import sys
 import threading
 import zipfile
 from dataclasses import replace
@@ -23,6 +24,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 @pytest.fixture
 def serve(tmp_path, monkeypatch):
     """Serves a zip of the given members from this machine; returns its `Archive`."""
+    pytest.importorskip("pooch")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     folder = tmp_path / "server"
     folder.mkdir()
@@ -107,6 +109,7 @@ def test_harmless_members_are_unpacked(root, serve):
 
 
 def test_missing_data_and_no_network(root, monkeypatch):
+    pytest.importorskip("pooch")
     url = "http://127.0.0.1:9/set.zip"  # nobody listens there
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with_archive(monkeypatch, Archive(url, 1, ""))
@@ -123,6 +126,13 @@ def test_missing_data_and_no_network(root, monkeypatch):
     ):
         assert part in message
     assert list(root.iterdir()) == []
+
+
+def test_missing_data_and_no_pooch(root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(FileNotFoundError, match=r"pooch, which would fetch it, is not installed\."):
+        locate(get_info("kvasir-seg"))
+    assert not any(root.iterdir())
 
 
 def test_missing_data_without_archive(root, monkeypatch):

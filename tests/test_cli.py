@@ -13,6 +13,7 @@ from polyp_utils import training
 from polyp_utils.bench import inference
 from polyp_utils.cli import main
 from polyp_utils.config import RunConfig
+from polyp_utils.learner import Learner
 from polyp_utils.runs import RunError
 from polyp_utils.training import DivergedError, fit
 
@@ -67,6 +68,21 @@ def test_errors_of_a_run_are_reported_likewise(capsys, monkeypatch, error):
     monkeypatch.setattr(training, "fit", fail)
     assert main(words()) == 2
     assert capsys.readouterr().err == "error: no such luck\n"
+
+
+def test_out_of_memory_is_one_line_and_what_it_advises_works(monkeypatch, capsys):
+    full = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"
+
+    def fail(self, *batch):
+        raise torch.OutOfMemoryError(full)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", fail)
+        assert main(words(**SMALL)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {full}, with batch_size 4, micro_batches 0, width 4. Take a")
+    assert said.count("\n") == 1
+    assert main(words(**SMALL | {"batch_size": 2})) == 0
 
 
 def test_bugs_keep_their_traceback(monkeypatch):

@@ -1,5 +1,6 @@
 """Where to compute: what is asked for is what is got, or an error."""
 
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from polyp_utils import device
-from polyp_utils.device import get_compute, peak_memory_mib
+from polyp_utils.config import DeviceError
+from polyp_utils.device import explaining, get_compute, peak_memory_mib
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,78 @@ def test_auto_device_prefers_cuda_then_mps_then_cpu(monkeypatch, cuda, mps, expe
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(device, "_cuda_has_bf16", lambda: True)
     assert get_compute().device.type == expected
+
+
+def test_bf16_on_a_gpu_without_it_is_refused_and_auto_does_without(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(device, "_cuda_has_bf16", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Quadro RTX 4000")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert {get_compute("cuda", p).dtype for p in ("auto", "fp32")} == {torch.float32}
+    with pytest.raises(
+        ValueError, match=r"'bf16', but Quadro RTX 4000 has .* 7\.5, and bf16 needs"
+    ):
+        get_compute("cuda", "bf16")
+
+
+@pytest.fixture
+def crowded_gpu(monkeypatch):
+    """A second GPU of which others hold all but a little."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (2**29, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda gpu: 9 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: f"NVIDIA H100 number {gpu}")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90", "sm_100"])
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of",
+            r"80\.0 GiB of NVIDIA H100 number 1 this process holds 9\.0, others 70\.5, and 0\.5 "
+            r"are free, with width 64\. Take a smaller --batch-size or --width, or more --micro-b",
+        ),
+        ("CUDA error: out of memory", r"80\.0 GiB of NVIDIA H100 number None this process"),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "wait for them, choose another GPU .CUDA_VIS"),
+        (
+            "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCUDA kernel errors",
+            r"number None is taken by another process, .* or take --device cpu",
+        ),
+        (
+            "CUDA error: no kernel image is available for execution on the device",
+            r"is made for sm_90, sm_100, not for NVIDIA H100 .*: install one that is",
+        ),
+    ],
+)
+def test_what_can_be_mended_about_a_gpu_is_explained(crowded_gpu, error, message):
+    with pytest.raises(DeviceError, match=message) as caught, explaining(), explaining("width 64"):
+        raise RuntimeError(error)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gpu_too_full_to_say_how_full_it_is(monkeypatch):
+    def full(gpu):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", full)
+    with pytest.raises(DeviceError, match=r"^CUDA error: out of memory\. Take"), explaining():
+        torch.cuda.mem_get_info(0)
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match=r"^size mismatch$") as caught, explaining():
+        raise RuntimeError("size mismatch")
+    assert caught.type is RuntimeError
+
+
+@pytest.fixture(scope="module")
+def seen_by_a_fixture():
+    return get_compute().device.type, os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def test_tests_and_their_fixtures_see_no_gpu_even_where_there_is_one(seen_by_a_fixture):
+    assert seen_by_a_fixture == ("cpu", "")
+    assert not torch.cuda.is_available()
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps", "tpu"])

@@ -232,6 +232,23 @@ def test_a_batch_that_cannot_be_shared_is_refused(
         learner.micro_batches(small(**changes))
 
 
+@pytest.mark.parametrize(("processes", "said"), [(2, ""), (3, "note: 3 processes share the 2 co")])
+def test_fewer_cores_than_processes_is_said(monkeypatch, capsys, processes, said):
+    for name, value in {
+        "TORCHELASTIC_RUN_ID": "a",
+        "WORLD_SIZE": 3,
+        "LOCAL_WORLD_SIZE": processes,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda *_: None)
+    monkeypatch.setattr(distributed, "_cores", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: print(f"{count} threads"))
+    with distributed.joined():
+        pass
+    assert capsys.readouterr().out.startswith(f"1 threads\n{said}")
+
+
 @pytest.mark.parametrize("gpus", [1, 2])
 def test_each_process_has_a_gpu_of_its_own(monkeypatch, gpus):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

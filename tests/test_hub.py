@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file, save_file
 
 from polyp_utils import card, cli
@@ -323,6 +322,7 @@ print(json.dumps(answers))
 @pytest.fixture(scope="module")
 def answers(stand_in, trained, tmp_path_factory):
     """What the client got, by source; its cache is checked to lie where it was asked for."""
+    pytest.importorskip("huggingface_hub")
     folder = tmp_path_factory.mktemp("client")
     torch.save({}, folder / "pickle")
     stand_in.repos |= {
@@ -388,6 +388,7 @@ def test_a_pushed_run_is_used_as_its_card_says(scheme, answers, stand_in, traine
 
 def test_no_network_says_how_to_get_the_file_by_hand(tmp_path, monkeypatch):
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # a dead line is retried for 23 s first
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     url = "https://huggingface.co/user/name/resolve/main/model.safetensors"
@@ -418,12 +419,16 @@ def test_card_numbers_are_those_of_the_summary(run):
     assert "not been evaluated" not in text
 
 
+def hub_card(text):
+    return pytest.importorskip("huggingface_hub").ModelCard(text)
+
+
 def test_front_matter_is_what_the_hub_reads(run):
     text = write_model_card(evaluated(run)).read_text(encoding="utf-8")
     values = yaml.safe_load(text.split("---\n")[1])
     assert values["pipeline_tag"] == "image-segmentation"
     assert values["library_name"] == "pytorch"
-    data = ModelCard(text).data  # raises on a model index that the Hub would not read
+    data = hub_card(text).data  # raises on a model index that the Hub would not read
     assert data.model_name == run.name
     results = {(r.metric_type, r.metric_name.split(", ")[2]): r for r in data.eval_results}
     assert {key: r.metric_value for key, r in results.items()} == {
@@ -440,7 +445,7 @@ def test_card_of_a_run_that_was_not_evaluated(run):
     text = write_model_card(run).read_text(encoding="utf-8")
     assert "This run has not been evaluated: its folder holds no `summary.json`" in text
     assert "model-index" not in yaml.safe_load(text.split("---\n")[1])
-    assert ModelCard(text).data.eval_results is None
+    assert hub_card(text).data.eval_results is None
 
 
 def test_card_facts_come_from_the_run(run):

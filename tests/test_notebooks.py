@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
-import papermill
 import pytest
 from PIL import Image
 
 from polyp_utils.data import phantom
 from polyp_utils.runs import Run
+
+nbformat, papermill = (pytest.importorskip(name) for name in ("nbformat", "papermill"))
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -120,6 +120,7 @@ def test_another_device_is_noted_while_the_run_goes_on(capsys):
 )
 def test_other_settings_or_data_are_refused_with_both_ways_out(change, prints, message):
     run = opened(CONFIG, PRINTS, "a machine")
+    Path(run.path, "history.csv").touch()  # an epoch to lose
     before = contents(run.path)
     with pytest.raises(RunError, match=message) as caught:
         opened(replace(CONFIG, **change), PRINTS | prints, "a machine")
@@ -128,6 +129,15 @@ def test_other_settings_or_data_are_refused_with_both_ways_out(change, prints, m
     assert contents(run.path) == before
     other = opened(replace(CONFIG, **change, name="other"), PRINTS | prints, "a machine")
     assert other.name == "other"
+
+
+def test_a_run_without_an_epoch_makes_room_for_other_settings():
+    """So that who runs out of memory in the first step can take what the error recommends."""
+    first = opened(CONFIG, PRINTS, "a machine")
+    run = opened(replace(CONFIG, batch_size=2), PRINTS, "a machine")
+    assert run == first
+    assert run.config.batch_size == 2
+    assert "resumed" not in run.record
 
 
 def test_a_results_folder_that_cannot_be_written_is_named(results):

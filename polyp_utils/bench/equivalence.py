@@ -23,7 +23,7 @@ from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
-from polyp_utils.device import get_compute
+from polyp_utils.device import explaining, get_compute
 from polyp_utils.files import write_csv
 from polyp_utils.learner import Learner, epoch_order
 from polyp_utils.validation import load_parts, validate
@@ -47,6 +47,7 @@ class _OurOrder(Sampler[int]):
         self.epoch += 1
 
 
+@explaining()
 def compare(
     config: RunConfig, path: Path, seeds: Iterable[int] = (0, 1, 2), steps: int = 50
 ) -> pd.DataFrame:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from polyp_utils.bench.ceiling import synchronise
+from polyp_utils.config import ExtraError
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme, is_polyp
 from polyp_utils.data.splits import load_split
@@ -58,8 +59,10 @@ def _ours(runtime: str, precision: str, weights: Path, device: str) -> Forward:
 
 
 def _onnx_runtime(weights: Path, device: str) -> Forward:
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ExtraError("onnxruntime", "export") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     providers = ["CPUExecutionProvider"]

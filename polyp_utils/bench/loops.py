@@ -22,7 +22,13 @@ from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import Split
-from polyp_utils.device import Compute, get_compute, keep_freed_memory, peak_memory_mib
+from polyp_utils.device import (
+    Compute,
+    explaining,
+    get_compute,
+    keep_freed_memory,
+    peak_memory_mib,
+)
 from polyp_utils.learner import Learner
 from polyp_utils.validation import Data, load_parts
 
@@ -146,6 +152,7 @@ def start() -> None:
     """Does nothing: a process that can call it has imported PyTorch and this module."""
 
 
+@explaining()
 def make(loop: str, dataset: str, config: RunConfig, device: str, folder: Path) -> None:
     """Makes a loop in this process; ``folder`` is where the plain one finds its JPEG files."""
     global _here
@@ -157,6 +164,7 @@ def make(loop: str, dataset: str, config: RunConfig, device: str, folder: Path) 
         _here = Training(loop, dataset, config, compute, folder)
 
 
+@explaining()
 def ask(name: str, *arguments: Any) -> Any:
     """An attribute of the loop of this process, called if it is a method."""
     found = getattr(_here, name)

@@ -20,7 +20,7 @@ from polyp_utils.bench import ceiling, inference, loops, training
 from polyp_utils.bench.data import data_start
 from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.device import Compute, get_compute, keep_freed_memory
+from polyp_utils.device import Compute, explaining, get_compute, keep_freed_memory
 from polyp_utils.files import write_csv, write_json
 from polyp_utils.hub import load_model
 from polyp_utils.runs import git_commit
@@ -35,6 +35,7 @@ _NOWHERE = {"width": 0, "image_size": 0, "batch": 0}
 COLUMNS = ["group", "what", "width", "image_size", "batch", "value", "low", "high", "n", "unit"]
 
 
+@explaining()
 def benchmark(
     dataset: str,
     folder: Path,

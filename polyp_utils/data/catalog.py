@@ -204,12 +204,15 @@ def fetch(info: DatasetInfo, archive: Archive, root: Path) -> Path:
     """Downloads, checks and unpacks a data set; all or nothing.
 
     Raises:
-        FileNotFoundError: the download failed; says what to put where.
+        FileNotFoundError: the download failed, or pooch is missing; says what to put where.
         ValueError: wrong size or checksum, or a member that would leave the folder.
     """
-    import pooch  # only needed here, and not on every machine
-
     target = root / info.folders[0]
+    try:
+        import pooch  # only needed here, and not on every machine
+    except ImportError as error:
+        reason = "pooch, which would fetch it, is not installed"
+        raise FileNotFoundError(_missing(info, target, reason)) from error
     try:
         root.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".fetch-", dir=root))
