@@ -18,7 +18,7 @@ from polyp_utils.config import RECIPES
 from polyp_utils.data.duplicates import group
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import known_pairs
-from polyp_utils.evaluation import CARD
+from polyp_utils.literature import CARD
 from polyp_utils.metrics import batch_dice
 from polyp_utils.protocols import polyp_scores
 from polyp_utils.runs import Run, list_runs

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from polyp_utils import report
-from polyp_utils.evaluation import CARD
-from polyp_utils.protocols import POLYP
+from polyp_utils.data.labels import POLYP
+from polyp_utils.literature import CARD
 from polyp_utils.runs import Run
 
 ROOT = Path(__file__).parents[1]
