@@ -14,11 +14,10 @@ import torch
 
 from polyp_utils.config import RECIPES, RunConfig, repo_root
 from polyp_utils.data.catalog import get_info
-from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.labels import POLYP, get_scheme
 from polyp_utils.data.splits import PARTS, Split, leaks, load_split
 from polyp_utils.files import atomic
 from polyp_utils.model import UNet
-from polyp_utils.protocols import POLYP
 from polyp_utils.runs import Run, RunError
 
 MAX_COMMITTED_BYTES = 20_000_000  # of weights, in git

@@ -2,12 +2,13 @@
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from polyp_utils.config import RECIPES, DeviceError, ExtraError, RunConfig
+from polyp_utils.config import RECIPES, ExtraError, RunConfig, UserError
 
 _SHEET_PAIRS = 120  # on the contact sheet of an audit
 
@@ -69,19 +70,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(verb: str, options: dict[str, Any]) -> int:
-    from polyp_utils.distributed import ProcessError  # torch is slow: --help should not wait
-    from polyp_utils.runs import RunError
-    from polyp_utils.training import DivergedError
-
-    mendable = (RunError, DivergedError, ProcessError, ExtraError, DeviceError)
     try:
         return _VERBS[verb](**options) or 0
-    except (ValueError, OSError, *mendable) as error:
+    except (ValueError, OSError, UserError, ExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _train(recipe: str, **overrides: Any) -> None:
+    if "torch" not in sys.modules and "TORCHELASTIC_RUN_ID" not in os.environ:  # of one process
+        config = RunConfig.from_recipe(recipe, **overrides)  # bad settings are refused at once
+        print(f"{config.run_name}: loading PyTorch", flush=True)  # which takes seconds
     from polyp_utils.distributed import agreed, joined
     from polyp_utils.training import fit
 
@@ -172,7 +171,8 @@ def _bench(
 def _equivalence(
     dataset: str, width: int, image_size: int, epochs: int, seeds: int, limit: int
 ) -> None:
-    from polyp_utils.bench.equivalence import compare, differences
+    from polyp_utils.bench.agreement import differences
+    from polyp_utils.bench.equivalence import compare
     from polyp_utils.bench.run import FOLDER, describe
     from polyp_utils.config import results_root
     from polyp_utils.device import get_compute

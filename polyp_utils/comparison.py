@@ -1,13 +1,18 @@
 """Whether systems differ, on the same frames: paired, with what the test could have shown."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from polyp_utils.evaluation import Evaluation
 from polyp_utils.protocols import ORIGINAL, polyp_scores
 from polyp_utils.stats import Interval, compare_paired, holm, seeds_interval
+
+if TYPE_CHECKING:
+    from polyp_utils.evaluation import Evaluation
 
 LARGE = 0.1  # difference of Dice that the eye sees at once
 

@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 
+class UserError(RuntimeError):
+    """What the user can mend; the message says how, and the command line prints nothing else."""
+
+
 class ExtraError(ImportError):
     """A package of an optional extra is not installed; the message says how to install it."""
 
@@ -29,7 +33,7 @@ class ExtraError(ImportError):
         return type(self), self.given  # it comes back from other processes
 
 
-class DeviceError(RuntimeError):
+class DeviceError(UserError):
     """A GPU that cannot be used as asked; the message says what to change."""
 
 

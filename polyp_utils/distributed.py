@@ -27,13 +27,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from polyp_utils.config import UserError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 _LAST_WORDS = 10.0  # seconds for the first process to say why all end
 
 
-class ProcessError(RuntimeError):
+class ProcessError(UserError):
     """Another process cannot start; the message is what it says."""
 
 

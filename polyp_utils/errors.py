@@ -7,17 +7,14 @@ import pandas as pd
 import torch
 
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.labels import THRESHOLD
+from polyp_utils.data.labels import MISSED, POLYP, THRESHOLD
 from polyp_utils.data.splits import sessile_ids
 from polyp_utils.error_types import find_objects, object_errors, pixel_errors
-from polyp_utils.evaluation import Evaluation, polyp_and_classes
-from polyp_utils.explore import Frame, describe
-from polyp_utils.inference import to_original
-from polyp_utils.predictions import Predictions
-from polyp_utils.protocols import ORIGINAL, POLYP
+from polyp_utils.evaluation import Evaluation
+from polyp_utils.explore import describe
+from polyp_utils.gallery import enlarged
+from polyp_utils.protocols import ORIGINAL
 from polyp_utils.stats import mean_interval
-
-MISSED = "missed"
 
 
 def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
@@ -34,7 +31,7 @@ def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
     rows = []
     for frame_id in per_image.loc[wanted, "id"]:
         image, mask = dataset.original(frame_id)
-        _, predicted = _enlarged(evaluation.predictions, frame_id, mask.shape)
+        _, predicted = enlarged(evaluation.predictions, frame_id, mask.shape)
         truth = mask > THRESHOLD
         row = {"id": frame_id, "group": evaluation.groups.get(frame_id, frame_id)}
         row |= describe(image, mask) | ({"sessile": frame_id in sessile} if sessile else {})
@@ -58,7 +55,7 @@ def kind_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
     rows = []
     for frame_id in evaluation.per_image["id"].unique():
         mask = dataset.original_mask(frame_id)
-        probabilities, predicted = _enlarged(evaluation.predictions, frame_id, mask.shape)
+        probabilities, predicted = enlarged(evaluation.predictions, frame_id, mask.shape)
         truth = scheme.encode(torch.from_numpy(mask)[None])[0].numpy()
         per_kind = np.stack([probabilities[list(c)].sum(dim=0) for c in scheme.kinds.values()])
         objects = find_objects(predicted, mask > THRESHOLD)
@@ -93,39 +90,3 @@ def kind_findings(table: pd.DataFrame, kinds: Collection[str]) -> list[str]:
         share = mean_interval(group["kind"] == group["predicted"])
         sentences.append(f"Of the {len(group)} {kind} ones that are found: {share}.")
     return sentences
-
-
-def gallery(
-    predictions: Predictions,
-    dataset: PolypDataset,
-    titles: dict[str, str],
-    with_map: bool = False,
-    other: Predictions | None = None,
-) -> list[Frame]:
-    """Frames at the original size with truth and prediction, for `plots.sheet`.
-
-    Args:
-        predictions: to show.
-        dataset: holds the frames.
-        titles: frame id -> title, in the order of the gallery.
-        with_map: also the probability map.
-        other: of a second system, to be drawn beside the first.
-    """
-    frames = []
-    for frame_id, title in titles.items():
-        image, mask = dataset.original(frame_id)
-        probabilities, predicted = _enlarged(predictions, frame_id, mask.shape)
-        chance = predictions.scheme.polyp_probability(probabilities[None])[0].numpy()
-        polyp_map = chance if with_map else None
-        second = _enlarged(other, frame_id, mask.shape)[1] if other else None
-        frames.append(Frame(title, image, mask > THRESHOLD, predicted, polyp_map, second))
-    return frames
-
-
-def _enlarged(
-    predictions: Predictions, frame_id: str, size: tuple[int, ...]
-) -> tuple[torch.Tensor, np.ndarray]:
-    """Probabilities brought to (H, W): (C, H, W), and the polyp mask bool (H, W)."""
-    height, width = size
-    probabilities = to_original(predictions.read(frame_id), (height, width))
-    return probabilities, polyp_and_classes(probabilities, predictions.scheme)[0].numpy()

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.grouping import known_groups
-from polyp_utils.data.labels import Scheme, get_scheme, is_polyp
+from polyp_utils.data.labels import POLYP, Scheme, get_scheme, is_polyp
 from polyp_utils.data.splits import Split, load_split
 from polyp_utils.detection import detection_counts
 from polyp_utils.files import write_json
-from polyp_utils.inference import to_original
+from polyp_utils.inference import polyp_and_classes, to_original
+from polyp_utils.literature import CARD
 from polyp_utils.metrics import (
     Counts,
     card_dice,
@@ -37,13 +38,7 @@ from polyp_utils.metrics import (
     specificity,
 )
 from polyp_utils.predictions import Predictions, of_run
-from polyp_utils.protocols import (
-    NETWORK,
-    ORIGINAL,
-    POLYP,
-    protocol_table,
-    threshold_scores,
-)
+from polyp_utils.protocols import NETWORK, ORIGINAL, protocol_table, threshold_scores
 from polyp_utils.runs import Run, RunError
 from polyp_utils.saliency import saliency_scores
 from polyp_utils.stats import mean_interval
@@ -64,9 +59,6 @@ PROTOCOL = (
     "prediction: left out, absent from the truth but predicted: 0; 95 % BCa bootstrap over images, "
     "near-duplicates and frames of one sequence together"
 )
-
-# What the model card reports; `card_scores` has the same keys.
-CARD = {"best validation Dice": 0.9036, "test Dice": 0.9169, "test loss": 0.3322}
 
 
 @dataclass(frozen=True)
@@ -213,12 +205,6 @@ def check_data(run: Run, dataset: PolypDataset, split: Split) -> None:
                 f"{run.name} was made with {what} {name} of fingerprint {then}, here it has {now}: "
                 "take the files, or the version of this package, that the run was made with"
             )
-
-
-def polyp_and_classes(probabilities: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
-    """Probabilities (C, H, W) -> polyp mask bool (H, W), class map int64 (H, W)."""
-    polyp = scheme.polyp_probability(probabilities[None])[0] > 0.5
-    return polyp, probabilities.argmax(dim=0)
 
 
 def card_scores(run: Run, dataset: PolypDataset) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,27 +24,8 @@ from polyp_utils.data.labels import (
 from polyp_utils.data.layout import DataError
 from polyp_utils.data.sources import Source
 from polyp_utils.data.splits import PARTS, Split, load_split, split_names
+from polyp_utils.gallery import Frame, short
 from polyp_utils.metrics import count, dice
-
-
-class Frame(NamedTuple):
-    """What a gallery shows: image uint8 (H, W, 3), masks bool (H, W), P(polyp) float (H, W).
-
-    ``second`` is the prediction of another system.
-    """
-
-    title: str
-    image: np.ndarray
-    truth: np.ndarray
-    prediction: np.ndarray | None = None
-    probability: np.ndarray | None = None
-    second: np.ndarray | None = None
-
-
-def frames_of(dataset: PolypDataset, ids: Iterable[str]) -> list[Frame]:
-    """Frames at their original size, for a gallery, titled by the end of the id."""
-    pairs = ((frame_id, *dataset.original(frame_id)) for frame_id in ids)
-    return [Frame(short(i), image, mask > THRESHOLD) for i, image, mask in pairs]
 
 
 def frame_table(dataset: PolypDataset, split: Split) -> pd.DataFrame:
@@ -135,7 +116,7 @@ def split_table(dataset: PolypDataset, pairs: pd.DataFrame) -> pd.DataFrame:
             split = load_split(name, dataset.name)
         except ValueError:  # too few frames for a split of this kind
             continue
-        crossing, inside = split.crossing_pairs(pairs)
+        crossing, inside = split.crossing_pairs(zip(pairs["id_a"], pairs["id_b"], strict=True))
         row: dict[str, Any] = {"split": name, "pairs": inside}
         for one, other in itertools.combinations(PARTS, 2):
             row[f"{one} and {other}"] = crossing[f"{one} and {other}"]
@@ -166,11 +147,6 @@ def pair_frames(source: Source, pairs: pd.DataFrame) -> list[Frame]:
             title = f"{number}: {short(frame_id)}\n{text}"
             frames.append(Frame(title, image, reduce(mask, 256) > THRESHOLD))
     return frames
-
-
-def short(frame_id: str) -> str:
-    """An id that fits above a picture: its end."""
-    return frame_id if len(frame_id) <= 14 else f"…{frame_id[-13:]}"
 
 
 def class_shares(dataset: PolypDataset, ids: Iterable[str]) -> pd.DataFrame:

@@ -1,13 +1,16 @@
 """Writing files so that nothing on disk is ever lost or half-written."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextlib.contextmanager
@@ -33,7 +36,9 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Writes a table without its index, numbers with six digits, atomically."""
+def write_csv(path: Path, table: pd.DataFrame | list[dict[str, Any]]) -> None:
+    """Writes a table, or its rows, without an index, numbers with six digits, atomically."""
+    import pandas as pd  # slow, and the first step of training does without
+
     with atomic(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+        pd.DataFrame(table).to_csv(temporary, index=False, float_format="%.6g")

@@ -26,7 +26,7 @@ from polyp_utils.card_sums import (
 from polyp_utils.config import RECIPES
 from polyp_utils.data.duplicates import listed_groups
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.evaluation import CARD
+from polyp_utils.literature import CARD
 from polyp_utils.metrics import batch_dice
 from polyp_utils.protocols import polyp_scores
 from polyp_utils.runs import Run, list_runs

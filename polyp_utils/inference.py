@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -18,6 +19,7 @@ from polyp_utils.data.labels import Scheme
 from polyp_utils.data.transforms import to_input
 from polyp_utils.device import Compute, keep_freed_memory
 from polyp_utils.distributed import spread
+from polyp_utils.files import atomic
 from polyp_utils.model import UNet
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))  # dimensions that are turned
@@ -117,6 +119,12 @@ def to_original(probabilities: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(probabilities[None], size, mode="bilinear", align_corners=False)[0]
 
 
+def polyp_and_classes(probabilities: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """Probabilities (C, H, W) -> polyp mask bool (H, W), class map int64 (H, W)."""
+    polyp = scheme.polyp_probability(probabilities[None])[0] > 0.5
+    return polyp, probabilities.argmax(dim=0)
+
+
 def to_polyp_mask(probabilities: Tensor, scheme: Scheme, size: tuple[int, int]) -> Tensor:
     """Where P(any polyp class) > 0.5 at ``size`` = (H, W), bool (H, W), of (C, S, S).
 
@@ -138,6 +146,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"{path} is not a safetensors file ({error}): only safetensors weights are loaded"
         ) from error
+
+
+def save_weights(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None:
+    """Writes safetensors with one JSON string of metadata in the header, key ``polyp_utils``."""
+    tensors = {key: value.contiguous().cpu() for key, value in model.state_dict().items()}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, {"format": "pt", "polyp_utils": json.dumps(metadata)})
 
 
 def load_weights(model: UNet, path: Path) -> UNet:

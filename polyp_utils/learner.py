@@ -6,7 +6,7 @@ device. Order follows from (seed, epoch) and augmentation from (seed, epoch, fra
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -136,11 +136,10 @@ class Learner:
         (share * distributed.size() * loss).backward()  # of the processes the mean is taken
         return share * torch.stack([loss.detach(), ce.detach(), dice_loss.detach()])
 
-    def validate(self, data: Data) -> dict[str, float]:
+    def validate(self, data: Data, beat: Callable[[], object] = lambda: None) -> dict[str, float]:
         """Losses and Dice on a part, see `polyp_utils.validation.validate`."""
-        return validate(
-            self.model, data, self.scheme, self.loss, self.compute, self.config.batch_size
-        )
+        size = self.config.batch_size
+        return validate(self.model, data, self.scheme, self.loss, self.compute, size, beat)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on as if nothing had happened, after an epoch."""

@@ -1,17 +1,19 @@
 """Progress that suits the place: a live bar in JupyterLab and terminals, plain lines elsewhere.
 
 A notebook run headless by papermill keeps its output for readers on the web, where a widget is
-dead: there the lines alone appear.
+dead: there lines alone appear. Work that has said nothing for a while then says how far it is,
+rarely enough that hours fill no page.
 """
 
 import os
 import sys
+import time
 from types import TracebackType
 
-from tqdm.auto import tqdm as tqdm_auto
-from tqdm.std import tqdm as tqdm_text
-
 from polyp_utils.distributed import rank
+
+SILENCE = 8.0  # seconds without a line before one says how far the work is,
+SHARE = 0.05  # or this share of the time since the start, if that is longer
 
 
 def is_live_notebook() -> bool:
@@ -24,13 +26,18 @@ def is_live_notebook() -> bool:
 
 
 class Progress:
-    """A bar over ``total`` steps, of which ``done`` are behind us; use as a context manager."""
+    """A bar over ``total`` units, of which ``done`` are behind us; use as a context manager."""
 
-    def __init__(self, title: str, total: int, done: int = 0) -> None:
-        live = is_live_notebook()
-        bar = tqdm_auto if live else tqdm_text
-        hidden = rank() > 0 or (not live and not sys.stderr.isatty())
-        self._bar = bar(desc=title, total=total, initial=done, unit="step", disable=hidden)
+    def __init__(self, title: str, total: int, done: int = 0, unit: str = "step") -> None:
+        if is_live_notebook():
+            from tqdm.auto import tqdm  # brings widgets
+        else:
+            from tqdm import tqdm
+        self._plain = not is_live_notebook() and not sys.stderr.isatty()
+        hidden = self._plain or rank() > 0
+        self._bar = tqdm(desc=title, total=total, initial=done, unit=unit, disable=hidden)
+        self._total, self._done, self._first = total, done, done
+        self._start = self._said = time.perf_counter()
 
     def __enter__(self) -> "Progress":
         return self
@@ -43,11 +50,30 @@ class Progress:
     ) -> None:
         self._bar.close()
 
-    def advance(self) -> None:
-        """One step done."""
+    def advance(self, what: str) -> None:
+        """One unit is done; ``what`` it was, as in `beat`."""
+        self._done += 1
         self._bar.update()
+        self.beat(what)
+
+    def beat(self, what: str) -> None:
+        """Prints ``what`` is being done, if there is no bar and no line has come for a while."""
+        now = time.perf_counter()
+        if self._plain and now - self._said >= max(SILENCE, SHARE * (now - self._start)):
+            done = self._done - self._first
+            left = (now - self._start) / done * (self._total - self._done) if done else None
+            self.line(what + (f"  about {duration(left)} left" if left else ""))
 
     def line(self, text: str) -> None:
         """Prints a line above the bar."""
         self._bar.write(text, file=sys.stdout)
         sys.stdout.flush()
+        self._said = time.perf_counter()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit of which there is one: ``3.2 min``."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

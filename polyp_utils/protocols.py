@@ -8,9 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-import torch
 
-from polyp_utils.metrics import Counts, card_dice
+from polyp_utils.data.labels import POLYP
 from polyp_utils.saliency import THRESHOLDS, counts_above
 from polyp_utils.stats import (
     RESAMPLES,
@@ -21,7 +20,6 @@ from polyp_utils.stats import (
     ratio_interval,
 )
 
-POLYP = "polyp (merged)"  # all polyp classes of a scheme together: what the literature scores
 ORIGINAL, NETWORK = "original", "network"  # sizes at which a prediction is scored
 
 PROTOCOLS = {
@@ -98,6 +96,10 @@ def protocol_table(per_image: pd.DataFrame, groups: Mapping[str, object]) -> pd.
 
 def _card(per_image: pd.DataFrame, groups: Mapping[str, object], seed: int = 0) -> Interval:
     """The card's Dice; percentile interval over whole groups, batches drawn anew each time."""
+    import torch  # tables of scores that are stored do without
+
+    from polyp_utils.metrics import Counts, card_dice
+
     table = per_image[(per_image["size"] == NETWORK) & (per_image["class"] != POLYP)]
     ids = table["id"].drop_duplicates().tolist()
     wide = [table.pivot(index="id", columns="class", values=c).loc[ids] for c in Counts._fields]

@@ -21,7 +21,7 @@ from polyp_utils.comparison import over_seeds
 from polyp_utils.config import RECIPES, repo_root
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.duplicates import group, listed_groups, pairwise_agreement
-from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.labels import MISSED, POLYP, get_scheme
 from polyp_utils.data.splits import (
     PARTS,
     known_pairs,
@@ -30,11 +30,10 @@ from polyp_utils.data.splits import (
     load_split,
     split_names,
 )
-from polyp_utils.errors import MISSED
-from polyp_utils.evaluation import CARD
 from polyp_utils.files import atomic
+from polyp_utils.literature import CARD
 from polyp_utils.properties import FAILURE_DICE
-from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP, PROTOCOLS, polyp_scores
+from polyp_utils.protocols import NETWORK, ORIGINAL, PROTOCOLS, polyp_scores
 from polyp_utils.runs import Run
 from polyp_utils.stats import Interval, mean_interval
 from polyp_utils.uncertainty import BAD_DICE, DOUBTS, auroc

@@ -10,34 +10,30 @@ training.json        time, memory, best epoch; its presence means "finished"
 Whoever reads a run never changes it.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import torch
-import torchvision
 from filelock import FileLock, Timeout
-from matplotlib.figure import Figure
 from PIL import Image
-from safetensors.torch import save_file
-from torch import Tensor
 
-import polyp_utils
-from polyp_utils.config import RECIPES, RunConfig, repo_root, results_root, unknown
+from polyp_utils.config import RECIPES, RunConfig, UserError, repo_root, results_root, unknown
 from polyp_utils.data.labels import Scheme
-from polyp_utils.distributed import rank, size
-from polyp_utils.files import atomic, write_csv, write_json
+from polyp_utils.files import atomic, write_csv
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from torch import Tensor
 
 
-class RunError(RuntimeError):
+class RunError(UserError):
     """A run folder that cannot be used as asked; the message says how to go on."""
 
 
@@ -65,7 +61,7 @@ class Run:
     @property
     def history(self) -> pd.DataFrame:
         """A row per epoch."""
-        return pd.read_csv(self.path / "history.csv")
+        return _table(self.path / "history.csv")
 
     @property
     def training(self) -> dict[str, Any]:
@@ -88,7 +84,7 @@ class Run:
         Raises:
             RunError: the run is not evaluated.
         """
-        return pd.read_csv(self._evaluated("per_image.csv"), dtype={"id": str})
+        return _table(self._evaluated("per_image.csv"))
 
     def _evaluated(self, name: str) -> Path:
         path = self.path / name
@@ -122,6 +118,8 @@ class Run:
         Raises:
             RunError: the prediction is not in the folder.
         """
+        import torch  # who reads scores alone does without
+
         path = self.prediction_path(part, frame_id)
         if not path.is_file():
             raise RunError(f"{path} is missing: the run holds no prediction of {frame_id}")
@@ -140,7 +138,7 @@ class Run:
 
         A channel per class but the background, which is what is left to 1.
         """
-        levels = (probabilities[1:].float() * 255).round().to(torch.uint8).cpu().numpy()
+        levels = (probabilities[1:].float() * 255).round().byte().cpu().numpy()
         image = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
         with atomic(self.prediction_path(part, frame_id)) as temporary:
             image.save(temporary, "PNG", optimize=True)
@@ -181,6 +179,12 @@ class Run:
         return self.path / "predictions" / part / f"{frame_id}.png"
 
 
+def _table(path: Path) -> pd.DataFrame:
+    import pandas as pd  # see `write_csv`
+
+    return pd.read_csv(path, dtype={"id": str})
+
+
 def make_folder(path: Path) -> Path:
     """Makes a folder for results.
 
@@ -196,113 +200,6 @@ def make_folder(path: Path) -> Path:
 
 def _read_only(path: Path, error: OSError) -> RunError:
     return RunError(f"{path} cannot be written ({error}): set POLYP_RESULTS to a folder that can")
-
-
-@contextlib.contextmanager
-def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> Iterator[Run]:
-    """The folder for a run, held for this process: made anew, or the one that is there.
-
-    A finished run is only looked at, and not held. Of several processes the first holds the run
-    for all; the others are given its path.
-
-    Args:
-        config: the settings asked for.
-        fingerprints: of data and split.
-        device: description, for the record.
-
-    Raises:
-        RunError: the folder holds a run with other settings or data, another process trains it,
-            or it cannot be written.
-    """
-    run = Run(results_root() / config.run_name)
-    if rank():
-        yield run
-        return
-    if run.finished:
-        _is_same(run, config, fingerprints)
-        yield run
-        return
-    with run.lock():
-        if (run.path / "config.json").is_file() and _is_same(run, config, fingerprints):
-            if not run.finished:
-                _note_change(run, device)
-        else:
-            record = {"settings": config.to_dict(), "fingerprints": fingerprints}
-            write_json(run.path / "config.json", {**record, **_circumstances(device)})
-        yield run
-
-
-def _is_same(run: Run, config: RunConfig, fingerprints: dict[str, str]) -> bool:
-    """Whether the folder holds the run that is asked for; False for another without an epoch yet.
-
-    Raises:
-        RunError: another, with epochs.
-    """
-    there = {**run.config.to_dict(), **run.record["fingerprints"]}
-    asked = {**config.to_dict(), **fingerprints}
-    ignored = {"device", "name"}  # noted, not refused
-    different = [
-        f"{key} is {there.get(key)!r} there and {value!r} now"
-        for key, value in asked.items()
-        if key not in ignored
-        and there.get(key) != value
-        and not (key == "split_ids" and there["split"] != asked["split"])
-    ]
-    if different and (run.finished or (run.path / "history.csv").is_file()):
-        raise RunError(
-            f"{run.path} holds a run with other settings: {'; '.join(different)}. Nothing was "
-            "changed. To go on with that run ask for its settings; to keep both give this one "
-            "another name (-p name …, --name …); or move the folder away"
-        )
-    return not different
-
-
-def _note_change(run: Run, device: str) -> None:
-    """Adds to the record that the run goes on with another commit, version or device."""
-    record, now = run.record, _circumstances(device)
-    before = (record.get("resumed") or [record])[-1]
-    changed = [key for key in ("device", "commit", "versions") if before[key] != now[key]]
-    if changed:
-        print(f"{run.name}: goes on with another {' and '.join(changed)}; config.json says so")
-        resumed = [*record.get("resumed", []), now]
-        write_json(run.path / "config.json", {**record, "resumed": resumed})
-
-
-def _circumstances(device: str) -> dict[str, Any]:
-    return {
-        "device": device,
-        "processes": size(),
-        "commit": git_commit(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "polyp_utils": polyp_utils.__version__,
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
-    }
-
-
-def git_commit() -> str:
-    """The repository's commit, with ``+`` if the package has changed; "unknown" without git."""
-    git = ["git", "-C", str(repo_root())]
-    try:
-        commit = _output(*git, "rev-parse", "HEAD")
-        changed = _output(*git, "status", "--porcelain", "-uno", "polyp_utils")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit + ("+" if changed else "")
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def save_weights(path: Path, model: torch.nn.Module, metadata: dict[str, Any]) -> None:
-    """Writes safetensors with one JSON string of metadata in the header, key ``polyp_utils``."""
-    tensors = {key: value.contiguous().cpu() for key, value in model.state_dict().items()}
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, {"format": "pt", "polyp_utils": json.dumps(metadata)})
 
 
 def list_runs() -> list[Run]:

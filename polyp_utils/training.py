@@ -11,32 +11,34 @@ import math
 import shutil
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from polyp_utils import distributed
-from polyp_utils.config import RunConfig
+from polyp_utils.config import RunConfig, UserError
+from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.device import Compute, explaining, get_compute, has_compiler, peak_memory_mib
 from polyp_utils.files import atomic, write_csv, write_json
-from polyp_utils.inference import freeze, load_weights, predict
+from polyp_utils.inference import freeze, load_weights, predict, save_weights
 from polyp_utils.learner import Learner, micro_batches
 from polyp_utils.losses import inverse_sqrt_weights
-from polyp_utils.progress import Progress
-from polyp_utils.runs import Run, open_run, save_weights
+from polyp_utils.progress import Progress, duration
+from polyp_utils.runs import Run
+from polyp_utils.start import open_run
 from polyp_utils.validation import Data, load_parts
 
 READ_EVERY = 50  # steps between two looks at the losses
 ESTIMATE_STEPS = (2, 6)  # the first steps are slow: the estimate is made between these two
 
 
-class DivergedError(RuntimeError):
+class DivergedError(UserError):
     """The loss is not finite; the message says since which step and what to try."""
 
 
@@ -63,6 +65,10 @@ def fit(config: RunConfig) -> Run:
             if distributed.rank() == 0:  # if it was killed before that
                 shutil.rmtree(run.path / "last", ignore_errors=True)
             return run
+        frames = f"{len(parts['train'])} frames of {get_info(config.dataset).title}"
+        frames += f" at {config.image_size} px, {len(parts['val'])} for validation"
+        slow = "" if config.compile_mode == "none" else "; the first steps compile, for minutes"
+        print(f"{run.name}: {frames}, on {compute.describe()}{slow}", flush=True)
         learner = Learner(config, scheme, compute, _class_weights(config, parts["train"]))
         trainer = Trainer(learner, run)
         trainer.resume()
@@ -139,11 +145,13 @@ class Trainer:
                 start = time.perf_counter()
                 losses = self._train_epoch(train, epoch, progress)
                 trained = time.perf_counter() - start
+                beat = partial(progress.beat, f"epoch {epoch + 1}/{last}  validation")
+                scores = self.learner.validate(val, beat)
                 row = {
                     "epoch": epoch + 1,
                     "lr": self.learner.optimizer.param_groups[0]["lr"],
                     **{f"train_{key}": value for key, value in losses.items()},
-                    **{f"val_{key}": value for key, value in self.learner.validate(val).items()},
+                    **{f"val_{key}": value for key, value in scores.items()},
                     "train_seconds": trained,
                     "images_per_second": len(train) / trained,
                     "seconds": time.perf_counter() - start,
@@ -164,6 +172,7 @@ class Trainer:
         """One pass over the training part; mean losses, weighted by images."""
         unread: list[Tensor] = []
         read: list[Tensor] = []
+        of_epoch = f"epoch {epoch + 1}/{self.config.epochs}"
         sizes = [len(rows) for rows in torch.arange(len(data)).split(self.config.batch_size)]
         start = time.perf_counter()
         for step, losses in enumerate(self.learner.epoch(data, epoch)):
@@ -176,7 +185,7 @@ class Trainer:
                 if step + 1 == ESTIMATE_STEPS[1]:
                     images = sum(sizes[slice(*ESTIMATE_STEPS)])
                     progress.line(self._estimate((start - before) / images, len(data)))
-            progress.advance()
+            progress.advance(f"{of_epoch}  step {step + 1}/{len(sizes)}")
         if unread:
             read.append(self._read(unread, epoch, len(sizes) - 1))
         weights = torch.tensor(sizes, dtype=torch.float64)
@@ -205,14 +214,14 @@ class Trainer:
 
     def _estimate(self, seconds_per_image: float, images: int) -> str:
         """What training will cost here, validation aside, and what would be quicker."""
-        hours = seconds_per_image * images * self.config.epochs / 3600
+        seconds = seconds_per_image * images * self.config.epochs
         compute = self.learner.compute
         text = (
-            f"about {_duration(hours)} for {self.config.epochs} epochs on {compute.describe()}, "
+            f"about {duration(seconds)} for {self.config.epochs} epochs on {compute.describe()}, "
             f"{peak_memory_mib(compute) / 1024:.1f} GiB of memory"
         )
         work = (self.config.width * self.config.image_size) ** 2 / (16 * 128) ** 2
-        if hours > 0.5 and work > 1:
+        if seconds > 1800 and work > 1:
             text += f"; quicker: recipe seed-small (width 16, 128 px: {work:.0f} times less work)"
         return text
 
@@ -226,7 +235,7 @@ class Trainer:
             settings, classes = self.config.to_dict(), self.learner.scheme.classes
             metadata = {"settings": settings, "classes": classes, **row}
             save_weights(self.run.weights, self.learner.model, metadata)
-        write_csv(self.run.path / "history.csv", pd.DataFrame(self.history))
+        write_csv(self.run.path / "history.csv", self.history)
         with atomic(self.run.path / "last/state.pt") as temporary:
             torch.save(self.learner.state_dict() | {"history": self.history}, temporary)
 
@@ -256,16 +265,19 @@ class Trainer:
         distributed.copy_from_first(model)
         frozen = freeze(model, compute)
         at_network_size = {}
-        for part, data in parts.items():
-            at_network_size[part] = self.learner.validate(data)
-            predictions = predict(frozen, data.images, compute, self.config.batch_size)
-            for frame_id, probabilities in zip(data.ids, predictions, strict=True):
-                if distributed.rank() == 0:
-                    self.run.save_probabilities(part, frame_id, probabilities)
+        with Progress("predictions", total=sum(map(len, parts.values())), unit="frame") as progress:
+            for part, data in parts.items():
+                what = f"predictions for {part}"
+                at_network_size[part] = self.learner.validate(data, partial(progress.beat, what))
+                predictions = predict(frozen, data.images, compute, self.config.batch_size)
+                for frame_id, probabilities in zip(data.ids, predictions, strict=True):
+                    if distributed.rank() == 0:
+                        self.run.save_probabilities(part, frame_id, probabilities)
+                    progress.advance(what)
         if distributed.rank():
             return
-        history = pd.DataFrame(self.history)
-        best = history.iloc[int(history["val_polyp_dice"].fillna(-1).argmax())]
+        history = {key: np.array([row[key] for row in self.history]) for key in self.history[0]}
+        best = self.history[int(np.nan_to_num(history["val_polyp_dice"], nan=-1).argmax())]
         write_json(
             self.run.path / "training.json",
             {
@@ -273,17 +285,10 @@ class Trainer:
                 "best_epoch": int(best["epoch"]),
                 "best_val_polyp_dice": float(best["val_polyp_dice"]),
                 "seconds": float(history["seconds"].sum()),
-                "images_per_second": float(history["images_per_second"].median()),
+                "images_per_second": float(np.median(history["images_per_second"])),
                 "peak_memory_mib": float(history["peak_memory_mib"].max()),
                 "device": self.learner.compute.describe(),
                 "best_at_network_size": at_network_size,
             },
         )
         shutil.rmtree(self.run.path / "last", ignore_errors=True)
-
-
-def _duration(hours: float) -> str:
-    for unit, size in (("h", 1.0), ("min", 60.0)):
-        if hours * size >= 1:
-            return f"{hours * size:.1f} {unit}"
-    return f"{hours * 3600:.0f} s"

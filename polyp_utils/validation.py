@@ -1,5 +1,6 @@
 """How good a model is on a part of the data, at network size: what training looks at."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -71,10 +72,12 @@ def validate(
     loss: CombinedLoss,
     compute: Compute,
     batch_size: int,
+    beat: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """Losses, Dice per class and polyp Dice: per image at network size, then the mean.
 
-    Several processes share the work, batch by batch; each returns the same.
+    Several processes share the work, batch by batch; each returns the same. ``beat`` is called at
+    each batch.
 
     Returns:
         ``loss``, ``ce``, ``dice_loss``, ``dice_<class>`` and ``polyp_dice``.
@@ -82,6 +85,7 @@ def validate(
     model.eval()
 
     def one(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        beat()
         images, masks = data.batch(rows)
         with compute.autocast():
             logits = model(images)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from polyp_utils.bench import ceiling, cost, equivalence, inference, loops, training
+from polyp_utils.bench import agreement, ceiling, cost, equivalence, inference, loops, training
 from polyp_utils.bench.plain import JpegFolder, PlainLoop
 from polyp_utils.bench.report import find_benchmark, kind_table, layer_table, speed_table
 from polyp_utils.bench.run import COLUMNS, COMPARED, benchmark
@@ -44,13 +45,18 @@ def test_layers_hold_the_arithmetic_that_torch_counts():
     assert total == ceiling.training_flops(16, 64, 2)
     assert [layer.has_gradient for layer in layers] == [False] + [True] * (len(layers) - 1)
     assert sum(layer.transposed for layer in layers) == 4
-    shapes = []
+    found = []
+
+    def note(name, module, inputs, output):
+        transposed = isinstance(module, torch.nn.ConvTranspose2d)
+        found.append((name, inputs[0].shape, module.weight.shape, transposed, output.numel()))
+
     model = UNet(width=16)
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
-            module.register_forward_hook(lambda *a: shapes.append(a[2].numel()))
+            module.register_forward_hook(partial(note, name))
     model(torch.zeros(2, 3, 64, 64))
-    assert [layer.outputs for layer in layers] == shapes
+    assert [(*layer[:4], layer.outputs) for layer in layers] == found
 
 
 def test_each_pass_of_a_layer_is_what_autograd_computes():
@@ -128,7 +134,7 @@ def test_both_loops_learn_the_same_from_the_same(tmp_path):
     assert len(losses) == 8
     assert (losses["ours, fp32"] - losses["plain"]).abs().max() < 0.005
     assert losses.loc[0].ne(losses.loc[1]).all(axis=None)
-    found = equivalence.differences(table)
+    found = agreement.differences(table)
     assert found[["what", "at", "seeds"]].values.tolist() == [
         ["loss", 4, 2],
         ["polyp_dice", 1, 2],
@@ -141,7 +147,7 @@ def test_both_loops_learn_the_same_from_the_same(tmp_path):
     half = 6.313752 * abs(delta[0] - delta[1]) / 2  # t of 0.95 with one degree of freedom
     assert first["high"] - first["difference"] == pytest.approx(half, rel=1e-5)
     assert first["rounding"] < 0.02
-    assert equivalence.findings(found)[1].endswith("seeds): within ±0.02.")
+    assert agreement.findings(found)[1].endswith("seeds): within ±0.02.")
 
 
 def test_the_order_of_the_plain_loop_is_ours_in_each_epoch():

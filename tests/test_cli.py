@@ -1,8 +1,6 @@
 """The command line does what the notebook does, and says in one line what is wrong."""
 
 import json
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -89,18 +87,6 @@ def test_bugs_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(training, "fit", lambda config: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(words())
-
-
-def test_help_does_not_wait_for_torch():
-    code = (
-        "import atexit, sys; from polyp_utils.cli import main\n"
-        "atexit.register(lambda: print('torch' in sys.modules))\n"
-        "main(['train', '--help'])"
-    )
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert run.stdout.splitlines()[-1] == "False"
-    assert "--dice-absent" in run.stdout
 
 
 def test_evaluate_scores_the_newest_run_and_writes_its_card(results, capsys):

@@ -11,10 +11,10 @@ from polyp_utils.comparison import (
     far_apart,
     over_seeds,
 )
-from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.labels import POLYP, get_scheme
 from polyp_utils.evaluation import Evaluation
 from polyp_utils.predictions import Predictions
-from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP
+from polyp_utils.protocols import NETWORK, ORIGINAL
 from polyp_utils.stats import compare_paired
 
 

@@ -9,18 +9,18 @@ import torch
 
 from polyp_utils import error_types
 from polyp_utils.config import RunConfig
-from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.labels import POLYP, get_scheme
 from polyp_utils.errors import (
     error_table,
-    gallery,
     kind_findings,
     kind_table,
 )
 from polyp_utils.evaluation import Evaluation
 from polyp_utils.files import write_json
+from polyp_utils.gallery import predicted_frames
 from polyp_utils.predictions import Predictions, of_arrays
 from polyp_utils.properties import FEATURES, findings
-from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP
+from polyp_utils.protocols import NETWORK, ORIGINAL
 from polyp_utils.runs import Run
 
 SIDE = 64  # of a frame; predictions are stored at 32 and doubled exactly
@@ -169,7 +169,7 @@ def test_sessile_is_said_where_the_data_set_holds_such_frames(evaluation, datase
 @pytest.mark.parametrize("with_map", [False, True])
 def test_gallery_shows_truth_prediction_and_map_in_the_order_asked(with_map, run, dataset):
     titles = {"missed": "first", "half": "second"}
-    frames = gallery(read_by(run), dataset, titles, with_map)
+    frames = predicted_frames(read_by(run), dataset, titles, with_map)
     assert [frame.title for frame in frames] == ["first", "second"]
     for frame_id, frame in zip(titles, frames, strict=True):
         truth, prediction, *_ = FRAMES[frame_id]
@@ -185,7 +185,7 @@ def test_gallery_shows_truth_prediction_and_map_in_the_order_asked(with_map, run
 
 def test_a_gallery_of_two_systems_shows_both(run, dataset):
     full = of_arrays({"half": np.ones((SIDE, SIDE), bool)})
-    (frame,) = gallery(read_by(run), dataset, {"half": "t"}, other=full)
+    (frame,) = predicted_frames(read_by(run), dataset, {"half": "t"}, other=full)
     assert (frame.prediction == FRAMES["half"][1]).all()
     assert frame.second.all()
 

@@ -9,17 +9,18 @@ import torch
 from scipy import ndimage
 
 from polyp_utils.config import RunConfig
-from polyp_utils.data.labels import SCHEMES, get_scheme
+from polyp_utils.data.labels import POLYP, SCHEMES, get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.evaluation import (
-    CARD,
     evaluate_run,
-    polyp_and_classes,
     score_image,
 )
 from polyp_utils.files import write_json
-from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP, PROTOCOLS
-from polyp_utils.runs import RunError, open_run
+from polyp_utils.inference import polyp_and_classes
+from polyp_utils.literature import CARD
+from polyp_utils.protocols import NETWORK, ORIGINAL, PROTOCOLS
+from polyp_utils.runs import RunError
+from polyp_utils.start import open_run
 from polyp_utils.stats import mean_interval
 
 SIZE = 32

@@ -21,12 +21,12 @@ from polyp_utils.explore import (
     components,
     describe,
     frame_table,
-    frames_of,
     mask_files,
     overlay,
     position_map,
     rim_study,
 )
+from polyp_utils.gallery import frames_of
 
 IDS = tuple(f"frame-{index}" for index in range(8))
 

@@ -11,9 +11,8 @@ from polyp_utils import cli, hub
 from polyp_utils.config import ExtraError
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.export import export_onnx
-from polyp_utils.inference import to_probabilities
+from polyp_utils.inference import save_weights, to_probabilities
 from polyp_utils.model import UNet
-from polyp_utils.runs import save_weights
 
 SETTINGS = {"scheme": "trimap", "image_size": 64, "dataset": "kvasir-seg"}
 

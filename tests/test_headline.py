@@ -12,8 +12,9 @@ from polyp_utils.card_sums import AVERAGES, LOSSES, Sums, average, loss
 from polyp_utils.config import RunConfig
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
-from polyp_utils.evaluation import CARD, evaluate_run
+from polyp_utils.evaluation import evaluate_run
 from polyp_utils.headline import LOSS, TEST, VALIDATION
+from polyp_utils.literature import CARD
 from polyp_utils.losses import CombinedLoss
 from polyp_utils.metrics import Counts, batch_dice
 from polyp_utils.plots.headline import clouds, figures

@@ -25,9 +25,9 @@ from polyp_utils.data import phantom
 from polyp_utils.data.labels import SCHEMES
 from polyp_utils.files import write_json
 from polyp_utils.hub import HubError, load_model, write_model_card
-from polyp_utils.inference import WeightsError, to_original
+from polyp_utils.inference import WeightsError, save_weights, to_original
 from polyp_utils.model import UNet
-from polyp_utils.runs import Run, RunError, save_weights
+from polyp_utils.runs import Run, RunError
 from polyp_utils.training import fit
 
 SUMMARY = {

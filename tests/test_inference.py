@@ -14,12 +14,12 @@ from polyp_utils.inference import (
     load_weights,
     predict,
     read_metadata,
+    save_weights,
     to_original,
     to_polyp_mask,
     to_probabilities,
 )
 from polyp_utils.model import UNet
-from polyp_utils.runs import save_weights
 
 CPU = get_compute("cpu", "fp32")
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.labels import POLYP
 from polyp_utils.data.splits import load_split
 from polyp_utils.evaluation import evaluate
 from polyp_utils.predictions import of_arrays
 from polyp_utils.protocols import (
     NETWORK,
     ORIGINAL,
-    POLYP,
     PROTOCOLS,
     polyp_scores,
     protocol_table,

@@ -9,9 +9,10 @@ import pytest
 
 from polyp_utils import report
 from polyp_utils.config import RunConfig
-from polyp_utils.evaluation import CARD
+from polyp_utils.data.labels import POLYP
 from polyp_utils.files import write_json
-from polyp_utils.protocols import NETWORK, ORIGINAL, POLYP
+from polyp_utils.literature import CARD
+from polyp_utils.protocols import NETWORK, ORIGINAL
 from polyp_utils.runs import Run
 
 ROOT = Path(__file__).parents[1]

@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from polyp_utils import runs
+from polyp_utils import runs, start
 from polyp_utils.config import RunConfig
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.files import write_json
-from polyp_utils.runs import Run, RunError, find_run, list_runs, open_run
+from polyp_utils.runs import Run, RunError, find_run, list_runs
+from polyp_utils.start import git_commit, open_run
 
 CONFIG = RunConfig.from_recipe("quick", epochs=2)
 PRINTS = {"data": "d1", "split_ids": "s1"}
@@ -21,7 +22,8 @@ PRINTS = {"data": "d1", "split_ids": "s1"}
 @pytest.fixture(autouse=True)
 def no_published_runs(monkeypatch, tmp_path):
     """What the repository publishes must not decide these tests."""
-    monkeypatch.setattr(runs, "repo_root", lambda: tmp_path / "repository")
+    for module in (runs, start):
+        monkeypatch.setattr(module, "repo_root", lambda: tmp_path / "repository")
 
 
 def finished(folder, time, **values):
@@ -84,9 +86,9 @@ def test_the_commit_says_whether_the_package_has_changed(tmp_path, monkeypatch):
     git("init")
     git("add", ".")
     git("commit", "--no-verify", "-m", "one")
-    assert runs.git_commit() == git("rev-parse", "HEAD")
+    assert git_commit() == git("rev-parse", "HEAD")
     source.write_text("2")
-    assert runs.git_commit() == git("rev-parse", "HEAD") + "+"
+    assert git_commit() == git("rev-parse", "HEAD") + "+"
 
 
 def test_the_same_settings_open_the_same_run():
@@ -185,7 +187,7 @@ def test_reading_never_changes_a_run(tmp_path):
 def test_a_process_that_is_refused_changes_nothing(monkeypatch):
     with open_run(CONFIG, PRINTS, "a machine") as run:
         before = contents(run.path)
-        monkeypatch.setattr(runs, "git_commit", lambda: "edited-since")
+        monkeypatch.setattr(start, "git_commit", lambda: "edited-since")
         with pytest.raises(RunError, match="is being trained by another process"):
             opened(CONFIG, PRINTS, "another machine")
         assert contents(run.path) == before

@@ -9,19 +9,18 @@ is to what the hardware and its library can do.
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from polyp_utils.bench.layers import Layer, layers_of
 from polyp_utils.device import Compute
 from polyp_utils.model import UNet
 
-PASSES = ("forward", "input gradient", "weight gradient")
 _USUAL = "channels last"
 _MATRIX = 2048  # side of the matrices
 _COPY_BYTES = 2**28
@@ -73,36 +72,8 @@ def one_convolution(compute: Compute, repeats: int = 5) -> np.ndarray:
     return layer.flops / measured(layer.passes(compute)["forward"][_USUAL], compute, repeats)
 
 
-@dataclass(frozen=True)
-class Convolution:
-    """One convolution of a network at a given input.
-
-    Attributes:
-        name: of the module.
-        inputs: shape of its input (B, C, H, W).
-        weight: shape of its weight.
-        transposed: whether it is a 2×2 transposed convolution with stride 2.
-        has_gradient: whether its input needs one; the first layer's does not.
-    """
-
-    name: str
-    inputs: tuple[int, ...]
-    weight: tuple[int, ...]
-    transposed: bool
-    has_gradient: bool
-
-    @property
-    def flops(self) -> int:
-        """Of one pass: two per multiplication and addition."""
-        batch, _, height, width = self.inputs
-        return 2 * batch * height * width * int(np.prod(self.weight))
-
-    @property
-    def outputs(self) -> int:
-        """Values that it puts out."""
-        batch, _, height, width = self.inputs
-        channels = 4 * self.weight[1] if self.transposed else self.weight[0]
-        return batch * channels * height * width
+class Convolution(Layer):
+    """A convolution whose passes can be timed."""
 
     def passes(self, compute: Compute) -> dict[str, dict[str, Callable[[], Tensor]]]:
         """Calls that compute each of `PASSES` (the input's gradient if it needs one), in memory.
@@ -162,23 +133,7 @@ def weight_gradient_by_products(x: Tensor, grad: Tensor) -> Tensor:
 
 def convolutions(width: int, image_size: int, batch: int, classes: int = 3) -> list[Convolution]:
     """All convolutions of the U-Net, in the order of the forward pass."""
-    found: list[Convolution] = []
-
-    def note(name: str, module: nn.Conv2d | nn.ConvTranspose2d) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            transposed = isinstance(module, nn.ConvTranspose2d)
-            shapes = tuple(inputs[0].shape), tuple(module.weight.shape)
-            found.append(Convolution(name, *shapes, transposed, bool(found)))
-
-        return hook
-
-    with torch.device("meta"):
-        model = UNet(3, classes, width)
-        for name, module in model.named_modules():
-            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-                module.register_forward_pre_hook(note(name, module))
-        model(torch.empty(batch, 3, image_size, image_size))
-    return found
+    return [Convolution(*layer) for layer in layers_of(width, image_size, batch, classes)]
 
 
 @functools.cache

@@ -12,9 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 from torch.utils.data import Sampler
 
 from polyp_utils.bench.loops import jpegs, our_steps
@@ -29,8 +27,6 @@ from polyp_utils.learner import Learner, epoch_order
 from polyp_utils.validation import load_parts, validate
 
 COLUMNS = ["seed", "loop", "what", "at", "value"]
-LEVEL = 0.9  # of the interval of the difference
-MARGIN = 0.02  # of Dice: an interval within it says that the loops are equivalent
 
 
 class _OurOrder(Sampler[int]):
@@ -106,56 +102,3 @@ def compare(
             table = pd.DataFrame(rows, columns=COLUMNS)
             write_csv(path, table)
     return table
-
-
-def findings(found: pd.DataFrame) -> list[str]:
-    """What `differences` say, in sentences: the loss, and Dice after the last epoch."""
-    loss, *_, dice = found.to_dict("records")
-    inside = dice["low"] > -MARGIN and dice["high"] < MARGIN
-    verdict = f"{'' if inside else 'not '}within ±{MARGIN}"
-    return [
-        f"Loss at step {loss['at']}: plain {loss['plain']:.4f}, ours {loss['ours']:.4f}; "
-        f"difference {loss['difference']:+.4f} [{loss['low']:.4f}, {loss['high']:.4f}]. For "
-        f"comparison: ours as it trains here and ours in fp32 are {loss['rounding']:.4f} apart "
-        "(mean absolute difference).",
-        f"Validation polyp Dice after epoch {dice['at']}: plain {dice['plain']:.4f}, ours "
-        f"{dice['ours']:.4f}; difference {dice['difference']:+.4f} "
-        f"[{dice['low']:.4f}, {dice['high']:.4f}] ({100 * LEVEL:.0f} %, {dice['seeds']} seeds): "
-        f"{verdict}.",
-    ]
-
-
-def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """Ours minus the plain loop, over the seeds.
-
-    Args:
-        table: of `compare`.
-
-    Returns:
-        A row for the ``loss`` at the last kept step, and one for ``polyp_dice`` after each epoch:
-        ``what``, ``at``, means ``plain`` and ``ours``, mean ``difference`` with ``low`` and
-        ``high`` (Student's t at `LEVEL` over the seeds), ``seeds``, and ``rounding``: the mean
-        absolute difference between ours as it trains here and in fp32 (losses only).
-    """
-    rows = []
-    wide = table.pivot(index=["what", "at", "seed"], columns="loop", values="value")
-    last = wide.loc["loss"].index.get_level_values("at").max()
-    for (what, at), group in wide.groupby(level=["what", "at"]):
-        if what == "loss" and at != last:
-            continue
-        delta = group["ours"] - group["plain"]
-        half = stats.t.ppf((1 + LEVEL) / 2, len(delta) - 1) * delta.std() / np.sqrt(len(delta))
-        rows.append(
-            {
-                "what": what,
-                "at": at,
-                "plain": group["plain"].mean(),
-                "ours": group["ours"].mean(),
-                "difference": delta.mean(),
-                "low": delta.mean() - half,
-                "high": delta.mean() + half,
-                "seeds": len(delta),
-                "rounding": (group["ours"] - group["ours, fp32"]).abs().mean(),
-            }
-        )
-    return pd.DataFrame(rows)

@@ -29,10 +29,16 @@ from polyp_utils.data.splits import load_split
 from polyp_utils.device import get_compute
 from polyp_utils.export import export_onnx
 from polyp_utils.hub import FILE, Model, load_model
-from polyp_utils.inference import load_weights, read_metadata, to_polyp_mask, to_probabilities
+from polyp_utils.inference import (
+    load_weights,
+    read_metadata,
+    save_weights,
+    to_polyp_mask,
+    to_probabilities,
+)
 from polyp_utils.metrics import count, dice
 from polyp_utils.model import UNet
-from polyp_utils.runs import Run, save_weights
+from polyp_utils.runs import Run
 from polyp_utils.runtime import threads_for
 
 Forward = Callable[[Tensor], Tensor]

@@ -1,11 +1,14 @@
 """Where the time of a training step goes, by kind of operation (`torch.profiler`)."""
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch.profiler import ProfilerActivity
+if TYPE_CHECKING:
+    import torch
 
 KINDS = {  # patterns of the operations' names
     "convolution, forward": r"mkldnn_convolution|cudnn_convolution|slow_conv",
@@ -27,6 +30,9 @@ def seconds_by_kind(step: Callable[[], object], device: torch.device) -> dict[st
 
     An operation's own time, without that of those it calls; on CUDA that of its kernels.
     """
+    import torch  # tables of what was measured do without
+    from torch.profiler import ProfilerActivity
+
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # a missing GPU is an error to it
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]

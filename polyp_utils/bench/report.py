@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from polyp_utils.bench.ceiling import PASSES, convolutions
-from polyp_utils.bench.equivalence import LEVEL, differences
+from polyp_utils.bench.agreement import LEVEL, differences
+from polyp_utils.bench.layers import PASSES, layers_of
 from polyp_utils.bench.profile import KINDS
 from polyp_utils.config import repo_root, results_root
 from polyp_utils.runs import RunError
@@ -43,7 +43,7 @@ def layer_table(bench: pd.DataFrame, width: int) -> pd.DataFrame:
         index="layer", columns="task", values="value"
     )
     size, batch = int(rows["image_size"].iloc[0]), int(rows["batch"].iloc[0])
-    layers = {layer.name: layer.flops for layer in convolutions(width, size, batch)}
+    layers = {layer.name: layer.flops for layer in layers_of(width, size, batch)}
     table = seconds.reindex(list(layers))[list(PASSES)]
     table.insert(0, "flops", pd.Series(layers))
     return table.assign(way=names[names[1] == PASSES[-1]].set_index(0)[2])

@@ -23,7 +23,7 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.device import Compute, explaining, get_compute, keep_freed_memory
 from polyp_utils.files import write_csv, write_json
 from polyp_utils.hub import load_model
-from polyp_utils.runs import git_commit
+from polyp_utils.start import git_commit
 
 FOLDER = "benchmark"  # under results/
 WIDTHS = (64, 32, 16)

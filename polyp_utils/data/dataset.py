@@ -24,6 +24,7 @@ from polyp_utils.data.cache import one_writer, open_map, write_rows
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.sources import Source, open_source
 from polyp_utils.data.transforms import resize_image, resize_mask
+from polyp_utils.progress import Progress
 
 _CACHE_VERSION = 2
 _TENSORS = ("images", "masks", "sizes")
@@ -120,6 +121,8 @@ def _load(source: Source, name: str, size: int) -> tuple[dict[str, Tensor], str]
                 except SafetensorError as error:
                     warnings.warn(f"cache {path} is damaged ({error}): decoding anew", stacklevel=4)
             metadata = {"fingerprint": source.fingerprint()}
+            frames = f"{len(source.ids)} frames of {name} to {size} px"
+            print(f"decoding {frames}, once: they are kept in the cache", flush=True)
             write_rows(path, _decode_all(source, size), len(source.ids), metadata)
             return _open(path)
     except OSError as error:
@@ -145,6 +148,11 @@ def _decode_all(source: Source, size: int) -> Iterator[dict[str, Tensor]]:
             "sizes": torch.tensor(mask.shape),
         }
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(source.ids), _CHUNK):
-            yield from pool.map(one, source.ids[start : start + _CHUNK])
+    count = len(source.ids)
+    bar = Progress("decoding", total=count, unit="frame")
+    with ThreadPoolExecutor(os.cpu_count()) as pool, bar as progress:
+        for start in range(0, count, _CHUNK):
+            chunk = pool.map(one, source.ids[start : start + _CHUNK])
+            for number, row in enumerate(chunk, start + 1):
+                yield row
+                progress.advance(f"frame {number}/{count}")

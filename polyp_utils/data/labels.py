@@ -5,23 +5,32 @@ coloured ones the nearest colour's level (`colour_levels`). Polyp is what is abo
 A scheme is applied to a batch, after any geometry, so that a rim is always true to its width.
 Every scheme merges back to the binary mask that the literature scores, but for ``jpeg-levels``,
 whose third class mixes both sides of the threshold: it exists to show that.
+
+Tables read the names of classes: PyTorch is imported where pixels are turned into them.
 """
 
+from __future__ import annotations
+
+import functools
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from polyp_utils.config import unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 THRESHOLD = 127  # JPEG masks hold 0–8 and 246–255: any value between gives the same mask
 SPECK_SHARE = 5e-4  # of the frame: smaller regions are specks (traces of JPEG), not polyps
 RIM_PX = 3.0  # at 256×256; scales with √(H·W)
 NEOPLASTIC, NON_NEOPLASTIC = 255, 191  # levels of red and green; both are above the threshold
+POLYP = "polyp (merged)"  # all polyp classes of a scheme together: what the literature scores
+MISSED = "missed"  # stands for the predicted kind of a polyp that is not found
 _COLOURS = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)])
 _LEVELS = np.array([0, NEOPLASTIC, NON_NEOPLASTIC], dtype=np.uint8)
 
@@ -53,6 +62,8 @@ class Scheme:
 
     def encode(self, masks: Tensor) -> Tensor:
         """Levels uint8 (B, H, W) -> class indices int64 (B, H, W), on the same device."""
+        import torch
+
         if masks.dtype != torch.uint8 or masks.ndim != 3:
             raise ValueError(
                 f"masks are {masks.dtype} {tuple(masks.shape)}; give levels uint8 (B, H, W)"
@@ -78,7 +89,7 @@ class Scheme:
 
     def merge(self, class_map: Tensor) -> Tensor:
         """Class indices (any shape) -> bool, true where a polyp class stands."""
-        return torch.isin(class_map, torch.tensor(self.polyp, device=class_map.device))
+        return functools.reduce(operator.or_, (class_map == index for index in self.polyp))
 
     def polyp_probability(self, probabilities: Tensor) -> Tensor:
         """Class probabilities (B, C, H, W) -> P(any polyp class), (B, H, W)."""
@@ -92,6 +103,8 @@ def is_polyp(masks: Tensor) -> Tensor:
 
 def polyp_shares(masks: Tensor) -> Tensor:
     """Levels uint8 (N, H, W) -> share of each mask that is polyp, float32 (N,)."""
+    import torch
+
     return torch.cat([is_polyp(part).flatten(1).float().mean(dim=1) for part in masks.split(64)])
 
 
@@ -135,12 +148,14 @@ def inner_rim(polyp_BHW: Tensor, rim_px: float) -> Tensor:
 
     The frame's edge is no boundary of the polyp: what lies outside does not count as background.
     """
+    import torch
+
     reach = math.floor(rim_px)
     offset = torch.arange(-reach, reach + 1, device=polyp_BHW.device, dtype=torch.float32)
     disk = (offset[:, None] ** 2 + offset**2 <= rim_px**2).float()
     background = (~polyp_BHW).float().unsqueeze(1)
-    near_background = F.conv2d(background, disk[None, None], padding=reach).squeeze(1) > 0.5
-    return polyp_BHW & near_background
+    near = torch.nn.functional.conv2d(background, disk[None, None], padding=reach).squeeze(1)
+    return polyp_BHW & (near > 0.5)
 
 
 def _binary(masks: Tensor) -> Tensor:
@@ -153,7 +168,7 @@ def _trimap(masks: Tensor) -> Tensor:
 
 
 def _jpeg_levels(masks: Tensor) -> Tensor:
-    return torch.where(masks == 0, 0, torch.where(masks == 255, 1, 2))
+    return (masks != 0).long() + ((masks != 0) & (masks != 255)).long()
 
 
 def _neopolyp(masks: Tensor) -> Tensor:

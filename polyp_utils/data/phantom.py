@@ -16,10 +16,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # loads its parts when they are first used
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 Field = NDArray[np.float32]
 Grid = NDArray[np.complex64]
@@ -93,7 +93,7 @@ def _noise(rng: Generator, grid: Grid, size: float) -> Field:
 def _grain(rng: Generator, grid: Grid, sigma_px: float) -> Field:
     """Fine noise of variance about 1, white before a blur of `sigma_px`."""
     white = rng.standard_normal(grid.shape, np.float32)
-    return ndimage.gaussian_filter(white, sigma_px, truncate=2) * (
+    return scipy.ndimage.gaussian_filter(white, sigma_px, truncate=2) * (
         2 * math.sqrt(math.pi) * sigma_px
     )
 
@@ -193,7 +193,8 @@ def _add_polyp(
     room = margin
     if support.any():  # a second polyp stays clear of the first
         radius = min(radius, 0.35)
-        room = np.minimum(margin, ndimage.distance_transform_edt(~support) * 2 / min(grid.shape))
+        away = scipy.ndimage.distance_transform_edt(~support) * 2 / min(grid.shape)
+        room = np.minimum(margin, away)
     wanted = radius * rng.choice([0.3, 1.1], p=[0.2, 0.8])
     centre = complex(rng.choice(grid[room >= min(wanted, 0.9 * room.max())]))
     size = 0.7 * radius
@@ -239,7 +240,7 @@ def _photograph(
         cosine = (drop - (slope * to_lamp.conj()).real) / distance
         return np.maximum(cosine, 0) / np.sqrt(1 + np.abs(slope) ** 2)
 
-    slope = _slope(ndimage.gaussian_filter(scene.relief, 1.3, truncate=2)) * np.float32(
+    slope = _slope(scipy.ndimage.gaussian_filter(scene.relief, 1.3, truncate=2)) * np.float32(
         min(grid.shape) / 2
     )
     wet = np.clip(0.1 + 0.2 * _noise(rng, grid, 0.35), 0.02, 0.5)
@@ -251,7 +252,7 @@ def _photograph(
     sensor_noise = 0.02 * rng.standard_normal(grid.shape, np.float32)
     image = np.minimum(1 - np.exp(-light * scene.albedo) + gloss, 1) + sensor_noise
     sigma = rng.uniform(0.5, 1.0)
-    image = ndimage.gaussian_filter(image, (0, sigma, sigma), truncate=2)
+    image = scipy.ndimage.gaussian_filter(image, (0, sigma, sigma), truncate=2)
     image *= margin > 0
     frame = np.ascontiguousarray((np.clip(image, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0))
     _overlay_text(rng, frame)

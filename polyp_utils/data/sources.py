@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import skimage  # loads its parts when they are first used
 from PIL import Image
-from skimage import io
 
 from polyp_utils.data import phantom
 from polyp_utils.data.catalog import DatasetInfo, locate
@@ -241,7 +241,7 @@ def read_file(path: Path) -> Image.Image:
         raise DataError(f"{path} is empty (0 bytes): fetch it again")
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
-            pixels = io.imread(path)
+            pixels = skimage.io.imread(path)
             is_1_bit = pixels.dtype == bool
             image = Image.fromarray(pixels.astype(np.uint8) * 255 if is_1_bit else pixels)
         else:

@@ -19,21 +19,26 @@ Published, or drawn once from numpy's ``default_rng(42)``:
 video sequence of each frame where it is known, ``kvasir-sessile.txt`` the ids of Kvasir-Sessile.
 """
 
+from __future__ import annotations
+
+import csv
 import functools
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from polyp_utils.config import repo_root, unknown
 from polyp_utils.data.catalog import CATALOG, get_info
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PARTS = ("train", "val", "test")
 FOLDS = 5
@@ -70,7 +75,7 @@ class Split:
         text = "\n".join(f"{part} {' '.join(self.part(part))}" for part in PARTS)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def limited(self, count: int) -> "Split":
+    def limited(self, count: int) -> Split:
         """The first ``count`` ids of each part (0 = all)."""
         end = count or None
         return Split(self.name, self.train[:end], self.val[:end], self.test[:end])
@@ -89,15 +94,14 @@ class Split:
         several = (found for found in parts.values() if len(found) > 1)
         return Counter(" and ".join(p for p in PARTS if p in found) for found in several)
 
-    def crossing_pairs(self, pairs: pd.DataFrame) -> tuple[Counter[str], int]:
+    def crossing_pairs(self, pairs: Iterable[tuple[str, str]]) -> tuple[Counter[str], int]:
         """How many pairs stand in each two parts, ``"train and test"``, and how many lie within.
 
         Args:
-            pairs: rows ``id_a``, ``id_b``; those with an id that is in no part do not count.
+            pairs: ids; those with one that is in no part do not count.
         """
         part = {i: name for name in PARTS for i in self.part(name)}
-        ends = zip(pairs["id_a"], pairs["id_b"], strict=True)
-        inside = [{part[a], part[b]} for a, b in ends if a in part and b in part]
+        inside = [{part[a], part[b]} for a, b in pairs if a in part and b in part]
         apart = (found for found in inside if len(found) > 1)
         return Counter(" and ".join(p for p in PARTS if p in found) for found in apart), len(inside)
 
@@ -162,31 +166,35 @@ def _listed(dataset: str) -> bool:
     return dataset in CATALOG and (_FOLDER / dataset).is_dir()
 
 
-def _read(dataset: str, file: str) -> pd.DataFrame | None:
-    """A table of the package, all columns text; None if it has none for the data set."""
+def _read(dataset: str, file: str) -> list[dict[str, str]]:
+    """Rows of a table of the package; none if it has no such table for the data set."""
     path = _FOLDER / dataset / file
     if not _listed(dataset) or not path.is_file():
-        return None
-    return pd.read_csv(StringIO(path.read_text()), dtype=str)
+        return []
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def _read_file(name: str) -> str:
     for path in (Path(name).expanduser(), repo_root() / name):
         if path.is_file():
-            return path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8-sig")  # spreadsheets write a mark before it
     raise ValueError(f"split {name} is no file: give a CSV with the columns id and part")
 
 
 def parse_split(name: str, text: str) -> Split:
     """A split from CSV text with the columns ``id`` and ``part``; errors as in `load_split`."""
-    table = pd.read_csv(StringIO(text), dtype=str)
-    if not {"id", "part"} <= set(table.columns):
-        raise ValueError(f"split {name} has columns {list(table)}; it needs id and part")
-    for row in table[~table["part"].isin(PARTS)].itertuples():
-        raise unknown(f"part of id {row.id} in split {name}", row.part, PARTS)
-    for frame_id in table["id"][table["id"].duplicated()]:
-        raise ValueError(f"split {name}: id {frame_id} stands in it twice")
-    return _whole(Split(name, *(tuple(table["id"][table["part"] == part]) for part in PARTS)))
+    rows = csv.DictReader(text.splitlines())
+    if not {"id", "part"} <= set(rows.fieldnames or ()):
+        raise ValueError(f"split {name} has columns {rows.fieldnames}; it needs id and part")
+    part_of: dict[str, str] = {}
+    for row in rows:
+        frame_id, part = row["id"], row["part"]
+        if part not in PARTS:
+            raise unknown(f"part of id {frame_id} in split {name}", part, PARTS)
+        if frame_id in part_of:
+            raise ValueError(f"split {name}: id {frame_id} stands in it twice")
+        part_of[frame_id] = part
+    return _whole(Split(name, *(tuple(i for i, p in part_of.items() if p == q) for q in PARTS)))
 
 
 def _whole(split: Split, hint: str = "") -> Split:
@@ -206,13 +214,12 @@ def _grouped(name: str, dataset: str) -> Split:
         from polyp_utils.data.grouping import grouped  # looks at every frame
 
         return _whole(grouped(dataset), _TOO_FEW)
-    table = _read(dataset, "grouped-folds.csv")
-    if table is None:
+    rows = _read(dataset, "grouped-folds.csv")
+    parts = [tuple(row["id"] for row in rows if row["fold"] == str(k + 1)) for k in range(FOLDS)]
+    if not rows:
         from polyp_utils.data.grouping import folds
 
         parts = folds(dataset, FOLDS)
-    else:
-        parts = [tuple(table["id"][table["fold"] == str(k + 1)]) for k in range(FOLDS)]
     test = _FOLD_NAMES.index(name)
     val = (test + 1) % FOLDS
     train = sorted(i for k, ids in enumerate(parts) if k not in (test, val) for i in ids)
@@ -226,22 +233,38 @@ def known_pairs(dataset: str) -> pd.DataFrame | None:
         ``id_a``, ``id_b``, ``mirrored``, ``inliers``, ``scale``, ``rotation``; None if no one has
         looked yet.
     """
-    if not any(_listed(name) for name in _sets(dataset)):
+    rows = _listed_pairs(dataset)
+    if rows is None:
         from polyp_utils.data.grouping import cached_pairs  # brings the search's code
 
         return cached_pairs(dataset)
-    tables = [_read(name, "pairs.csv") for name in _sets(dataset)]
-    columns = pd.DataFrame(columns=["id_a", "id_b", "mirrored", "inliers", "scale", "rotation"])
-    table = pd.concat([columns, *(t for t in tables if t is not None)], ignore_index=True)
+    import pandas as pd  # slow, and training needs the ids alone
+
+    columns = ["id_a", "id_b", "mirrored", "inliers", "scale", "rotation"]
+    table = pd.DataFrame(rows, columns=columns, dtype=object)
     numbers = {"inliers": int, "scale": float, "rotation": float}
     return table.astype(numbers).assign(mirrored=table["mirrored"] == "True")
 
 
+def _listed_pairs(dataset: str) -> list[dict[str, str]] | None:
+    """Rows of the package's `known_pairs`; None if it lists none of the sets."""
+    names = [name for name in _sets(dataset) if _listed(name)]
+    return [row for name in names for row in _read(name, "pairs.csv")] if names else None
+
+
+def _known_ids(dataset: str) -> list[tuple[str, str]] | None:
+    """The ids of `known_pairs`."""
+    rows = _listed_pairs(dataset)
+    if rows is not None:
+        return [(row["id_a"], row["id_b"]) for row in rows]
+    pairs = known_pairs(dataset)
+    return None if pairs is None else list(zip(pairs["id_a"], pairs["id_b"], strict=True))
+
+
 def known_sequences(dataset: str) -> dict[str, str]:
     """Id -> video sequence, where the data set says; else empty."""
-    tables = [_read(name, "sequences.csv") for name in _sets(dataset)]
-    rows = (zip(t["id"], t["sequence"], strict=True) for t in tables if t is not None)
-    return dict(itertools.chain.from_iterable(rows))
+    rows = itertools.chain.from_iterable(_read(name, "sequences.csv") for name in _sets(dataset))
+    return {row["id"]: row["sequence"] for row in rows}
 
 
 def _sets(dataset: str) -> tuple[str, ...]:
@@ -254,7 +277,7 @@ def leaks(split: Split, dataset: str) -> dict[str, tuple[int, int]]:
 
     Only those that the package knows and that lie wholly within the split count.
     """
-    found, pairs = {}, known_pairs(dataset)
+    found, pairs = {}, _known_ids(dataset)
     if pairs is not None:
         crossing, inside = split.crossing_pairs(pairs)
         found["near-duplicate pairs"] = crossing.total(), inside

@@ -1,42 +1,30 @@
-"""Figures; each function returns a matplotlib Figure that can be read alone."""
+"""Figures; each function returns a matplotlib Figure that can be read alone.
 
-from polyp_utils.plots.data import (
-    augmentations,
-    class_shares,
-    frame_sizes,
-    grey_levels,
-    position_map,
-    rim_widths,
-)
-from polyp_utils.plots.errors import dice_against, effects, error_types, kinds, strata
-from polyp_utils.plots.scores import (
-    confusion,
-    curves,
-    network_batch,
-    reliability,
-    risk_coverage,
-    score_distributions,
-)
-from polyp_utils.plots.sheets import outline, sheet
+A function comes from its module when it is first asked for, so that who draws one figure does not
+wait for the libraries of all.
+"""
 
-__all__ = [
-    "augmentations",
-    "class_shares",
-    "confusion",
-    "curves",
-    "dice_against",
-    "effects",
-    "error_types",
-    "frame_sizes",
-    "grey_levels",
-    "kinds",
-    "network_batch",
-    "outline",
-    "position_map",
-    "reliability",
-    "rim_widths",
-    "risk_coverage",
-    "score_distributions",
-    "sheet",
-    "strata",
-]
+import importlib
+from typing import Any
+
+_HOMES = {
+    "data": (
+        "augmentations",
+        "class_shares",
+        "frame_sizes",
+        "grey_levels",
+        "position_map",
+        "rim_widths",
+    ),
+    "errors": ("dice_against", "effects", "error_types", "kinds", "strata"),
+    "scores": ("confusion", "reliability", "risk_coverage", "score_distributions"),
+    "sheets": ("outline", "sheet"),
+    "training": ("curves", "network_batch"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

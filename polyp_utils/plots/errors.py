@@ -9,8 +9,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from polyp_utils.data.labels import MISSED
 from polyp_utils.error_types import BANDS, OBJECTS
-from polyp_utils.errors import MISSED
 from polyp_utils.properties import MARKS, DiceModel
 from polyp_utils.stats import FEW, Interval
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 from polyp_utils.card_sums import AVERAGES, LOSSES
-from polyp_utils.evaluation import CARD
 from polyp_utils.headline import LOSS, TEST, VALIDATION, Hypothesis
+from polyp_utils.literature import CARD
 
 _MARKERS = "osD^v"  # by width
 _CLOUD = 5.991  # 95 % of a two-dimensional normal distribution lie within this squared distance

@@ -1,4 +1,4 @@
-"""Training and scores."""
+"""Scores."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -8,63 +8,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from polyp_utils.protocols import POLYP
 from polyp_utils.stats import mean_interval
-
-
-def network_batch(images: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> Figure:
-    """A batch as the network sees it: images float (B, H, W, 3) above class maps (B, H, W)."""
-    count = len(images)
-    figure, grid = plt.subplots(2, count, figsize=(1.8 * count, 4.2), squeeze=False)
-    colours = plt.get_cmap("viridis", len(classes))
-    for column in range(count):
-        grid[0, column].imshow(images[column])
-        limits = {"vmin": -0.5, "vmax": len(classes) - 0.5}
-        grid[1, column].imshow(targets[column], cmap=colours, interpolation="nearest", **limits)
-    for axes in grid.flat:
-        axes.axis("off")
-    handles = [
-        Line2D([], [], marker="s", linestyle="", color=colours(i), label=name)
-        for i, name in enumerate(classes)
-    ]
-    figure.legend(handles=handles, loc="lower center", ncols=len(classes), frameon=False)
-    height, width = targets.shape[1:]
-    figure.suptitle(f"One batch as the network sees it: {width}×{height} px, values in [0, 1]")
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
-    return figure
-
-
-def curves(history: pd.DataFrame) -> Figure:
-    """Losses, validation Dice and learning rate per epoch; the best epoch is marked."""
-    figure, (losses, scores, rates) = plt.subplots(1, 3, figsize=(14, 3.8))
-    epoch = history["epoch"]
-    for name, style in (("loss", "solid"), ("ce", "dashed"), ("dice_loss", "dotted")):
-        for part, colour in (("train", "0.3"), ("val", "#d55e00")):
-            label = f"{part} {name.replace('_', ' ')}"
-            values = history[f"{part}_{name}"]
-            losses.plot(epoch, values, color=colour, linestyle=style, marker=".", label=label)
-    losses.set(xlabel="epoch", ylabel="loss (mean over images)", title="Losses")
-    losses.legend(fontsize=7, handlelength=4)  # else dashes look like a line
-    best = int(history["val_polyp_dice"].fillna(-1).argmax())
-    columns = [str(c) for c in history if str(c).startswith("val_dice_")]
-    for name in [c for c in columns if c != "val_dice_loss"]:
-        label = f"class {name.removeprefix('val_dice_')}"
-        scores.plot(epoch, history[name], marker=".", linewidth=1, label=label)
-    top = history["val_polyp_dice"].iloc[best]
-    scores.plot(epoch, history["val_polyp_dice"], color="k", marker=".", label=POLYP)
-    scores.plot(epoch.iloc[best], top, "k*", markersize=12)
-    scores.set(xlabel="epoch", ylabel="Dice, per image, at network size", ylim=(0, 1))
-    scores.set_title(f"Validation: best polyp Dice {top:.3f} in epoch {epoch.iloc[best]}")
-    scores.legend(fontsize=7)
-    rates.step(epoch, history["lr"], where="mid", color="0.3")
-    rates.set(xlabel="epoch", ylabel="learning rate", yscale="log", title="Learning rate")
-    for axes in (losses, scores, rates):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.tight_layout()
-    return figure
 
 
 def score_distributions(per_image: pd.DataFrame, groups: Mapping[str, int]) -> Figure:

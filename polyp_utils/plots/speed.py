@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from polyp_utils.bench.ceiling import PASSES
 from polyp_utils.bench.cost import CostModel
+from polyp_utils.bench.layers import PASSES
 
 _COLOURS = {"plain": "0.6", "ours": "#0072b2"}
 

@@ -1,0 +1,92 @@
+"""What a command loads before it does its work: modules, as seconds depend on the machine."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from polyp_utils.config import RunConfig
+from polyp_utils.training import fit
+
+ROOT = Path(__file__).parents[1]
+# What the first step needs beside PyTorch, the optimizer and the standard library; of SciPy and
+# scikit-image only the names: they load their parts when these are used.
+NEEDED = {"PIL", "filelock", "lazy_loader", "polyp_utils", "safetensors", "scipy", "skimage"}
+PARTS = {"scipy.ndimage", "scipy.special", "scipy.stats", "skimage.io", "skimage.measure"}
+
+
+def run(code, *arguments, cwd=ROOT):
+    """What a new process prints."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_help_waits_for_no_library():
+    code = (
+        "import atexit, sys; from polyp_utils.cli import main\n"
+        "atexit.register(lambda: print({'numpy', 'pandas', 'torch'} & {*sys.modules}))\n"
+        "main(['train', '--help'])"
+    )
+    said = run(code)
+    assert "--dice-absent" in said
+    assert said.splitlines()[-1] == "set()"
+
+
+def test_what_is_loaded_between_the_command_and_the_first_step(dataset, results):
+    code = """if True:
+        import sys, torch
+        torch.optim.Adam([torch.zeros(1)])  # brings torch._dynamo
+        inevitable = {*sys.modules}
+
+        def first_step(*_):
+            print(sorted(sys.modules.keys() - inevitable))
+            sys.exit()
+
+        from polyp_utils import cli, learner
+        learner.Learner.step = first_step
+        cli.main(sys.argv[1:])
+        """
+    assert len(dataset) == 360  # they are in the cache, so nothing is drawn
+    flags = "--recipe quick --image-size 32 --width 4 --limit 8"
+    said = run(code, "train", *flags.split()).splitlines()
+    assert said[0].startswith("quick-trimap-w4-s0-n8: 8 frames of Phantoms at 32 px, 8 for valid")
+    ours = set(ast.literal_eval(said[-1]))
+    assert "polyp_utils.learner" in ours
+    assert not PARTS & ours
+    libraries = {name.partition(".")[0] for name in ours} - sys.stdlib_module_names
+    known = NEEDED | {"numpy", "torch", "tqdm"}
+    assert {name for name in libraries if not name.startswith("_")} <= known
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """The documents, where `report` may write."""
+    root = tmp_path / "repository"
+    for name in ("notebooks", "polyp_utils", "results"):
+        (root / name).mkdir(parents=True)
+    for name in ("README.md", "results/README.md"):
+        (root / name).write_text((ROOT / name).read_text())
+    (root / "results/published").symlink_to(ROOT / "results/published")
+    return root
+
+
+def test_verbs_that_train_nothing_do_without_what_training_needs(repository, results):
+    tiny = {"limit": 4, "width": 4, "image_size": 32, "epochs": 1}
+    trained = fit(RunConfig.from_recipe("quick", **tiny))
+    code = """if True:
+        import sys
+        from polyp_utils.cli import main
+
+        for verb in ("report", "evaluate"):
+            assert main([verb]) == 0
+            print({"torch", "torch._dynamo", "torchvision"} & {*sys.modules})
+        """
+    *_, report, without_torch, score, evaluate = run(code, cwd=repository).splitlines()
+    assert report == "the tables are up to date"
+    assert without_torch == "set()"
+    assert score.startswith(f"{trained.name}: polyp Dice 0.")
+    assert evaluate == "{'torch'}"
