@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     onnx = verbs.add_parser("export", help="write a run's network as an ONNX file")
     onnx.add_argument("--run", default="", help="name or path; default: the newest")
     onnx.add_argument("--path", default="", help="of the file; default: <run>.onnx, here")
+    onnx.add_argument("--int8", action="store_true", help="<run>.int8.onnx too; reads the data set")
     look = verbs.add_parser("audit", help="look for what is wrong with a data set; writes tables")
     look.add_argument("--dataset", required=True, help="name in the catalogue, or a folder")
     look.add_argument("--recall", type=int, default=0, help="copies to measure recall with; slow")
@@ -63,7 +64,12 @@ def main(arguments: list[str] | None = None) -> int:
     same.add_argument("--seeds", type=int, default=3, help="how many")
     same.add_argument("--limit", type=int, default=0, help="first n frames of each part; 0: all")
     dice = verbs.add_parser("runtimes", help="do all runtimes give the Dice of the card's snippet")
-    dice.add_argument("--runs", default="", help="with weights, by commas; default: the newest")
+    dice.add_argument("--runs", default="", help="or weights files, by commas; default: the newest")
+    of_file = " of weights files that do not say it"
+    dice.add_argument("--dataset", default="kvasir-seg", help=f"data set{of_file}")
+    dice.add_argument("--split", help=f"split of the training{of_file}")
+    dice.add_argument("--scheme", help=f"label scheme{of_file}")
+    dice.add_argument("--image-size", type=int, help=f"size of the network's input{of_file}")
     verbs.add_parser("report", help="write the documents' tables from the published runs")
     options = vars(parser.parse_args(arguments))
     return _run(options.pop("verb"), options)
@@ -114,12 +120,16 @@ def _publish(run: str, light: bool) -> None:
     print(f"published as {publish(find_run(run), light).path}")
 
 
-def _export(run: str, path: str) -> None:
-    from polyp_utils.export import export_onnx
+def _export(run: str, path: str, int8: bool) -> None:
+    from polyp_utils.export import calibration_images, export_int8, export_onnx
     from polyp_utils.runs import find_run
 
     found = find_run(run)
-    print(f"wrote {export_onnx(found.path, path or f'{found.name}.onnx')}")
+    file = export_onnx(found.path, path or f"{found.name}.onnx")
+    print(f"wrote {file}")
+    if int8:
+        images = calibration_images(found.config)
+        print(f"wrote {export_int8(file, file.with_suffix('.int8.onnx'), images)}")
 
 
 def _audit(dataset: str, recall: int) -> int:
@@ -189,16 +199,15 @@ def _equivalence(
     print(f"written to {path}")
 
 
-def _runtimes(runs: str) -> None:
-    from polyp_utils.bench.inference import dice_of_runs
+def _runtimes(runs: str, **settings: Any) -> None:
+    from polyp_utils.bench.dice import dice_of_runs, find_weights
     from polyp_utils.bench.run import FOLDER, describe
     from polyp_utils.config import results_root
     from polyp_utils.device import get_compute
     from polyp_utils.files import write_csv, write_json
-    from polyp_utils.runs import find_run
 
     path, measured = results_root() / FOLDER / "runtimes.csv", describe(get_compute("cpu"))
-    table = dice_of_runs([find_run(name) for name in runs.split(",")])
+    table = dice_of_runs([find_weights(name, **settings) for name in runs.split(",")])
     write_csv(path, table)
     write_json(path.with_suffix(".json"), measured)
     print(table.to_string(index=False))

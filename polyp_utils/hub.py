@@ -110,7 +110,7 @@ def load_model(
         mirrored: see each frame mirrored too, at four times the cost (test-time augmentation).
         precision: ``auto``, ``bf16`` or ``fp32``; bf16 is what ``auto`` takes where it is faster.
         runtime: ``auto``, ``openvino`` or ``torch``; OpenVINO (extra ``fast``) is what ``auto``
-            takes on an x86 CPU with bf16 if it is installed. Its model can be neither copied nor
+            takes on an x86 CPU if it is installed. Its model can be neither copied nor
             pickled, and while it predicts PyTorch computes with one thread, see `threads_for`.
 
     Raises:
@@ -123,7 +123,7 @@ def load_model(
     path = _find(source)
     metadata = read_metadata(path)
     settings = metadata.get("settings", {})
-    width, logits = _shape(path)
+    width, logits = shape_of(path)
     stored, size = settings.get("scheme"), image_size or settings.get("image_size")
     fitting = [name for name, known in SCHEMES.items() if known.logits == logits]
     if not (scheme or stored) or not size:
@@ -189,7 +189,7 @@ def _download(repo_id: str, revision: str) -> Path:
         raise HubError(f"{reason or unreachable} ({type(error).__name__})") from error
 
 
-def _shape(path: Path) -> tuple[int, int]:
+def shape_of(path: Path) -> tuple[int, int]:
     """Width and number of logits, read from the header."""
     ends = ("encoder.0.0.weight", "output.weight")
     with safe_open(path, "pt") as file:

@@ -13,7 +13,9 @@ from scipy import stats
 
 from polyp_utils.bench.report import (
     equivalence_table,
+    inference_dice,
     inference_speed,
+    live_runtimes,
     training_speed,
     whole_frames,
 )
@@ -311,6 +313,8 @@ TABLES = {
     "training speed": lambda _: _frame(training_speed()),
     "inference speed": lambda _: _frame(inference_speed()),
     "whole frames": lambda _: _frame(whole_frames()),
+    "inference Dice": lambda _: _frame(inference_dice()),
+    "live": lambda _: live_runtimes(),
     "equivalence": lambda _: _frame(equivalence_table()),
     "classes": class_table,
     "kinds": kind_table,

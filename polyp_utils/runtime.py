@@ -1,4 +1,4 @@
-"""The network run by OpenVINO: on an x86 CPU with bf16 faster than PyTorch, with the same outputs.
+"""The network run by OpenVINO: on an x86 CPU faster than PyTorch, with the same outputs.
 
 OpenVINO is optional (extra ``fast``); `load_model` takes it where it is installed and faster.
 """
@@ -31,8 +31,8 @@ def for_frames(model: UNet, compute: Compute, runtime: str = "auto") -> nn.Modul
     Args:
         model: trained.
         compute: where and in which precision.
-        runtime: one of `RUNTIMES`; ``auto`` takes OpenVINO on an x86 CPU in bf16 if it is
-            installed: there it was measured to be faster.
+        runtime: one of `RUNTIMES`; ``auto`` takes OpenVINO on an x86 CPU if it is installed: in
+            bf16 and in float32 it was measured to be faster there.
 
     Raises:
         ValueError: another name, or OpenVINO on a GPU.
@@ -43,8 +43,7 @@ def for_frames(model: UNet, compute: Compute, runtime: str = "auto") -> nn.Modul
     on_cpu, installed = compute.device.type == "cpu", bool(importlib.util.find_spec("openvino"))
     if runtime == "auto":
         x86 = platform.machine() in ("x86_64", "AMD64")
-        faster = on_cpu and x86 and compute.dtype == torch.bfloat16
-        runtime = "openvino" if faster and installed else "torch"
+        runtime = "openvino" if on_cpu and x86 and installed else "torch"
     if runtime == "torch":
         return freeze(model, compute)
     if not on_cpu:
@@ -93,12 +92,7 @@ class OpenVINONetwork(nn.Module):
         folded = fold_batch_norm(model).cpu()
         with torch.no_grad():
             graph = _graph(folded)
-        hints = {
-            "INFERENCE_PRECISION_HINT": "bf16" if compute.dtype == torch.bfloat16 else "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        self._compiled = _core().compile_model(graph, "CPU", hints)
+        self._compiled = compile_openvino(graph, compute.dtype)
         self._turn = threading.Lock()  # it has one place for inputs and outputs
         self._channels = folded.output.out_channels
         self.eval()
@@ -110,6 +104,21 @@ class OpenVINONetwork(nn.Module):
             return images.new_empty(0, self._channels, *images.shape[-2:])
         with self._turn:
             return torch.from_numpy(self._compiled([images.detach().numpy()])[0].copy())
+
+
+def compile_openvino(graph: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """A model of OpenVINO, or an ONNX file, compiled for the CPU: one call at a time, all threads.
+
+    Args:
+        graph: `openvino.Model`, or the file's path.
+        dtype: bfloat16 or float32, of what is not int8 in it.
+    """
+    hints = {
+        "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    return _core().compile_model(graph, "CPU", hints)
 
 
 @functools.cache

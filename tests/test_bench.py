@@ -10,10 +10,20 @@ import pandas as pd
 import pytest
 import torch
 
-from polyp_utils.bench import agreement, ceiling, cost, equivalence, inference, loops, training
+from polyp_utils.bench import agreement, ceiling, cost, equivalence, loops, training
 from polyp_utils.bench.plain import JpegFolder, PlainLoop
-from polyp_utils.bench.report import find_benchmark, kind_table, layer_table, speed_table
+from polyp_utils.bench.report import (
+    NOT_HELD,
+    dice_table,
+    find_benchmark,
+    frame_table,
+    kind_table,
+    layer_table,
+    live_findings,
+    speed_table,
+)
 from polyp_utils.bench.run import COLUMNS, COMPARED, benchmark
+from polyp_utils.bench.runtimes import CARD, FORWARDS
 from polyp_utils.config import RunConfig
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
@@ -26,15 +36,16 @@ from polyp_utils.validation import load_parts
 
 CPU = get_compute("cpu", "fp32")
 POINTS = ((4, 32, 8), (4, 64, 8), (8, 32, 8), (8, 64, 4))
+_PARTS = ("predict", "mask")  # of a whole frame
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory, session_cache):
     folder = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("polyp_utils.bench.run.COMPARED", (inference.CARD, "ours, PyTorch fp32"))
+        patch.setattr("polyp_utils.bench.run.COMPARED", (CARD, "ours, PyTorch fp32"))
         patch.setattr("polyp_utils.bench.run.data_start", lambda *_: [("cold start", 1.0, "s")])
-        benchmark("phantom", folder, [4], 32, 8, "cpu", 2, 0.05, POINTS[:2])
+        benchmark("phantom", folder, [4], 32, 8, "cpu", 2, 0.05, POINTS[:2], ())
     return folder
 
 
@@ -121,7 +132,7 @@ def test_steps_are_in_training_after_a_turn_has_validated(loop, tmp_path):
 
 def test_the_runtimes_that_are_compared_exist():
     names = {name.format(precision) for name in COMPARED for precision in ("fp32", "bf16")}
-    assert names <= inference.FORWARDS.keys()
+    assert names <= FORWARDS.keys()
 
 
 def test_both_loops_learn_the_same_from_the_same(tmp_path):
@@ -188,6 +199,44 @@ def test_a_benchmark_is_written_and_can_be_read(measured):
     assert len(table) == 24
     assert table.iloc[1:].gt(0).all(axis=None)
     assert np.isnan(table["input gradient"].iloc[0])  # nobody asks for it
+
+
+PUBLISHED = Path(__file__).parents[1] / "results/published/benchmark/zen5-2-cores"
+
+
+def test_whole_frames_are_read_from_older_measurements_too(measured):
+    place = ["width", "image_size", "runtime"]
+    new = frame_table(pd.read_csv(measured / "bench.csv")).reset_index()
+    assert new[place].values.tolist() == [[4, 32, name] for name in (CARD, "ours, PyTorch fp32")]
+    old = frame_table(pd.read_csv(PUBLISHED / "bench.csv")).reset_index()
+    assert old[place].values.tolist() == [[width, 256, "default"] for width in (64, 32, 16)]
+    assert old["frames_per_second"].round(1).tolist() == [8.9, 28.5, 71.6]
+    assert old["mask_share"].round(2).tolist() == [0.02, 0.08, 0.19]
+
+
+def test_the_fastest_runtime_of_each_run_that_costs_little_is_named():
+    speeds = {"a": 20, "b": 30, f"c{NOT_HELD}": 99, "d": 40, "e": 50}
+    rows = [("frame", f"{r}: {p}", 4, 32, 500 / f) for r, f in speeds.items() for p in _PARTS]
+    bench = pd.DataFrame(rows, columns=["group", "what", "width", "image_size", "value"])
+    columns = ["run", "width", "image_size", "runtime", "dice", "delta", "low", "high"]
+    deltas = {"a": (0, 0, 0), "b": (-0.005, -0.008, 0.001), "c": (0, 0, 0)}
+    deltas |= {"d": (-0.005, -0.012, 0.001), "e": (-0.02, -0.03, -0.01)}
+    dice = [("one", 4, 32, name, 0.5, *delta) for name, delta in deltas.items()]
+    table = dice_table(bench, pd.DataFrame(dice, columns=columns))
+    assert table["frames_per_second"].fillna(0).tolist() == pytest.approx([20, 30, 0, 40, 50])
+    (said,) = live_findings(table)
+    assert "b is the fastest, 30.0 whole frames per second (live)" in said
+    assert "Dice -0.0050 [-0.0080, +0.0010]" in said
+    (said,) = live_findings(table[table["runtime"] == "a"])
+    assert "20.0 whole frames per second (not the 25 of video)" in said
+
+
+def test_dice_of_older_measurements_has_no_interval(measured):
+    bench, dice = (pd.read_csv(PUBLISHED / f"{name}.csv") for name in ("bench", "runtimes"))
+    table = dice_table(bench, dice)
+    assert table["dice"].equals(dice["dice"])
+    assert table[["low", "high", "frames_per_second"]].isna().all(axis=None)
+    assert set(table["image_size"]) == {256}
 
 
 def test_figures_of_a_benchmark(measured):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from polyp_utils import training
-from polyp_utils.bench import inference
+from polyp_utils.bench import runtimes
 from polyp_utils.cli import main
 from polyp_utils.config import RunConfig
 from polyp_utils.learner import Learner
@@ -116,8 +116,8 @@ def test_audit_of_nothing_says_what_is_known(capsys):
 
 
 def test_equivalence_and_runtimes_say_what_measured_and_when(results, monkeypatch, capsys):
-    card = dict.fromkeys(inference.FORWARDS, inference.FORWARDS[inference.CARD])
-    monkeypatch.setattr(inference, "FORWARDS", card)  # the others take their time
+    card = dict.fromkeys((runtimes.CARD, "other"), runtimes.FORWARDS[runtimes.CARD])
+    monkeypatch.setattr(runtimes, "FORWARDS", card)  # the others take their time
     small = {"epochs": 1, "width": 4, "image-size": 32, "limit": 8}
     flags = [f"--{key}={value}" for key, value in small.items()]
     assert main(["equivalence", "--dataset=phantom", "--seeds=2", *flags]) == 0

@@ -1,16 +1,19 @@
-"""The ONNX file says of any frames what the network says, at every size and batch."""
+"""The ONNX files say of any frames what the network says, at every size and batch."""
 
 import json
+import shutil
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from polyp_utils import cli, hub
-from polyp_utils.config import ExtraError
+from polyp_utils.config import ExtraError, RunConfig
 from polyp_utils.data.catalog import CATALOG
-from polyp_utils.export import export_onnx
+from polyp_utils.export import export_int8, export_onnx
 from polyp_utils.inference import save_weights, to_probabilities
 from polyp_utils.model import UNet
 
@@ -38,10 +41,19 @@ def run_onnx(path, images):
     return torch.from_numpy(session.run(["probabilities"], {"images": images.numpy()})[0])
 
 
-@pytest.mark.parametrize(
-    ("batch", "size"),
-    [(1, (16, 16)), (8, (32, 48)), (3, (80, 16)), (1, (256, 256)), (1, (272, 400))],
-)
+@pytest.fixture(scope="module")
+def quantised(exported):
+    """Its file in int8, calibrated on noise, as what the network was normed with."""
+    pytest.importorskip("onnxruntime")
+    images = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
+    path = exported[1]
+    return export_int8(path, path.with_suffix(".int8.onnx"), images)
+
+
+SIZES = [(1, (16, 16)), (8, (32, 48)), (3, (80, 16)), (1, (256, 256)), (1, (272, 400))]
+
+
+@pytest.mark.parametrize(("batch", "size"), SIZES)
 def test_probabilities_are_the_networks(exported, batch, size):
     network, path = exported
     images = torch.rand(batch, 3, *size)
@@ -51,9 +63,37 @@ def test_probabilities_are_the_networks(exported, batch, size):
     torch.testing.assert_close(run_onnx(path, images), expected, rtol=0, atol=1e-5)
 
 
-def test_a_size_that_does_not_fit_is_refused(exported):
+@pytest.mark.parametrize(("batch", "size"), SIZES)
+def test_probabilities_of_int8_are_nearly_the_networks(exported, quantised, batch, size):
+    """8 % of their spread were measured; the arithmetic in integers is the same on every CPU."""
+    images = torch.rand(batch, 3, *size)
+    with torch.no_grad():
+        expected = to_probabilities(exported[0](images))
+    found = run_onnx(quantised, images)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones_like(found[:, 0]))
+    off = (found - expected).abs().mean(dim=(0, 2, 3))
+    assert (off > 0).all()
+    assert (off < 0.25 * expected.std(dim=(0, 2, 3))).all()
+
+
+def test_weights_of_int8_cannot_saturate_where_products_are_added_in_16_bits(quantised):
+    """As AVX2 without VNNI adds them: two, of uint8 by int8."""
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(quantised).graph
+    tensors = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    weights = [t for t in tensors.values() if t.dtype == np.int8 and t.ndim == 4]
+    assert len(weights) == 19  # all convolutions but the first
+    assert max(int(np.abs(w.astype(int)).max()) for w in weights) <= 64
+    assert 2 * 255 * 64 < 2**15
+    floats = {t.shape for t in tensors.values() if t.dtype == np.float32 and t.ndim == 4}
+    assert floats == {(4, 3, 3, 3), (64, 32, 2, 2), (32, 16, 2, 2), (16, 8, 2, 2), (8, 4, 2, 2)}
+
+
+@pytest.mark.parametrize("file", ["exported", "quantised"])
+def test_a_size_that_does_not_fit_is_refused(file, request, exported):
+    path = exported[1] if file == "exported" else request.getfixturevalue(file)
     with pytest.raises(Exception, match="dimensions must match"):  # the runtime's own kind
-        run_onnx(exported[1], torch.rand(1, 3, 40, 32))
+        run_onnx(path, torch.rand(1, 3, 40, 32))
 
 
 def test_one_logit_becomes_two_probabilities(tmp_path, trained_like):
@@ -68,10 +108,11 @@ def test_one_logit_becomes_two_probabilities(tmp_path, trained_like):
     torch.testing.assert_close(run_onnx(path, images), expected, rtol=0, atol=1e-5)
 
 
-def test_the_file_stands_alone_and_says_what_it_is(exported):
+@pytest.mark.parametrize("file", ["exported", "quantised"])
+def test_the_file_stands_alone_and_says_what_it_is(file, request, exported):
     onnx = pytest.importorskip("onnx")
-    path = exported[1]
-    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
+    path = exported[1] if file == "exported" else request.getfixturevalue(file)
+    assert {f.name for f in path.parent.iterdir()} <= {"model.onnx", "model.int8.onnx"}
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
@@ -89,6 +130,26 @@ def test_weights_that_say_nothing_need_scheme_and_size(tmp_path):
     with pytest.raises(hub.WeightsError, match="give scheme="):
         export_onnx(tmp_path / "bare.safetensors", tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_nothing_to_calibrate_with_is_refused(exported, tmp_path):
+    with pytest.raises(ValueError, match="no image to calibrate with"):
+        export_int8(exported[1], tmp_path / "q.onnx", torch.zeros(0, 3, 32, 32, dtype=torch.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_writes_int8_beside_the_file(exported, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    settings = {"limit": 2, "image_size": 32}
+    run = SimpleNamespace(path=tmp_path, config=RunConfig.from_recipe("quick", **settings))
+    monkeypatch.setattr("polyp_utils.runs.find_run", lambda name: run)
+    made = lambda source, path: Path(shutil.copy(exported[1], path))  # noqa: E731
+    monkeypatch.setattr("polyp_utils.export.export_onnx", made)
+    assert cli.main(["export", "--int8", "--path", str(tmp_path / "model.onnx")]) == 0
+    assert capsys.readouterr().out.endswith(f"wrote {tmp_path / 'model.int8.onnx'}\n")
+    images = torch.rand(1, 3, 32, 32)
+    both = [run_onnx(tmp_path / name, images) for name in ("model.onnx", "model.int8.onnx")]
+    assert not torch.equal(*both)
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnxscript"])

@@ -1,7 +1,7 @@
 """Tables from a measured benchmark."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +11,10 @@ from polyp_utils.bench.layers import PASSES, layers_of
 from polyp_utils.bench.profile import KINDS
 from polyp_utils.config import repo_root, results_root
 from polyp_utils.runs import RunError
+
+NOT_HELD = " (ignores the limit)"  # a runtime that computed as on the real CPU, not the imitated
+LIVE = 25  # frames per second of video
+LOSS = 0.01  # of polyp Dice, that speed may cost
 
 
 def find_benchmark(folder: str = "") -> Path:
@@ -107,56 +111,58 @@ def training_speed() -> pd.DataFrame:
 
 
 def inference_speed() -> pd.DataFrame:
-    """Inference per published machine, width and runtime, in words.
-
-    With Dice where ``runtimes.csv`` stands beside the measurement and knows the width.
-    """
+    """Inference per published machine, width, image size and runtime, in words."""
     rows = []
-    for machine, bench, folder in _published():
-        dice = {}
-        if (folder / "runtimes.csv").is_file():
-            scores = pd.read_csv(folder / "runtimes.csv").set_index(["width", "runtime"])
-            dice = scores["dice"].map("{:.4f}".format).to_dict()
+    for machine, bench, _ in _published():
         found = bench[bench["group"] == "inference"]
-        for (width, runtime), group in found.groupby(["width", "what"], sort=False):
+        keys = ["width", "image_size", "what"]
+        for (width, size, runtime), group in found.groupby(keys, sort=False):
             at = group.set_index(["batch", "unit"])["value"].to_dict()
             latency = [at[1, f"ms, {p}"] for p in ("p50", "p95")]
             rows.append(
                 {
                     "machine": machine,
                     "width": width,
+                    "px": size,
                     "runtime and precision": runtime,
                     "images/s, batch 1": f"{at[1, 'images/s']:.1f}",
                     "batch 8": f"{at[8, 'images/s']:.1f}",
                     "latency p50 / p95 (ms)": " / ".join(f"{ms:.0f}" for ms in latency),
                     "MB": f"{at[1, 'MB']:.0f}",
-                    "Dice": dice.get((width, runtime), "not measured"),
                 }
             )
     return pd.DataFrame(rows)
 
 
 def frame_table(bench: pd.DataFrame) -> pd.DataFrame:
-    """A whole frame of 1280×1024, from pixels to its mask, by the default runtime, per width.
+    """A whole frame of 1280×1024, from pixels to its mask.
 
     Returns:
-        Index width; ``predict`` and ``mask`` (ms; the latter is the way back to the frame's
-        size), ``mask_share`` of both together, ``frames_per_second``.
+        Index width, image_size, runtime ("default" in older measurements, which had no other);
+        ``predict`` and ``mask`` (ms; the latter is the way back to the frame's size),
+        ``mask_share`` of both together, ``frames_per_second``.
     """
     rows = bench[bench["group"] == "frame"]
-    table = rows.pivot(index="width", columns="what", values="value").sort_index(ascending=False)
-    return table.assign(frames_per_second=1000 / (table["predict"] + table["mask"]))
+    names = rows["what"].str.extract(r"^(?:(?P<runtime>.+): )?(?P<part>\w+)$")
+    rows = rows.assign(runtime=names["runtime"].fillna("default"), part=names["part"])
+    place = ["width", "image_size", "runtime"]
+    table = rows.pivot(index=place, columns="part", values="value")[["predict", "mask"]]
+    table = table.loc[pd.MultiIndex.from_frame(rows[place].drop_duplicates())]  # as measured
+    whole = table["predict"] + table["mask"]
+    return table.assign(mask_share=table["mask"] / whole, frames_per_second=1000 / whole)
 
 
 def whole_frames() -> pd.DataFrame:
     """`frame_table` of each published machine, in words."""
     rows = []
     for machine, bench, _ in _published():
-        for width, row in frame_table(bench).iterrows():
+        for row in frame_table(bench).reset_index().to_dict("records"):
             rows.append(
                 {
                     "machine": machine,
-                    "width": width,
+                    "width": row["width"],
+                    "px": row["image_size"],
+                    "runtime and precision": row["runtime"],
                     "network, with resizing (ms)": f"{row['predict']:.1f}",
                     "back to 1280×1024 (ms)": f"{row['mask']:.1f}",
                     "share of that": f"{100 * row['mask_share']:.0f} %",
@@ -164,6 +170,79 @@ def whole_frames() -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def dice_table(bench: pd.DataFrame, dice: pd.DataFrame) -> pd.DataFrame:
+    """What trained weights score under each runtime, and how fast networks like them are there.
+
+    Args:
+        bench: of ``bench.csv``.
+        dice: of ``runtimes.csv``; an older one knows neither interval nor image size (256).
+
+    Returns:
+        The rows of ``dice`` with ``frames_per_second``, NaN where that was not measured.
+    """
+    older = {"image_size": 256, "low": float("nan"), "high": float("nan")}
+    dice = dice.assign(**{name: value for name, value in older.items() if name not in dice})
+    speeds = frame_table(bench)["frames_per_second"]
+    return dice.join(speeds, on=["width", "image_size", "runtime"])
+
+
+def live_findings(table: pd.DataFrame) -> list[str]:
+    """Which runtime is the fastest that costs less than `LOSS` of Dice, and is it live, per run.
+
+    Args:
+        table: of `dice_table`. Of a difference with an interval the lower end counts.
+    """
+    sentences = []
+    kept = table[table["low"].fillna(table["delta"]) > -LOSS].dropna(subset="frames_per_second")
+    for run, rows in kept.groupby("run", sort=False):
+        (row,) = rows.nlargest(1, "frames_per_second").to_dict("records")
+        live = "live" if row["frames_per_second"] >= LIVE else f"not the {LIVE} of video"
+        sentences.append(
+            f"`{run}` (width {row['width']}, {row['image_size']} px): of what costs less than "
+            f"{LOSS} of Dice, {row['runtime']} is the fastest, {row['frames_per_second']:.1f} "
+            f"whole frames per second ({live}), Dice {_difference(row)}."
+        )
+    return sentences
+
+
+def inference_dice() -> pd.DataFrame:
+    """`dice_table` of each published machine, in words."""
+    rows = []
+    for machine, bench, folder in _published():
+        if (folder / "runtimes.csv").is_file():
+            table = dice_table(bench, pd.read_csv(folder / "runtimes.csv"))
+            for row in table.to_dict("records"):
+                speed = row["frames_per_second"]
+                rows.append(
+                    {
+                        "machine": machine,
+                        "run": f"`{row['run']}`",
+                        "px": row["image_size"],
+                        "runtime and precision": row["runtime"],
+                        "Dice": f"{row['dice']:.4f}",
+                        "difference [95 %]": _difference(row),
+                        "largest": f"{row['largest']:.3f}",
+                        "whole frames/s": "–" if pd.isna(speed) else f"{speed:.1f}",
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def live_runtimes() -> str:
+    """`live_findings` of each published machine, a list in Markdown."""
+    return "\n".join(
+        f"- {machine}: {sentence}"
+        for machine, bench, folder in _published()
+        if (folder / "runtimes.csv").is_file()
+        for sentence in live_findings(dice_table(bench, pd.read_csv(folder / "runtimes.csv")))
+    )
+
+
+def _difference(row: Mapping[Hashable, float]) -> str:
+    known = f" [{row['low']:+.4f}, {row['high']:+.4f}]" if pd.notna(row["low"]) else ""
+    return f"{row['delta']:+.4f}{known}"
 
 
 def equivalence_table() -> pd.DataFrame:

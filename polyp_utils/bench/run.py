@@ -5,7 +5,6 @@ whoever reads the table (notebook 08), from rows of one session.
 """
 
 import platform
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -18,11 +17,12 @@ import torch
 
 from polyp_utils.bench import ceiling, inference, loops, training
 from polyp_utils.bench.data import data_start
+from polyp_utils.bench.report import NOT_HELD
+from polyp_utils.bench.runtimes import CARD, is_held
 from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.device import Compute, explaining, get_compute, keep_freed_memory
 from polyp_utils.files import write_csv, write_json
-from polyp_utils.hub import load_model
 from polyp_utils.start import git_commit
 
 FOLDER = "benchmark"  # under results/
@@ -30,7 +30,16 @@ WIDTHS = (64, 32, 16)
 # Of the cost model, beside the training that is measured anyway: width, image size, batch.
 POINTS = ((16, 128, 8), (16, 384, 8), (16, 256, 16), (32, 128, 8))
 # Ours in the precision that the hardware is fast in; the first two also on a GPU.
-COMPARED = (inference.CARD, "ours, PyTorch {}", "ours, OpenVINO {}", "ONNX Runtime, fp32")
+COMPARED = (
+    CARD,
+    "ours, PyTorch {}",
+    "ours, OpenVINO {}",
+    "ONNX Runtime, fp32",
+    "ONNX Runtime, int8",
+    "OpenVINO, int8",
+)
+# Width and image size of inference, beside the widths that are measured anyway: seed-small's.
+PLACES = ((16, 128),)
 _NOWHERE = {"width": 0, "image_size": 0, "batch": 0}
 COLUMNS = ["group", "what", "width", "image_size", "batch", "value", "low", "high", "n", "unit"]
 
@@ -46,6 +55,7 @@ def benchmark(
     rounds: int = 3,
     seconds: float = 2.0,
     points: Iterable[tuple[int, int, int]] = POINTS,
+    places: Iterable[tuple[int, int]] = PLACES,
 ) -> pd.DataFrame:
     """Measures and writes ``bench.csv`` (after each part) and ``machine.json`` into a folder.
 
@@ -59,6 +69,7 @@ def benchmark(
         rounds: turns that each of what is compared takes.
         seconds: of a turn in training; in inference it is a quarter of that.
         points: width, image size and batch of the steps that the cost model is fitted to.
+        places: width and image size at which inference is measured too.
 
     Returns:
         Rows of `COLUMNS`: ``group`` (machine, training, layer, profile, data, inference, frame,
@@ -80,7 +91,9 @@ def benchmark(
         "the machine": _machine(compute),
         **{f"width {c.width}": _width(dataset, c, device, rounds, seconds) for c in configs},
         "data": _start(dataset, image_size),
-        "inference": _inference(widths, image_size, rounds, seconds / 4, compute),
+        "inference": _inference(
+            [*((width, image_size) for width in widths), *places], rounds, seconds / 4, compute
+        ),
         **{f"cost at {point}": _point(dataset, point, device, seconds) for point in points},
     }
     description = describe(compute, dataset=dataset)
@@ -121,26 +134,26 @@ def _start(dataset: str, image_size: int) -> Iterator[list[Any]]:
 
 
 def _inference(
-    widths: Iterable[int], image_size: int, rounds: int, seconds: float, compute: Compute
+    places: Iterable[tuple[int, int]], rounds: int, seconds: float, compute: Compute
 ) -> Iterator[list[Any]]:
     device, precision = compute.device.type, _precision(compute)
     wanted = COMPARED if device == "cpu" else COMPARED[:2]  # the others know the CPU alone
     runtimes = [name.format(precision) for name in wanted]
-    found = inference.speed(widths, runtimes, (1, 8), image_size, rounds, seconds, device)
-    for row in found.to_dict("records"):
-        place = {"width": row["width"], "image_size": image_size, "batch": row["batch"]}
-        yield _row("inference", row["runtime"], place, row["rates"], "images/s")
+    calls, frames = inference.speed(places, runtimes, (1, 8), rounds, seconds, device)
+    for row in calls.to_dict("records"):
+        name, place = _named(row["runtime"]), {key: row[key] for key in _NOWHERE}
+        yield _row("inference", name, place, row["rates"], "images/s")
         for what, unit in (("p50_ms", "ms, p50"), ("p95_ms", "ms, p95"), ("mb", "MB")):
             n = 1 if what == "mb" else row["calls"]
-            yield _row("inference", row["runtime"], place, [row[what]], unit, n)
-    for width in widths:
-        with tempfile.TemporaryDirectory() as folder:
-            weights = inference.random_weights(Path(folder), width, image_size)
-            times = inference.frame_times(load_model(weights, device=device))
-        place = {"width": width, "image_size": image_size, "batch": 1}
-        for name, value in times.items():
-            unit = "share" if name == "mask_share" else "ms"
-            yield _row("frame", str(name).removesuffix("_ms"), place, [value], unit)
+            yield _row("inference", name, place, [row[what]], unit, n)
+    for row in frames.assign(batch=1).to_dict("records"):
+        name, place = _named(row["runtime"]), {key: row[key] for key in _NOWHERE}
+        for part in ("predict", "mask"):
+            yield _row("frame", f"{name}: {part}", place, row[f"{part}_ms"], "ms")
+
+
+def _named(runtime: str) -> str:
+    return runtime if is_held(runtime) else runtime + NOT_HELD
 
 
 def _point(
