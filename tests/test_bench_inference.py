@@ -7,21 +7,17 @@ import torch
 
 from polyp_utils.bench import inference as bench_inference
 from polyp_utils.bench.inference import CARD, FORWARDS, dice_by_runtime, frame_times, speed
-from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.evaluation import evaluate_run
 from polyp_utils.hub import load_model
-from polyp_utils.training import fit
 
 NEEDS = {"ONNX": "onnxruntime", "Runtime": "onnxscript", "OpenVINO": "openvino"}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, session_cache):
-    settings = {"limit": 24, "width": 4, "image_size": 32, "epochs": 5, "lr": 0.01}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("POLYP_RESULTS", str(tmp_path_factory.mktemp("bench")))
-        yield fit(RunConfig.from_recipe("quick", **settings, batch_size=4, precision="fp32"))
+def run(tiny_runs):
+    """The shared run itself: nothing here changes it."""
+    return tiny_runs["trimap"]
 
 
 @pytest.mark.parametrize("name", FORWARDS)
@@ -68,7 +64,7 @@ def test_a_runtime_that_is_not_installed_is_left_out_by_name(run, monkeypatch, c
     assert "ours, OpenVINO fp32 is left out" in capsys.readouterr().out
 
 
-def test_speed_has_a_row_per_width_runtime_and_batch():
+def test_speed_has_a_row_per_width_runtime_and_batch(workers_here):
     settings = {"image_size": 32, "rounds": 2, "seconds": 0.01}
     table = speed([4], [CARD, "ours, PyTorch fp32"], [1, 2], **settings)
     assert table[["width", "runtime", "batch"]].to_numpy().tolist() == [
