@@ -1,17 +1,23 @@
 """Shared fixtures: no test writes into the repository, and none reaches the network."""
 
+import pickle
 import shutil
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from exact import float64
 from PIL import Image
 
-from polyp_utils.config import data_root
+from polyp_utils.bench import inference, loops, training
+from polyp_utils.config import RunConfig, data_root
 from polyp_utils.data import phantom
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.model import UNet
+from polyp_utils.runs import Run
+from polyp_utils.training import fit
 
 REAL_DATA = data_root()  # as the environment of the session says, before any test changes it
 
@@ -24,10 +30,43 @@ def session_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Here and in processes: networks this small need no more, and some results depend on it.
+
+    Beside other work two threads that wait for each other take several times as long.
+    """
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
 @pytest.fixture(scope="session")
 def dataset(session_cache):
     """The phantoms at 32 px."""
     return PolypDataset("phantom", 32)
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(session_cache, one_thread, tmp_path_factory) -> dict[str, Run]:
+    """A finished run by scheme, for all tests that read one; who changes it takes a copy.
+
+    Of no recipe that may change but the card's, and in the precision that every CPU has.
+    """
+    tiny = {"dataset": "phantom", "limit": 12, "width": 4, "image_size": 32, "batch_size": 4}
+    tiny |= {"epochs": 12, "lr": 0.02, "precision": "fp32", "device": "cpu"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POLYP_RESULTS", str(tmp_path_factory.mktemp("tiny")))
+        configs = (RunConfig.from_recipe(scheme=s, **tiny) for s in ("trimap", "binary"))
+        return {config.scheme: fit(config) for config in configs}
+
+
+@pytest.fixture
+def run(tiny_runs, results) -> Run:
+    """A copy of the trimap run in this test's results folder, to be changed at will."""
+    run = tiny_runs["trimap"]
+    return Run(shutil.copytree(run.path, results / run.name))
 
 
 @pytest.fixture(scope="session")
@@ -56,13 +95,11 @@ def trained_like():
     return make
 
 
-@pytest.fixture(scope="module")
-def one_thread():
-    """As many as in subprocesses: results depend on it. Small tensors need no more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture
+def exact():
+    """Networks that the test makes are float64."""
+    with float64():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +159,40 @@ def kvasir_like(drawn_folder, tmp_path, monkeypatch) -> Path:
     shutil.copytree(drawn_folder, folder)
     monkeypatch.setenv("POLYP_DATA", str(folder.parent))
     return folder
+
+
+class Here:
+    """Stands in for a ProcessPoolExecutor: works in this process, on what has been pickled."""
+
+    def __init__(self, workers, mp_context):
+        assert (workers, mp_context.get_start_method()) == (1, "spawn")
+        self.loop = None  # each process has its own
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, *call):
+        function, *arguments = pickle.loads(pickle.dumps(call))
+        loops._here, future = self.loop, Future()
+        try:
+            future.set_result(function(*arguments))
+        except ImportError as error:
+            future.set_exception(pickle.loads(pickle.dumps(error)))
+        self.loop = loops._here
+        return future
+
+
+@pytest.fixture(scope="module")
+def workers_here():
+    """The workers of the benchmark work in this process, as it is not its speed that is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (training, inference):
+            patch.setattr(module, "ProcessPoolExecutor", Here)
+        patch.setattr(loops, "_here", None, raising=False)
+        yield
 
 
 @pytest.fixture

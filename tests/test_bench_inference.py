@@ -12,16 +12,13 @@ from polyp_utils.bench.inference import speed, whole_frame
 from polyp_utils.bench.report import NOT_HELD
 from polyp_utils.bench.run import _named
 from polyp_utils.bench.runtimes import CARD, FORWARDS, load_forward, prepare, runtimes_here
-from polyp_utils.config import RunConfig
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.splits import load_split
 from polyp_utils.evaluation import evaluate_run
 from polyp_utils.export import calibration_images
 from polyp_utils.hub import load_model
-from polyp_utils.inference import WeightsError, load_weights
+from polyp_utils.inference import WeightsError, load_weights, save_weights
 from polyp_utils.model import UNet
-from polyp_utils.runs import save_weights
-from polyp_utils.training import fit
 
 NEEDS = {
     "ONNX": ("onnxruntime", "onnxscript"),
@@ -31,11 +28,9 @@ NEEDS = {
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, session_cache):
-    settings = {"limit": 24, "width": 4, "image_size": 32, "epochs": 5, "lr": 0.01}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("POLYP_RESULTS", str(tmp_path_factory.mktemp("bench")))
-        yield fit(RunConfig.from_recipe("quick", **settings, batch_size=4, precision="fp32"))
+def run(tiny_runs):
+    """The shared run itself: nothing here changes it."""
+    return tiny_runs["trimap"]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +63,7 @@ def test_int8_is_calibrated_on_frames_of_the_training_part(run, monkeypatch):
     spy = lambda *what: given.append(what[-1]) or prepare(*what)  # noqa: E731
     monkeypatch.setattr("polyp_utils.bench.dice.prepare", spy)
     dice_by_runtime(run, data, [CARD])
-    train = data.images[data.rows(load_split("phantom-240").limited(24).train)]
+    train = data.images[data.rows(load_split("phantom-240").limited(run.config.limit).train)]
     assert torch.equal(given[0], train)
     assert torch.equal(calibration_images(run.config, 5), train[:20:4])
 
@@ -132,13 +127,13 @@ def test_weights_without_a_run_are_scored_as_those_of_one(run, network, tmp_path
     assert (file.name, file.config.width, file.config.limit) == ("bare", 4, 0)
     assert find_weights(str(run.path), dataset="none", **unknown) == run
     said = find_weights(str(run.weights), dataset="none", **unknown)  # by its header
-    assert said.config.limit == 24
+    assert said.config.limit == run.config.limit
     table = dice_of_runs([run, said])
     assert table["run"].tolist() == [run.name, "model"]
     assert len(table.drop(columns="run").drop_duplicates()) == 1
 
 
-def test_speed_has_a_row_per_place_runtime_and_batch():
+def test_speed_has_a_row_per_place_runtime_and_batch(workers_here):
     names = [CARD, "ours, PyTorch fp32"]
     calls, frames = speed([(4, 32), (4, 48)], names, [1, 2], rounds=2, seconds=0.01)
     assert calls[["image_size", "runtime", "batch"]].to_numpy().tolist() == [

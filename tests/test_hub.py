@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 
 from polyp_utils import card, cli
 from polyp_utils.card import publish
-from polyp_utils.config import RunConfig
 from polyp_utils.data import phantom
 from polyp_utils.data.labels import SCHEMES
 from polyp_utils.files import write_json
@@ -28,7 +27,6 @@ from polyp_utils.hub import HubError, load_model, write_model_card
 from polyp_utils.inference import WeightsError, save_weights, to_original
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run, RunError
-from polyp_utils.training import fit
 
 SUMMARY = {
     "part": "test",
@@ -47,24 +45,6 @@ SUMMARY = {
     ],
 }
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, session_cache):
-    """Tiny finished runs, by scheme. Tests change copies of them only."""
-    settings = {"limit": 16, "width": 4, "image_size": 32, "epochs": 2, "lr": 0.02}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("POLYP_RESULTS", str(tmp_path_factory.mktemp("trained")))
-        return {
-            scheme: fit(RunConfig.from_recipe("quick", scheme=scheme, device="cpu", **settings))
-            for scheme in ("trimap", "binary")
-        }
-
-
-@pytest.fixture
-def run(trained, results):
-    """A copy of the trimap run in this test's results folder."""
-    return copy_run(trained["trimap"], results)
 
 
 def copy_run(run: Run, folder) -> Run:
@@ -94,26 +74,34 @@ def test_weights_of_every_scheme_come_back_with_the_same_logits(scheme, tmp_path
 
 
 @pytest.mark.parametrize("scheme", ["trimap", "binary"])
-def test_run_folder_and_its_file_give_the_predictions_of_the_run(scheme, trained):
-    run = trained[scheme]
+def test_run_folder_and_its_file_give_the_predictions_of_the_run(scheme, tiny_runs):
+    run = tiny_runs[scheme]
     for source in (run.path, str(run.path), run.weights):
-        model = load_model(source, device="cpu")
+        model = load_model(source, device="cpu", precision="fp32")
         assert model.metadata["settings"]["width"] == 4
     frame_id = "phantom-0300"  # the first of the test part
     image, _ = phantom.draw(300)
     stored = to_original(run.probabilities("test", frame_id, model.scheme), image.shape[:2])
     probabilities = model.probabilities(image)
     assert probabilities.shape == stored.shape
-    assert (probabilities - stored).abs().max() < 1 / 255  # stored as 8 bit
+    assert (probabilities - stored).abs().max() < 1.02 / 255  # two classes stored as 8 bit
     other = model.probabilities(image[::-1])
-    assert (other - stored).abs().max() > 3 / 255  # else the test says nothing
+    assert (other - stored).abs().max() > 5 / 255  # else the test says nothing
 
 
-def test_masks_follow_from_probabilities_at_the_size_of_the_frame(trained):
-    model = load_model(trained["trimap"].path, device="cpu", runtime="torch")  # can be changed
-    image, _ = phantom.draw(3)
-    image = image[:, :200, ::-1]  # not square, and a view with a negative stride
-    with torch.no_grad():  # one epoch gives one class everywhere: shift it to half and half
+@pytest.fixture
+def any_weights(tmp_path, trained_like):
+    """A file of weights whose predictions of noise differ from pixel to pixel on any machine."""
+    path = tmp_path / "any.safetensors"
+    save_weights(path, trained_like(), {"settings": {"scheme": "trimap", "image_size": 64}})
+    return path
+
+
+def test_masks_follow_from_probabilities_at_the_size_of_the_frame(any_weights):
+    model = load_model(any_weights, device="cpu", precision="fp32")
+    noise = np.random.default_rng(0).integers(256, size=(90, 70, 3), dtype=np.uint8)
+    image = noise[..., ::-1]  # not square, and a view with a negative stride
+    with torch.no_grad():  # half of the frame shall be polyp
         background, *polyps = model.probabilities(image)
         model.network.output.bias[0] += (sum(polyps) / background).log().median()
     p = model.probabilities(image).numpy()
@@ -125,26 +113,29 @@ def test_masks_follow_from_probabilities_at_the_size_of_the_frame(trained):
     assert np.array_equal(polyp[clear], (p[1] + p[2] > 0.5)[clear])
     assert clear.mean() > 0.99
     assert np.array_equal(classes, p.argmax(axis=0))
-    assert 0 < polyp.mean() < 1
+    assert 0.4 < polyp.mean() < 0.6
 
 
-def test_a_mirrored_model_does_not_care_which_way_a_frame_is_turned(trained):
-    plain = load_model(trained["trimap"].path, device="cpu")
-    mirrored = load_model(trained["trimap"].path, device="cpu", mirrored=True)
-    image, _ = phantom.draw(3)
-    for model, most in ((plain, np.inf), (mirrored, 2e-3)):  # bf16 sums in another order
+def test_a_mirrored_model_does_not_care_which_way_a_frame_is_turned(any_weights):
+    settings = {"device": "cpu", "precision": "fp32"}
+    plain, mirrored = (load_model(any_weights, **settings, mirrored=m) for m in (False, True))
+    image = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+
+    def change(model):
         there, turned = model.probabilities(image), model.probabilities(image[:, ::-1])
-        difference = (there - turned.flip(-1)).abs().max()
-        assert difference < most
+        return (there - turned.flip(-1)).abs().max()
+
+    assert change(mirrored) < 1e-5  # the same four copies, summed in another order
+    assert change(plain) > 1e-3
     assert (plain.probabilities(image) - mirrored.probabilities(image)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
     "image", [np.zeros((40, 40, 3), np.float32), np.zeros((40, 40), np.uint8)], ids=["float", "2D"]
 )
-def test_image_of_another_kind_is_refused(image, trained):
+def test_image_of_another_kind_is_refused(image, tiny_runs):
     with pytest.raises(ValueError, match=r"give RGB uint8 \(H, W, 3\)"):
-        load_model(trained["trimap"].path, device="cpu").probabilities(image)
+        load_model(tiny_runs["trimap"].path, device="cpu").probabilities(image)
 
 
 def test_plain_state_dict_needs_scheme_and_size_and_then_loads(tmp_path, trained_like):
@@ -164,10 +155,10 @@ def test_plain_state_dict_needs_scheme_and_size_and_then_loads(tmp_path, trained
     assert model.metadata == {}
 
 
-def test_scheme_that_contradicts_the_weights_is_refused(trained):
+def test_scheme_that_contradicts_the_weights_is_refused(tiny_runs):
     with pytest.raises(WeightsError, match="trained with scheme 'trimap', not 'jpeg-levels'"):
-        load_model(trained["trimap"].path, scheme="jpeg-levels")
-    assert load_model(trained["trimap"].path, scheme="trimap", image_size=64).image_size == 64
+        load_model(tiny_runs["trimap"].path, scheme="jpeg-levels")
+    assert load_model(tiny_runs["trimap"].path, scheme="trimap", image_size=64).image_size == 64
 
 
 def test_pickle_and_foreign_tensors_are_refused(tmp_path):
@@ -187,7 +178,7 @@ def test_neither_folder_nor_file_nor_repository(source, tmp_path, monkeypatch):
         load_model(source)
 
 
-def test_a_run_folder_that_is_not_there_is_not_asked_of_the_hub(trained, tmp_path, monkeypatch):
+def test_a_run_folder_that_is_not_there_is_not_asked_of_the_hub(tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no run folder.* Runs with weights under"):
@@ -320,19 +311,19 @@ print(json.dumps(answers))
 
 
 @pytest.fixture(scope="module")
-def answers(stand_in, trained, tmp_path_factory):
+def answers(stand_in, tiny_runs, tmp_path_factory):
     """What the client got, by source; its cache is checked to lie where it was asked for."""
     pytest.importorskip("huggingface_hub")
     folder = tmp_path_factory.mktemp("client")
     torch.save({}, folder / "pickle")
     stand_in.repos |= {
-        "user/good": {"model.safetensors": trained["binary"].weights.read_bytes()},
+        "user/good": {"model.safetensors": tiny_runs["binary"].weights.read_bytes()},
         "user/old": {"pytorch_model.bin": b"pickle"},
         "user/bad": {"model.safetensors": (folder / "pickle").read_bytes()},
     }
     names = ("good", "good@v1", "good@v2", "old", "bad", "none")
     sources = json.dumps([f"user/{name}" for name in names])
-    runs = {scheme: str(evaluated(copy_run(r, folder)).path) for scheme, r in trained.items()}
+    runs = {scheme: str(evaluated(copy_run(r, folder)).path) for scheme, r in tiny_runs.items()}
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     mine = {
         "HF_ENDPOINT": stand_in.url,
@@ -372,14 +363,14 @@ def test_what_the_hub_does_not_have(source, message, answers):
 
 
 @pytest.mark.parametrize("scheme", ["trimap", "binary"])
-def test_a_pushed_run_is_used_as_its_card_says(scheme, answers, stand_in, trained):
+def test_a_pushed_run_is_used_as_its_card_says(scheme, answers, stand_in, tiny_runs):
     answer = answers[scheme]
     assert answer["address"] == f"{stand_in.url}/user/{scheme}/commit/{COMMIT}"
     assert set(stand_in.repos[f"user/{scheme}"]) == {
         *("README.md", "config.json", "history.csv"),
         *("model.safetensors", "summary.json", "training.json"),
     }
-    tensors = load_file(trained[scheme].weights)
+    tensors = load_file(tiny_runs[scheme].weights)
     assert answer["state"] == {key: value.double().sum().item() for key, value in tensors.items()}
     classes, mask, frame = answer["shapes"]
     assert (classes, mask) == ([1, 32, 32], frame[:2])
@@ -453,7 +444,7 @@ def test_card_facts_come_from_the_run(run):
     tensors = load_file(run.weights)
     learned = {k: v for k, v in tensors.items() if "running" not in k and "num_batches" not in k}
     assert f"Parameters: {sum(v.numel() for v in learned.values()):,}\n" in text
-    assert "train 16, val 16, test 16 frames" in text
+    assert "train 12, val 12, test 12 frames" in text
     assert "(4, 8, 16, 32 channels), bottleneck\n(64)" in text
     assert "| 2 | boundary | yes |" in text
     for known in (*run.record["fingerprints"].values(), run.training["device"]):

@@ -10,39 +10,27 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from polyp_utils.config import RunConfig, check_parameters
 from polyp_utils.data import phantom
+from polyp_utils.evaluation import evaluate_run
 from polyp_utils.runs import Run
 
 nbformat, papermill = (pytest.importorskip(name) for name in ("nbformat", "papermill"))
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TINY = {"recipe": "quick", "limit": 12, "epochs": 2, "width": 4, "image_size": 32}
 
 
-@pytest.fixture(scope="session")
-def tiny_results(tmp_path_factory):
-    return tmp_path_factory.mktemp("notebook-results")
+@pytest.fixture
+def execute(tmp_path):
+    """Runs a notebook, from the repository's root or from ``notebooks/``; the executed copy."""
 
+    def execute(name, folder="", **parameters):
+        notebook, out = ROOT / f"notebooks/{name}.ipynb", tmp_path / "out.ipynb"
+        papermill.execute_notebook(notebook, out, parameters, cwd=ROOT / folder, progress_bar=False)
+        return nbformat.read(out, as_version=4)
 
-def run(name, cwd, results, out, **parameters):
-    """Runs a notebook in a folder as a user would; returns the executed copy."""
-    words = [
-        sys.executable,
-        "-m",
-        "papermill",
-        os.path.relpath(ROOT / f"notebooks/{name}.ipynb", cwd),
-    ]
-    for key, value in parameters.items():
-        words += ["-p", key, str(value)]
-    execute([*words[:4], str(out), *words[4:]], cwd, results)
-    return nbformat.read(out, as_version=4)
-
-
-def execute(words, cwd, results):
-    environment = {**os.environ, "POLYP_RESULTS": str(results)}
-    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    return execute
 
 
 def texts(notebook):
@@ -65,9 +53,19 @@ def test_the_first_command_of_the_readme_trains_to_090(tmp_path, monkeypatch):
     words = [sys.executable, "-m", *shlex.split(command)]
     assert words[4] == "out.ipynb"
     words[4] = str(tmp_path / "out.ipynb")
-    execute(words, ROOT, tmp_path / "results")
-    quick = Run(tmp_path / "results/quick-trimap-w16-s0")
-    assert quick.training["best_at_network_size"]["test"]["polyp_dice"] >= 0.90
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}  # all cores
+    environment["POLYP_RESULTS"] = str(tmp_path / "results")
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    config = RunConfig.from_recipe("quick")
+    run = Run(tmp_path / "results" / config.run_name)
+    assert run.training["best_at_network_size"]["test"]["polyp_dice"] >= 0.90
+
+    trained = nbformat.read(words[4], as_version=4)
+    assert figures(trained) == 3
+    last = f"epoch {config.epochs}/{config.epochs} "
+    assert re.search(rf"{last}.*val polyp Dice 0\.\d+", texts(trained))
+    assert "application/vnd.jupyter.widget-view+json" not in str(trained)  # no dead widgets
 
     monkeypatch.chdir(tmp_path)  # the README's two snippets, as they stand there
     frame, mask = phantom.draw(0)
@@ -85,73 +83,65 @@ def test_the_second_command_is_what_ci_runs():
     assert (ROOT / ".ci/run").read_text().rstrip().endswith("uv run pytest")
 
 
-@pytest.mark.parametrize("folder", ["", "notebooks"])
-def test_all_notebooks_run_on_phantoms_by_parameters_alone(folder, tmp_path):
-    cwd, results = ROOT / folder, tmp_path / "results"
-    explored = run("01_explore_data", cwd, results, tmp_path / "1.ipynb", recipe="quick", sheet=6)
+# --- each notebook on phantoms, by parameters alone (02 is the first command of the README) ------
+
+
+def test_01_explores_from_the_root(execute):
+    explored = execute("01_explore_data", recipe="quick", sheet=6)
     pairs = int(re.search(r"(\d+) pairs are flagged .* frames are in none", texts(explored))[1])
     assert figures(explored) == 9 + (pairs > 0)
     assert "0.00 % of the pixels (brightest channel) are neither 0 nor 255" in texts(explored)
 
-    trained = run("02_train", cwd, results, tmp_path / "2.ipynb", **TINY)
-    assert figures(trained) == 3
-    assert re.search(r"epoch 2/2 .*val polyp Dice 0\.\d+", texts(trained))
-    assert "application/vnd.jupyter.widget-view+json" not in str(trained)  # no dead widgets
-    again = run("02_train", cwd, results, tmp_path / "2.ipynb", **TINY)
-    assert "is finished: nothing to train" in texts(again)
 
-    evaluated = run("03_evaluate", cwd, results, tmp_path / "3.ipynb")
-    folder_of_run = results / "quick-trimap-w4-s0-n12"
+def test_03_evaluates_the_newest_run_from_its_folder(execute, run):
+    evaluated = execute("03_evaluate", "notebooks")
     for name in ("per_image.csv", "summary.json", "README.md", "figures/confusion.png"):
-        assert (folder_of_run / name).is_file()
+        assert (run.path / name).is_file()
     assert re.search(r"Polyp Dice 0\.\d+ \[0\.\d+, 0\.\d+\]\*\* on 1\d frames", texts(evaluated))
 
-    itself = {"gallery": 3, "against": folder_of_run.name}
-    analysed = run("04_error_analysis", cwd, results, tmp_path / "4.ipynb", **itself)
+
+def test_04_analyses_errors_from_the_root(execute, run):
+    analysed = execute("04_error_analysis", gallery=3, against=run.name)
     assert figures(analysed) == 6  # too few frames for a model, and nothing to disagree on
     assert "No model of Dice is fitted" in texts(analysed)
     assert "no frame that is known to be annotated twice" in texts(analysed)
-    assert "is better on 0, `quick-trimap-w4-s0-n12` on 0; they are equal on" in texts(analysed)
-    assert (folder_of_run / "figures/test_error_types.png").is_file()
+    assert f"is better on 0, `{run.name}` on 0; they are equal on" in texts(analysed)
+    assert (run.path / "figures/test_error_types.png").is_file()
     assert "knows one kind of polyp" in texts(analysed)
     assert re.search(r"As objects: \d+ of \d+ polyps found", texts(analysed))
 
-    small = {"sets": "phantom", "limit": 5, "gallery": 3}
-    elsewhere = run("05_generalise", cwd, results, tmp_path / "5.ipynb", **small)
+
+def test_05_generalises_from_its_folder(execute, run):
+    elsewhere = execute("05_generalise", "notebooks", sets="phantom", limit=5, gallery=3)
     assert figures(elsewhere) == 1
     assert re.search(r"Phantoms: polyp Dice 0\.\d+ .* on \d frames", texts(elsewhere))
     assert "No published figures on Phantoms are known here." in texts(elsewhere)
-    assert (folder_of_run / "generalise.csv").is_file()
+    assert (run.path / "generalise.csv").is_file()
 
-    unsure = run("07_uncertainty", cwd, results, tmp_path / "7.ipynb", gallery=2)
+
+def test_06_answers_from_the_root(execute, run, dataset):
+    evaluate_run(run, dataset=dataset).save(run)
+    study = execute("06_headline", runs=run.name)
+    assert figures(study) == 2
+    assert f"`{run.name}`: its third class has" in texts(study)
+    assert (run.path / "card_sums.csv").is_file()
+
+
+def test_07_doubts_from_its_folder(execute, run):
+    unsure = execute("07_uncertainty", "notebooks", gallery=2)
     assert figures(unsure) == 2
     assert re.search(r"It takes \d+\.\d times as long", texts(unsure))
     assert texts(unsure).count("AUROC") >= 2
-    assert (folder_of_run / "uncertainty.csv").is_file()
-
-    name = folder_of_run.name
-    study = run("06_headline", cwd, results, tmp_path / "6.ipynb", runs=name)
-    assert figures(study) == 2
-    assert f"`{name}`: its third class has" in texts(study)
-    assert (folder_of_run / "card_sums.csv").is_file()
+    assert (run.path / "uncertainty.csv").is_file()
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters", "message"),
-    [
-        ("02_train", {"recipe": "quik"}, "unknown recipe 'quik': did you mean 'quick'"),
-        ("02_train", {"augmentation": "strong"}, "unknown parameter 'augmentation': did you mean"),
-        ("04_error_analysis", {"runs": "x"}, "unknown parameter 'runs': did you mean 'run'"),
-    ],
-)
-def test_bad_parameters_stop_with_their_message(tmp_path, name, parameters, message):
-    with pytest.raises(papermill.PapermillExecutionError, match=message):
-        papermill.execute_notebook(
-            ROOT / f"notebooks/{name}.ipynb", tmp_path / "out.ipynb", parameters, progress_bar=False
-        )
+def test_a_bad_parameter_stops_with_its_message(execute):
+    """As every notebook checks its parameters first, see below, one may stand for all."""
+    with pytest.raises(papermill.PapermillExecutionError, match="'run_': did you mean 'run'"):
+        execute("03_evaluate", run_="x")
 
 
-def test_a_broken_folder_is_audited_before_it_is_refused(tmp_path, monkeypatch):
+def test_a_broken_folder_is_audited_before_it_is_refused(execute, tmp_path, monkeypatch):
     monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "broken"
     for index in range(3):
@@ -160,15 +150,9 @@ def test_a_broken_folder_is_audited_before_it_is_refused(tmp_path, monkeypatch):
             Image.fromarray(pixels).save(folder / kind / f"{index}.png")
     (folder / "images/0.png").write_bytes((folder / "images/0.png").read_bytes()[:999])
     (folder / "masks/1.png").unlink()
-    out = tmp_path / "out.ipynb"
     with pytest.raises(papermill.PapermillExecutionError, match=r"images/1\.png has no mask"):
-        papermill.execute_notebook(
-            ROOT / "notebooks/01_explore_data.ipynb",
-            out,
-            {"dataset": str(folder)},
-            progress_bar=False,
-        )
-    said = texts(nbformat.read(out, as_version=4))
+        execute("01_explore_data", dataset=str(folder))
+    said = texts(nbformat.read(tmp_path / "out.ipynb", as_version=4))
     assert "images/1.png has no mask" in said
     assert "images/0.png cannot be decoded" in said
 
@@ -184,6 +168,9 @@ def test_anatomy(path):
     assert "results/published" in cells[0].source
     assert code[0].source.startswith(("import ", "from "))
     assert [cell.metadata.get("tags", []) for cell in code[:3]] == [[], ["parameters"], []]
+    assert code[2].source.startswith("check_parameters()\n")
+    with pytest.raises(ValueError, match=r"unknown parameter 'x': .*known are "):
+        check_parameters([code[1].source, "# Parameters\nx = 1\n"])
     for cell in code:
         assert not cell.outputs
         assert cell.execution_count is None
