@@ -232,12 +232,13 @@ def inference_dice() -> pd.DataFrame:
 
 def live_runtimes() -> str:
     """`live_findings` of each published machine, a list in Markdown."""
-    return "\n".join(
+    sentences = [
         f"- {machine}: {sentence}"
         for machine, bench, folder in _published()
         if (folder / "runtimes.csv").is_file()
         for sentence in live_findings(dice_table(bench, pd.read_csv(folder / "runtimes.csv")))
-    )
+    ]
+    return "\n".join(sentences) or "- (No published measurement has both for one network.)"
 
 
 def _difference(row: Mapping[Hashable, float]) -> str:
