@@ -345,7 +345,7 @@ def steered(monkeypatch, **columns):
     states = []
     validate = Learner.validate
 
-    def validate_as_told(self, data):
+    def validate_as_told(self, data, beat):
         epoch = min(len(states), len(next(iter(columns.values()))) - 1)
         states.append(copy(self))
         return validate(self, data) | {key: values[epoch] for key, values in columns.items()}
