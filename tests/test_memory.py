@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from polyp_utils.config import RunConfig
 from polyp_utils.data import cache, dataset, phantom
@@ -54,9 +55,11 @@ def main():
     split.loc[4000:, "part"] = "val"
     split.loc[4500:, "part"] = "test"
     split.to_csv("split.csv", index=False)
-    settings = {"image_size": SIDE, "width": 2, "epochs": 1, "device": "cpu", "precision": "fp32"}
+    settings = {"image_size": SIDE, "width": 2, "epochs": 1, "batch_size": 4}
+    settings |= {"device": "cpu", "precision": "fp32"}
     config = RunConfig.from_recipe("quick", split="split.csv", **settings)
     os.cpu_count = lambda: 2  # threads that decode: their stacks count too
+    torch.optim.SGD([torch.zeros(1)], 0.1)  # its imports are no matter of the data
     allocated, open_map = data_bytes(), cache.open_map
 
     def open_map_beside_the_cap(path):

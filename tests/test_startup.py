@@ -75,7 +75,7 @@ def repository(tmp_path):
 
 
 def test_verbs_that_train_nothing_do_without_what_training_needs(repository, results):
-    tiny = {"limit": 4, "width": 4, "image_size": 32, "epochs": 1}
+    tiny = {"limit": 4, "width": 4, "image_size": 32, "epochs": 1, "batch_size": 4}
     trained = fit(RunConfig.from_recipe("quick", **tiny))
     code = """if True:
         import sys
