@@ -16,15 +16,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from polyp_utils.config import RunConfig
 from polyp_utils.data import cache, dataset, phantom
 from polyp_utils.data.catalog import CATALOG
+from polyp_utils.data.labels import get_scheme
+from polyp_utils.device import get_compute
+from polyp_utils.learner import Learner
 from polyp_utils.training import fit
 
-COUNT, SIDE = 5000, 96
-SET = COUNT * SIDE * SIDE * 4  # bytes of images and masks: 184 MB
+COUNT, SIDE = 5000, 112
+SET = COUNT * SIDE * SIDE * 4  # bytes of images and masks: 251 MB
 CAP = SET // 2
 
 
@@ -59,7 +61,7 @@ def main():
     settings |= {"device": "cpu", "precision": "fp32"}
     config = RunConfig.from_recipe("quick", split="split.csv", **settings)
     os.cpu_count = lambda: 2  # threads that decode: their stacks count too
-    torch.optim.SGD([torch.zeros(1)], 0.1)  # its imports are no matter of the data
+    Learner(config, get_scheme(config.scheme), get_compute("cpu", "fp32"))  # its imports
     allocated, open_map = data_bytes(), cache.open_map
 
     def open_map_beside_the_cap(path):
