@@ -1,5 +1,6 @@
 """Shared fixtures: no test writes into the repository, and none reaches the network."""
 
+import functools
 import pickle
 import shutil
 from concurrent.futures import Future
@@ -124,7 +125,8 @@ def pytest_runtest_protocol(item):
         if not item.get_closest_marker("cuda"):
             patch.setenv("CUDA_VISIBLE_DEVICES", "")
             patch.setattr(torch.cuda, "is_available", lambda: False)
-            patch.setattr(torch.backends.mps, "is_available", lambda: False)
+            no = functools.cache(lambda: False)  # torch._dynamo looks for what this one wraps
+            patch.setattr(torch.backends.mps, "is_available", no)
         return (yield)
 
 

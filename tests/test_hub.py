@@ -98,7 +98,7 @@ def any_weights(tmp_path, trained_like):
 
 
 def test_masks_follow_from_probabilities_at_the_size_of_the_frame(any_weights):
-    model = load_model(any_weights, device="cpu", precision="fp32")
+    model = load_model(any_weights, device="cpu", precision="fp32", runtime="torch")
     noise = np.random.default_rng(0).integers(256, size=(90, 70, 3), dtype=np.uint8)
     image = noise[..., ::-1]  # not square, and a view with a negative stride
     with torch.no_grad():  # half of the frame shall be polyp

@@ -15,7 +15,7 @@ from polyp_utils.files import write_json
 from polyp_utils.runs import Run, RunError, find_run, list_runs
 from polyp_utils.start import git_commit, open_run
 
-CONFIG = RunConfig.from_recipe("quick", epochs=2)
+CONFIG = RunConfig.from_recipe("quick", epochs=2, lr=0.001)
 PRINTS = {"data": "d1", "split_ids": "s1"}
 
 
@@ -63,7 +63,7 @@ def test_a_prediction_that_is_not_there_is_named(tmp_path):
 
 def test_the_record_holds_settings_fingerprints_versions_and_commit(results):
     run = opened(CONFIG, PRINTS, "a machine")
-    assert run.path == results / "quick-trimap-w16-s0"
+    assert run.path == results / CONFIG.run_name
     assert run.config == CONFIG
     assert run.record["fingerprints"] == PRINTS
     assert run.record["device"] == "a machine"
