@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from polyp_utils.config import ExtraError, unknown
-from polyp_utils.device import Compute
+from polyp_utils.device import Compute, get_compute
 from polyp_utils.inference import fold_batch_norm, freeze
 from polyp_utils.model import UNet, check_size
 
@@ -111,10 +111,12 @@ def compile_openvino(graph: Any, dtype: torch.dtype = torch.float32) -> Any:
 
     Args:
         graph: `openvino.Model`, or the file's path.
-        dtype: bfloat16 or float32, of what is not int8 in it.
+        dtype: bfloat16 or float32, of what is not int8 in it; OpenVINO has no kernels for bfloat16
+            where the CPU has none, and computes in float32 there.
     """
+    bf16 = dtype == get_compute("cpu").dtype == torch.bfloat16
     hints = {
-        "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }

@@ -51,10 +51,10 @@ def test_every_runtime_gives_the_probabilities_of_the_cards_snippet(name, prepar
     images = PolypDataset("phantom", 48).images[-4:, :, :, :32] / 255
     expected, found = (load_forward(runtime, prepared)(images) for runtime in (CARD, name))
     assert expected.std() > 0.01  # else the test says nothing
-    if name.endswith(("int8", "bf16")):  # 8 bits of each value: some 2 % was measured
-        assert 0 < (found - expected).abs().mean() < 0.1 * expected.std()
-    else:
+    if name.endswith("fp32"):  # twenty times what was measured
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    else:  # of eight bits: 2 % was measured; another network is 100 % off
+        assert 0 < (found - expected).abs().mean() < 0.1 * expected.std()
 
 
 def test_int8_is_calibrated_on_frames_of_the_training_part(run, monkeypatch):
@@ -88,7 +88,7 @@ def test_a_runtime_that_differs_shows_as_delta(run, monkeypatch):
     data = PolypDataset("phantom", 32)
     card, other = dice_by_runtime(run, data, ["nothing"]).itertuples()
     assert other.dice == 0
-    assert other.delta == pytest.approx(-card.dice)  # every frame shows a polyp
+    assert other.delta == pytest.approx(-card.dice)  # each of these frames shows a polyp
     assert other.largest >= card.dice
     mean = evaluate_run(run, dataset=data).headline  # about what is lost: the interval of it all
     assert [-other.high, -other.low] == pytest.approx([mean["low"], mean["high"]], abs=0.04)

