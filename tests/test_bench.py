@@ -209,17 +209,13 @@ def test_a_benchmark_is_written_and_can_be_read(measured):
     assert np.isnan(table["input gradient"].iloc[0])  # nobody asks for it
 
 
-PUBLISHED = Path(__file__).parents[1] / "results/published/benchmark/zen5-2-cores"
-
-
-def test_whole_frames_are_read_from_older_measurements_too(measured):
-    place = ["width", "image_size", "runtime"]
-    new = frame_table(pd.read_csv(measured / "bench.csv")).reset_index()
-    assert new[place].values.tolist() == [[4, 32, name] for name in (CARD, "ours, PyTorch fp32")]
-    old = frame_table(pd.read_csv(PUBLISHED / "bench.csv")).reset_index()
-    assert old[place].values.tolist() == [[width, 256, "default"] for width in (64, 32, 16)]
-    assert old["frames_per_second"].round(1).tolist() == [8.9, 28.5, 71.6]
-    assert old["mask_share"].round(2).tolist() == [0.02, 0.08, 0.19]
+def test_a_whole_frame_has_a_row_per_runtime(measured):
+    table = frame_table(pd.read_csv(measured / "bench.csv")).reset_index()
+    places = table[["width", "image_size", "runtime"]].values.tolist()
+    assert places == [[4, 32, name] for name in (CARD, "ours, PyTorch fp32")]
+    assert (table["frames_per_second"] * (table["predict"] + table["mask"])).tolist() == (
+        pytest.approx([1000, 1000])
+    )
 
 
 def test_the_fastest_runtime_of_each_run_that_costs_little_is_named():
@@ -237,14 +233,6 @@ def test_the_fastest_runtime_of_each_run_that_costs_little_is_named():
     assert "Dice -0.0050 [-0.0080, +0.0010]" in said
     (said,) = live_findings(table[table["runtime"] == "a"])
     assert "20.0 whole frames per second (not the 25 of video)" in said
-
-
-def test_dice_of_older_measurements_has_no_interval(measured):
-    bench, dice = (pd.read_csv(PUBLISHED / f"{name}.csv") for name in ("bench", "runtimes"))
-    table = dice_table(bench, dice)
-    assert table["dice"].equals(dice["dice"])
-    assert table[["low", "high", "frames_per_second"]].isna().all(axis=None)
-    assert set(table["image_size"]) == {256}
 
 
 def test_figures_of_a_benchmark(measured):
@@ -315,7 +303,9 @@ def test_the_notebook_reads_what_was_measured(measured, tmp_path):
     places = [("loss", 1), ("polyp_dice", 1), ("polyp_dice", 2)]
     scores = [(s, loop, *place, 0.5 + s / 9) for s in (0, 1) for loop in loops for place in places]
     pd.DataFrame(scores, columns=equivalence.COLUMNS).to_csv(folder / "equivalence.csv")
-    (folder / "runtimes.csv").write_text("run,width,runtime,dice,delta\na,4,b,0.5,-0.00123\n")
+    (folder / "runtimes.csv").write_text(
+        "run,width,image_size,runtime,dice,delta,low,high\na,4,32,b,0.5,-0.00123,-0.01,0.01\n"
+    )
     out = tmp_path / "8.ipynb"
     papermill.execute_notebook(NOTEBOOK, out, {"folder": str(folder)}, progress_bar=False)
     said = out.read_text()

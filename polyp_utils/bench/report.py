@@ -138,13 +138,11 @@ def frame_table(bench: pd.DataFrame) -> pd.DataFrame:
     """A whole frame of 1280×1024, from pixels to its mask.
 
     Returns:
-        Index width, image_size, runtime ("default" in older measurements, which had no other);
-        ``predict`` and ``mask`` (ms; the latter is the way back to the frame's size),
-        ``mask_share`` of both together, ``frames_per_second``.
+        Index width, image_size, runtime; ``predict`` and ``mask`` (ms; the latter is the way back
+        to the frame's size), ``mask_share`` of both together, ``frames_per_second``.
     """
     rows = bench[bench["group"] == "frame"]
-    names = rows["what"].str.extract(r"^(?:(?P<runtime>.+): )?(?P<part>\w+)$")
-    rows = rows.assign(runtime=names["runtime"].fillna("default"), part=names["part"])
+    rows = rows.join(rows["what"].str.extract(r"^(?P<runtime>.+): (?P<part>\w+)$"))
     place = ["width", "image_size", "runtime"]
     table = rows.pivot(index=place, columns="part", values="value")[["predict", "mask"]]
     table = table.loc[pd.MultiIndex.from_frame(rows[place].drop_duplicates())]  # as measured
@@ -177,13 +175,11 @@ def dice_table(bench: pd.DataFrame, dice: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         bench: of ``bench.csv``.
-        dice: of ``runtimes.csv``; an older one knows neither interval nor image size (256).
+        dice: of ``runtimes.csv``.
 
     Returns:
         The rows of ``dice`` with ``frames_per_second``, NaN where that was not measured.
     """
-    older = {"image_size": 256, "low": float("nan"), "high": float("nan")}
-    dice = dice.assign(**{name: value for name, value in older.items() if name not in dice})
     speeds = frame_table(bench)["frames_per_second"]
     return dice.join(speeds, on=["width", "image_size", "runtime"])
 
@@ -192,10 +188,10 @@ def live_findings(table: pd.DataFrame) -> list[str]:
     """Which runtime is the fastest that costs less than `LOSS` of Dice, and is it live, per run.
 
     Args:
-        table: of `dice_table`. Of a difference with an interval the lower end counts.
+        table: of `dice_table`. The lower end of a difference's interval counts.
     """
     sentences = []
-    kept = table[table["low"].fillna(table["delta"]) > -LOSS].dropna(subset="frames_per_second")
+    kept = table[table["low"] > -LOSS].dropna(subset="frames_per_second")
     for run, rows in kept.groupby("run", sort=False):
         (row,) = rows.nlargest(1, "frames_per_second").to_dict("records")
         live = "live" if row["frames_per_second"] >= LIVE else f"not the {LIVE} of video"
@@ -242,8 +238,7 @@ def live_runtimes() -> str:
 
 
 def _difference(row: Mapping[Hashable, float]) -> str:
-    known = f" [{row['low']:+.4f}, {row['high']:+.4f}]" if pd.notna(row["low"]) else ""
-    return f"{row['delta']:+.4f}{known}"
+    return f"{row['delta']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
 
 
 def equivalence_table() -> pd.DataFrame:
