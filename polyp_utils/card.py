@@ -17,6 +17,7 @@ from polyp_utils.data.catalog import get_info
 from polyp_utils.data.labels import POLYP, get_scheme
 from polyp_utils.data.splits import PARTS, Split, leaks, load_split
 from polyp_utils.files import atomic
+from polyp_utils.learner import COSINE_END
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run, RunError
 
@@ -61,6 +62,7 @@ def publish(run: Run, light: bool = False) -> Run:
         raise RunError(f"{target} holds another run of that name: rename one of them")
     heavy = run.weights.is_file() and run.weights.stat().st_size > MAX_COMMITTED_BYTES
     names = [run.weights.name] if heavy or light else []
+    names.append(run.unaveraged.name)
     names += ["predictions", "figures", "*.ipynb"] if light else []
     left_out = shutil.ignore_patterns("last", ".*", *names)
     shutil.copytree(run.path, target, ignore=left_out, dirs_exist_ok=True)
@@ -121,7 +123,6 @@ Label scheme `{scheme.name}`: {scheme.note}.
 - {info.title}, {info.homepage or "no download"}. Terms: {info.licence}.
 - Citation: {info.citation}.
 - Split `{config.split}`: {", ".join(f"{part} {len(split.part(part))}" for part in PARTS)} frames.
-  The checkpoint is chosen on val.
 - Fingerprint of the data: `{record["fingerprints"]["data"]}`
 - Fingerprint of the split: `{record["fingerprints"]["split_ids"]}`
 
@@ -133,8 +134,8 @@ Label scheme `{scheme.name}`: {scheme.note}.
   + {config.dice_weight:g} × Dice loss.
 - A class that a batch lacks: {config.dice_absent}d in the Dice loss. Class weights in the
   cross-entropy: {config.class_weights}. Augmentation: {config.augment}.
-- Kept: epoch {training["best_epoch"]}, polyp Dice {training["best_val_polyp_dice"]:.3f} on val
-  at {size} px.
+- Weights at the start: {_start(config, record)}.
+- Kept: {_kept(config, training)}.
 
 | | |
 |---|---|
@@ -175,6 +176,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 
+from polyp_utils.learner import COSINE_END
 from polyp_utils.model import UNet
 
 model = UNet(in_channels=3, num_classes={scheme.logits}, width={width})
@@ -215,18 +217,36 @@ def _drawn(config: RunConfig) -> bool:
 
 
 def _optimization(config: RunConfig) -> str:
-    adam = "AdamW" if config.weight_decay else "Adam"
-    name = {"adam": adam, "sgd": "SGD with Nesterov momentum 0.9"}[config.optimizer]
-    text = f"{name}, learning rate {config.lr:g}"
+    names = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD with Nesterov momentum 0.9"}
+    text = f"{names[config.optimizer]}, learning rate {config.lr:g}"
     if config.weight_decay:
         text += f", weight decay {config.weight_decay:g} on the convolutions"
-    if config.schedule == "linear":
-        share = f"{100 * config.warmup:g} %"
-        return f"{text}; the rate rises in the\n  first {share} of the steps, then falls to 0."
-    return (
-        f"{text}; times {config.lr_factor:g} when the validation loss has not\n  fallen for more "
-        f"than {config.lr_patience} epochs, never below {config.min_lr:g}."
-    )
+    if config.clip_norm:
+        text += f", gradients cut to length {config.clip_norm:g}"
+    if config.schedule == "plateau":
+        return (
+            f"{text}; times {config.lr_factor:g} when the validation loss has not\n  fallen for "
+            f"more than {config.lr_patience} epochs, never below {config.min_lr:g}."
+        )
+    falls = {"linear": "falls to 0", "cosine": f"falls to {COSINE_END:g} of it as half a cosine"}
+    share = f"{100 * config.warmup:g} %"
+    rises = f"the rate rises in the\n  first {share} of the steps, then {falls[config.schedule]}"
+    return f"{text}; {rises}."
+
+
+def _start(config: RunConfig, record: dict[str, Any]) -> str:
+    if not config.init:
+        return "random"
+    return f"those of `{config.init}` ({record['fingerprints']['init_weights']})"
+
+
+def _kept(config: RunConfig, training: dict[str, Any]) -> str:
+    average = ""
+    if config.ema_decay:
+        average = f" with weights averaged exponentially over the steps (decay {config.ema_decay})"
+    score = f"{training['kept_val_polyp_dice']:.3f} on val at {config.image_size} px"
+    chosen = "the best on val" if config.keep == "best" else "the last; nothing is chosen on val"
+    return f"epoch {training['kept_epoch']}, {chosen}{average}: polyp Dice {score}"
 
 
 def _front_matter(run: Run, summary: dict[str, Any]) -> str:

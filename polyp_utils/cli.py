@@ -70,6 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
     dice.add_argument("--split", help=f"split of the training{of_file}")
     dice.add_argument("--scheme", help=f"label scheme{of_file}")
     dice.add_argument("--image-size", type=int, help=f"size of the network's input{of_file}")
+    which = verbs.add_parser("ablate", help="train what shows which choices matter; goes on")
+    which.add_argument("--width", type=int, default=16, help="of the network")
+    which.add_argument("--image-size", type=int, default=128, help="of the network's input")
+    which.add_argument("--seeds", type=int, default=3, help="how many, all settings of one first")
+    which.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     verbs.add_parser("report", help="write the documents' tables from the published runs")
     options = vars(parser.parse_args(arguments))
     return _run(options.pop("verb"), options)
@@ -214,6 +219,13 @@ def _runtimes(runs: str, **settings: Any) -> None:
     print(f"written to {path}")
 
 
+def _ablate(seeds: int, width: int, image_size: int, device: str) -> None:
+    from polyp_utils.ablation import ablate, folder_of
+
+    size = {"width": width, "image_size": image_size, "device": device}
+    ablate(seeds, folder_of(width, image_size), **size)
+
+
 def _report() -> None:
     from polyp_utils.report import write
 
@@ -229,5 +241,6 @@ _VERBS: dict[str, Callable[..., int | None]] = {
     "bench": _bench,
     "equivalence": _equivalence,
     "runtimes": _runtimes,
+    "ablate": _ablate,
     "report": _report,
 }

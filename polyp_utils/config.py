@@ -7,6 +7,7 @@ an explicit override and is recorded in the run's ``config.json``.
 
 import ast
 import difflib
+import hashlib
 import itertools
 import math
 import os
@@ -62,14 +63,18 @@ class RunConfig:
     epochs: int = 20  # passes over the training part
     batch_size: int = 8  # frames per step, over all processes
     micro_batches: int = 0  # a batch is taken in that many parts; 0 = one per process
-    optimizer: str = "adam"  # adam (card), sgd (Nesterov momentum 0.9)
+    init: str = ""  # run or safetensors file whose weights training starts from; empty = random
+    optimizer: str = "adam"  # adam (card), adamw, sgd (Nesterov momentum 0.9)
     lr: float = 1e-4  # at its highest
-    weight_decay: float = 0.0  # of the convolutions' weights
-    schedule: str = "plateau"  # plateau (card), linear (rises, then falls to 0, step by step)
+    weight_decay: float = 0.0  # of the convolutions' weights, by adamw and sgd
+    clip_norm: float = 0.0  # longer gradients are cut to this length; 0 = none
+    ema_decay: float = 0.0  # of the moving average of the weights that is kept; 0 = no average
+    schedule: str = "plateau"  # plateau (card), linear, cosine (see `polyp_utils.learner`)
     lr_factor: float = 0.5  # plateau: ReduceLROnPlateau on the validation loss
     lr_patience: int = 3
     min_lr: float = 1e-6
-    warmup: float = 0.05  # linear: share of the steps in which lr rises
+    warmup: float = 0.05  # linear, cosine: share of the steps in which lr rises
+    keep: str = "best"  # the epoch that is kept: best (on validation; card), last
     ce_weight: float = 0.5  # cross-entropy, or BCE for a network with one logit
     dice_weight: float = 0.5
     dice_absent: str = "include"  # class absent from a batch: "include" (card) or "exclude"
@@ -77,6 +82,7 @@ class RunConfig:
     augment: str = "none"  # none (card), mirror, light, strong
     seed: int = 0  # weights and order; never the split
     limit: int = 0  # first n ids of each part, for smoke runs; 0 = all
+    score_test: bool = True  # False: the test part is neither predicted nor scored
     device: str = "auto"  # auto, cuda, mps, cpu
     precision: str = "auto"  # auto (bf16 where the hardware has it), bf16, fp32
     compile_mode: str = "none"  # torch.compile: none, default, reduce-overhead, max-autotune
@@ -100,12 +106,20 @@ class RunConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
         if not 0 < self.lr_factor < 1:
             raise ValueError(f"lr_factor is {self.lr_factor}; it must lie between 0 and 1")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is {self.warmup}; it must be at least 0 and less than 1")
-        if not 0 <= self.weight_decay < 1:
+        for name, hint in (
+            ("warmup", ": it is a share of the run's steps"),
+            ("weight_decay", ""),
+            ("ema_decay", ": 0 averages nothing, 0.999 over some thousand steps"),
+        ):
+            if not 0 <= getattr(self, name) < 1:
+                value = getattr(self, name)
+                raise ValueError(f"{name} is {value}; it must be at least 0 and less than 1{hint}")
+        if self.weight_decay and self.optimizer == "adam":
             raise ValueError(
-                f"weight_decay is {self.weight_decay}; it must be at least 0 and less than 1"
+                f"weight_decay is {self.weight_decay} but optimizer adam has none: take adamw"
             )
+        if not 0 <= self.clip_norm < math.inf:
+            raise ValueError(f"clip_norm is {self.clip_norm}; it must be finite and at least 0")
         weights = (self.ce_weight, self.dice_weight)
         if not all(0 <= weight < math.inf for weight in weights) or sum(weights) == 0:
             raise ValueError(
@@ -164,13 +178,22 @@ class RunConfig:
     @property
     def run_name(self) -> str:
         """Folder name of the run under the results folder."""
+        if self.name:
+            return self.name
         usual = RECIPES.get(self.recipe, self)
         data = f"-{Path(self.dataset).name}" if self.dataset != usual.dataset else ""
         split = Path(self.split).stem if self.split != _usual_split(usual, self.dataset) else ""
         middle = "".join(f"-{part}" for part in (split, self.scheme) if part)
         limit = f"-n{self.limit}" if self.limit else ""
         name = f"{self.recipe}{data}{middle}-w{self.width}-s{self.seed}{limit}"
-        return self.name or name
+        for key, value in self.to_dict().items():
+            if key not in _NAMED and value != getattr(usual, key):
+                word = f"{value:g}" if isinstance(value, float) else Path(str(value)).stem
+                name += f"-{key}-{word}".replace("_", "-").lower()
+        if len(name) > _LONGEST_NAME:
+            rest = hashlib.sha256(name.encode()).hexdigest()[:8]
+            name = f"{name[: _LONGEST_NAME - 9]}-{rest}"
+        return name
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as written to ``config.json``."""
@@ -217,12 +240,17 @@ def _usual_split(recipe: RunConfig, dataset: str) -> str:
     return "phantom-240" if dataset == "phantom" else "grouped"
 
 
+# Settings that a run's name holds in another form, or that do not change the run.
+_NAMED = {"recipe", "dataset", "split", "scheme", "width", "seed", "limit", "device", "name"}
+_LONGEST_NAME = 120  # characters; file systems take 255
+
 _CHOICES = {
     "dice_absent": ("include", "exclude"),
     "class_weights": ("none", "inverse-sqrt"),
     "augment": ("none", "mirror", "light", "strong"),
-    "optimizer": ("adam", "sgd"),
-    "schedule": ("plateau", "linear"),
+    "optimizer": ("adam", "adamw", "sgd"),
+    "schedule": ("plateau", "linear", "cosine"),
+    "keep": ("best", "last"),
     "device": ("auto", "cuda", "mps", "cpu"),
     "precision": ("auto", "bf16", "fp32"),
     "compile_mode": ("none", "default", "reduce-overhead", "max-autotune"),
@@ -236,6 +264,23 @@ RECIPES: dict[str, RunConfig] = {
     "seed-binary": replace(_SEED, recipe="seed-binary", scheme="binary"),
     # The card's recipe at 1/64 of its arithmetic, for machines without a GPU.
     "seed-small": replace(_SEED, recipe="seed-small", width=16, image_size=128, lr=1e-3),
+    # The card's network, trained as well as it can be: nothing is chosen but before training.
+    "release": replace(
+        _SEED,
+        recipe="release",
+        split="grouped",
+        width=32,
+        epochs=160,
+        batch_size=16,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=0.05,
+        clip_norm=1.0,
+        ema_decay=0.999,
+        schedule="cosine",
+        keep="last",
+        augment="strong",
+    ),
     # A real third class. Its pixels are uneven (training part at 256 px: background 94.7 %,
     # neoplastic 4.6 %, non-neoplastic 0.7 %), so the cross-entropy is weighted by 1/√frequency
     # (0.8, 3.7, 9.6), and a kind that a batch lacks leaves the Dice loss, which otherwise would

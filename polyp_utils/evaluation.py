@@ -135,12 +135,16 @@ def _is_no_score(column: str) -> bool:
     return column in _NO_SCORE or column.startswith(("found_", "missed_", "false_"))
 
 
-def evaluate(predictions: Predictions, dataset: PolypDataset) -> Evaluation:
+def evaluate(
+    predictions: Predictions, dataset: PolypDataset, all_scores: bool = True
+) -> Evaluation:
     """Scores predictions against a data set.
 
     Args:
         predictions: of a run, a folder or arrays, see `polyp_utils.predictions`.
         dataset: holds their frames; opened at the network's size.
+        all_scores: also outlines, maps and objects, which take longer than overlap; without them
+            there are no ``protocols``.
 
     Raises:
         ValueError: a frame that is not in the data set.
@@ -156,7 +160,9 @@ def evaluate(predictions: Predictions, dataset: PolypDataset) -> Evaluation:
         tables = []
         for size, levels in ((ORIGINAL, truth), (NETWORK, dataset.masks[row])):
             enlarged = to_original(probabilities, (levels.shape[0], levels.shape[1]))
-            table, matrix = score_image(enlarged, levels, predictions.scheme, size == ORIGINAL)
+            table, matrix = score_image(
+                enlarged, levels, predictions.scheme, all_scores and size == ORIGINAL
+            )
             tables.append((table.assign(id=frame_id, size=size), matrix))
         return pd.concat([table for table, _ in tables]), tables[0][1]
 
@@ -181,12 +187,16 @@ def evaluate_run(run: Run, part: str = "test", dataset: PolypDataset | None = No
         RunError: a prediction is missing, or the data are not those that the run was made with.
     """
     config = run.config
+    if part == "test" and not config.score_test:
+        raise RunError(
+            f"{run.name} was trained with score_test False: its test part is left alone. Train "
+            "without that, or look at its validation"
+        )
     dataset = dataset or PolypDataset(config.dataset, config.image_size)
     check_data(run, dataset, load_split(config.split, config.dataset).limited(config.limit))
     found = evaluate(of_run(run, part), dataset)
-    return Evaluation(
-        found.predictions, found.per_image, found.confusion, found.groups, card_scores(run, dataset)
-    )
+    card = card_scores(run, dataset) if config.score_test else {}
+    return Evaluation(found.predictions, found.per_image, found.confusion, found.groups, card)
 
 
 def check_data(run: Run, dataset: PolypDataset, split: Split) -> None:
@@ -221,7 +231,7 @@ def card_scores(run: Run, dataset: PolypDataset) -> dict[str, float]:
         target = scheme.encode(dataset.masks[dataset.rows(ids)])
         predicted = [run.probabilities(part, i, scheme).argmax(dim=0) for i in ids]
         scores[part] = card_dice(count(torch.stack(predicted), target, len(scheme.classes)))
-    loss = run.training["best_at_network_size"]["test"]["loss"]
+    loss = run.training["kept_at_network_size"]["test"]["loss"]
     return dict(zip(CARD, (scores["val"], scores["test"], loss), strict=True))
 
 

@@ -227,7 +227,7 @@ def answer(table: pd.DataFrame) -> list[str]:
 def loss_gap(runs: Sequence[tuple[Run, pd.DataFrame]]) -> float:
     """How far the sums' test loss is at most from the one that training took from its logits."""
     card = next(iter(LOSSES))
-    seen = [run.training["best_at_network_size"]["test"]["loss"] for run, _ in runs]
+    seen = [run.training["kept_at_network_size"]["test"]["loss"] for run, _ in runs]
     ours = [loss(sums_of(table, "test"), card) for _, table in runs]
     return max(abs(a - b) for a, b in zip(seen, ours, strict=True))
 

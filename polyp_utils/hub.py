@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from polyp_utils.card import write_model_card
@@ -24,6 +23,7 @@ from polyp_utils.inference import (
     load_weights,
     predict,
     read_metadata,
+    shape_of,
     to_original,
     to_polyp_mask,
 )
@@ -187,17 +187,6 @@ def _download(repo_id: str, revision: str) -> Path:
     except Exception as error:  # the client's, httpx's and the system's alike
         reason = next((text for kind, text in reasons.items() if isinstance(error, kind)), None)
         raise HubError(f"{reason or unreachable} ({type(error).__name__})") from error
-
-
-def shape_of(path: Path) -> tuple[int, int]:
-    """Width and number of logits, read from the header."""
-    ends = ("encoder.0.0.weight", "output.weight")
-    with safe_open(path, "pt") as file:
-        names = set(file.keys())
-        if not names.issuperset(ends):
-            raise WeightsError(f"{path} holds no U-Net of this package ({len(names)} tensors)")
-        width, logits = (file.get_slice(name).get_shape()[0] for name in ends)
-    return width, logits
 
 
 def push(run: Run, repo_id: str, private: bool = False) -> str:

@@ -164,9 +164,7 @@ def load_weights(model: UNet, path: Path) -> UNet:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: train the run, or fetch its weights")
-    read_metadata(path)
-    with safe_open(path, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    tensors = read_tensors(path)
     shape, wanted = _shape(tensors), _shape(model.state_dict())
     if shape != wanted:
         raise WeightsError(f"{path} holds {shape}, the model is {wanted}: build UNet(…) like it")
@@ -175,6 +173,32 @@ def load_weights(model: UNet, path: Path) -> UNet:
     except RuntimeError as error:
         raise WeightsError(f"{path} does not fit the model: {error}") from error
     return model
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name.
+
+    Raises:
+        WeightsError: not a safetensors file.
+    """
+    read_metadata(path)
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def shape_of(path: Path) -> tuple[int, int]:
+    """Width and number of logits of a U-Net's weights, read from the file's header.
+
+    Raises:
+        WeightsError: not a U-Net of this package.
+    """
+    ends = ("encoder.0.0.weight", "output.weight")
+    with safe_open(path, "pt") as file:
+        names = set(file.keys())
+        if not names.issuperset(ends):
+            raise WeightsError(f"{path} holds no U-Net of this package ({len(names)} tensors)")
+        width, logits = (file.get_slice(name).get_shape()[0] for name in ends)
+    return width, logits
 
 
 def _shape(tensors: dict[str, Tensor]) -> str:

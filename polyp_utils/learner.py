@@ -2,9 +2,11 @@
 
 A step slices its batch out of uint8 tensors, on the device or in a memory map (see
 :func:`polyp_utils.validation.load_parts`), so no loader is needed, and reads nothing from the
-device. Order follows from (seed, epoch) and augmentation from (seed, epoch, frame).
+device. Order follows from (seed, epoch), augmentation from (seed, epoch, frame) and, but for
+schedule ``plateau``, the learning rate from the step: what was killed goes on without their state.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -12,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from polyp_utils import distributed
 from polyp_utils.config import RunConfig
@@ -22,7 +25,7 @@ from polyp_utils.losses import CombinedLoss
 from polyp_utils.model import UNet
 from polyp_utils.validation import Data, validate
 
-_STATEFUL = ("model", "optimizer", "scheduler")
+COSINE_END = 1e-3  # of the highest learning rate
 
 
 class Learner:
@@ -31,6 +34,7 @@ class Learner:
     Attributes:
         config, scheme, compute: as given.
         model: the network, channels last on the device.
+        average: the moving average of its weights and statistics, or None.
         loss: what it minimises.
         optimizer, scheduler: of its weights; the scheduler acts in `after_epoch`.
     """
@@ -50,6 +54,8 @@ class Learner:
         self.config, self.scheme, self.compute = config, scheme, compute
         model = UNet(3, scheme.logits, config.width)
         self.model = model.to(memory_format=torch.channels_last).to(compute.device)
+        self.average: AveragedModel | None = None
+        self.start_average()
         self._replica = self._forward = distributed.replica(self.model)
         if config.compile_mode != "none":  # by shape: a short last batch is one more
             compiled = torch.compile(self._replica, mode=config.compile_mode, dynamic=False)
@@ -65,18 +71,25 @@ class Learner:
             min_lr=config.min_lr,
         )
 
+    def start_average(self) -> None:
+        """Begins the moving average, if there is one, with the weights as they are."""
+        if self.config.ema_decay:
+            self.average = _moving_average(self.model, self.config.ema_decay)
+
+    @property
+    def kept(self) -> UNet:
+        """The network that is validated and kept: the average, if there is one."""
+        return cast(UNet, self.average.module) if self.average else self.model
+
     def epoch(self, data: Data, number: int) -> Iterator[Tensor]:
         """The losses of each `step` of an epoch, the first is number 0."""
-        steps = -(-len(data) // self.config.batch_size)
+        steps, schedule = -(-len(data) // self.config.batch_size), _SCHEDULES[self.config.schedule]
         for step, batch in enumerate(self.batches(data, number)):
-            if self.config.schedule == "linear":
+            if schedule:
                 done = (number * steps + step) / (self.config.epochs * steps)
-                self._set_lr(linear(done, self.config.warmup) * self.config.lr)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = schedule(done, self.config.warmup) * self.config.lr
             yield self.step(*batch)
-
-    def _set_lr(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
 
     def after_epoch(self, val_loss: float) -> None:
         """Lowers the learning rate of schedule ``plateau`` when it is time to."""
@@ -115,8 +128,12 @@ class Learner:
                 with distributed.accumulating(self._replica):
                     losses.append(self._backward(*pair, frames))
             losses.append(self._backward(*pairs[-1], frames))
+        if self.config.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update_parameters(self.model)
         return torch.stack(losses).sum(dim=0)
 
     def _backward(self, images: Tensor, masks: Tensor, frames: Tensor) -> Tensor:
@@ -139,16 +156,21 @@ class Learner:
     def validate(self, data: Data, beat: Callable[[], object] = lambda: None) -> dict[str, float]:
         """Losses and Dice on a part, see `polyp_utils.validation.validate`."""
         size = self.config.batch_size
-        return validate(self.model, data, self.scheme, self.loss, self.compute, size, beat)
+        return validate(self.kept, data, self.scheme, self.loss, self.compute, size, beat)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on as if nothing had happened, after an epoch."""
-        return {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        return {name: part.state_dict() for name, part in self._stateful.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from another's `state_dict`."""
-        for name in _STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
+        for name, part in self._stateful.items():
+            part.load_state_dict(state[name])
+
+    @property
+    def _stateful(self) -> dict[str, Any]:
+        parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        return parts | ({"average": self.average} if self.average else {})
 
 
 def micro_batches(config: RunConfig) -> int:
@@ -174,27 +196,53 @@ def micro_batches(config: RunConfig) -> int:
 
 def _optimizer(model: nn.Module, config: RunConfig, compute: Compute) -> torch.optim.Optimizer:
     fused = compute.device.type in ("cpu", "cuda")
-    if config.optimizer == "adam" and not config.weight_decay:
+    if config.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), config.lr, fused=fused)
     kernels = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]  # biases, scales of batch norms
     decayed = {"params": kernels, "weight_decay": config.weight_decay}
     groups: list[dict[str, Any]] = [decayed, {"params": others, "weight_decay": 0.0}]
-    if config.optimizer == "adam":
+    if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, config.lr, fused=fused)
     return torch.optim.SGD(groups, config.lr, momentum=0.9, nesterov=True, fused=fused)
 
 
+def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of weights and batch norm's statistics, a step at a time.
+
+    After t steps its decay is min(``decay``, (1 + t) / (10 + t)), so that the first weights, which
+    are random, are soon forgotten.
+    """
+
+    def update(averaged: Any, current: Any, _: object) -> None:
+        if not averaged[0].is_floating_point():  # batch norm's counters, which nothing reads
+            return
+        t = int(average.n_averaged)  # on the CPU, whatever the device: nothing is waited for
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + t) / (10 + t)))
+
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return average
+
+
 def linear(done: float, warmup: float) -> float:
     """Learning rate as a share of the highest: rises from near 0, then falls to 0 at the end.
-
-    A function of progress alone, so a run that was killed goes on without a state of it.
 
     Args:
         done: share of all steps that lies behind, in [0, 1).
         warmup: share of them in which it rises, in [0, 1).
     """
     return (done / warmup) if done < warmup else (1 - done) / (1 - warmup)
+
+
+def cosine(done: float, warmup: float) -> float:
+    """Likewise, but it falls as half a cosine (Loshchilov and Hutter 2017) to `COSINE_END`."""
+    if done < warmup:
+        return done / warmup
+    fallen = (1 - math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
+    return 1 - (1 - COSINE_END) * fallen
+
+
+_SCHEDULES = {"plateau": None, "linear": linear, "cosine": cosine}
 
 
 def epoch_order(seed: int, epoch: int, frames: int) -> Tensor:

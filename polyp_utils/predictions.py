@@ -57,6 +57,7 @@ def of_network(
     ids: Iterable[str] = (),
     device: str = "auto",
     mirrored: bool = False,
+    weights: Path | None = None,
 ) -> Predictions:
     """What a run's weights say of frames of any data set; kept in memory with 8 bits, as stored.
 
@@ -66,12 +67,13 @@ def of_network(
         ids: frames of it; empty: all.
         device: as in `get_compute`.
         mirrored: as in `predict`.
+        weights: another file of that run than its kept ones, see `Run.unaveraged`.
 
     Raises:
         FileNotFoundError: the run has no weights here.
         ValueError: another network size.
     """
-    network, compute = network_of(run, dataset, device)
+    network, compute = network_of(run, dataset, device, weights=weights)
     names = tuple(ids) or dataset.ids
     images = Rows(dataset.images, dataset.rows(names))
     found = predict(network, images, compute, mirrored=mirrored)
@@ -80,7 +82,11 @@ def of_network(
 
 
 def network_of(
-    run: Run, dataset: PolypDataset, device: str = "auto", precision: str = "auto"
+    run: Run,
+    dataset: PolypDataset,
+    device: str = "auto",
+    precision: str = "auto",
+    weights: Path | None = None,
 ) -> tuple[UNet, Compute]:
     """A run's network, frozen for `predict`, and what it computes with.
 
@@ -92,7 +98,7 @@ def network_of(
     if side != config.image_size:
         raise ValueError(f"{run.name} sees {config.image_size} px: open the data set at that size")
     compute = get_compute(device, precision)
-    network = load_weights(UNet(3, scheme.logits, config.width), run.weights)
+    network = load_weights(UNet(3, scheme.logits, config.width), weights or run.weights)
     return freeze(network, compute), compute
 
 

@@ -2,10 +2,11 @@
 
 config.json          settings, fingerprints, versions, device, processes, commit
 history.csv          a row per epoch
-model.safetensors    best on validation
+model.safetensors    of the epoch that the settings keep: averaged, if they say so
+unaveraged.safetensors  beside averaged weights, those of the last step
 last/state.pt        all that resume needs (removed at the end)
 predictions/<part>/  class probabilities at network size, 8-bit PNG
-training.json        time, memory, best epoch; its presence means "finished"
+training.json        time, memory, kept epoch; its presence means "finished"
 
 Whoever reads a run never changes it.
 """
@@ -37,6 +38,10 @@ class RunError(UserError):
     """A run folder that cannot be used as asked; the message says how to go on."""
 
 
+class TakenError(RunError):
+    """Another process trains the run."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder. Reading it never changes it."""
@@ -65,8 +70,9 @@ class Run:
 
     @property
     def training(self) -> dict[str, Any]:
-        """``training.json``: seconds, images/s, peak memory, best epoch and its polyp Dice."""
-        return json.loads((self.path / "training.json").read_text(encoding="utf-8"))
+        """``training.json``: seconds, images/s, peak memory, kept epoch and its polyp Dice."""
+        stored = json.loads((self.path / "training.json").read_text(encoding="utf-8"))
+        return {key.replace("best_", "kept_"): value for key, value in stored.items()}  # older ones
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -99,8 +105,13 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """The best checkpoint; it may be absent in a published run."""
+        """The kept checkpoint; it may be absent in a published run."""
         return self.path / "model.safetensors"
+
+    @property
+    def unaveraged(self) -> Path:
+        """Where weights are averaged, those of the last step; not published."""
+        return self.path / "unaveraged.safetensors"
 
     @property
     def is_seed(self) -> bool:
@@ -148,13 +159,14 @@ class Run:
         """Holds the folder for one process; the system lets go when the process ends or is killed.
 
         Raises:
-            RunError: another process holds it, or it cannot be written.
+            TakenError: another process holds it.
+            RunError: it cannot be written.
         """
         lock = FileLock(make_folder(self.path) / ".lock", timeout=0)
         try:
             lock.acquire()
         except Timeout as error:
-            raise RunError(
+            raise TakenError(
                 f"{self.path} is being trained by another process: wait for it, or give this run "
                 "another name"
             ) from error

@@ -71,10 +71,16 @@ def _is_same(run: Run, config: RunConfig, fingerprints: dict[str, str]) -> bool:
         and not (key == "split_ids" and there["split"] != asked["split"])
     ]
     if different and (run.finished or (run.path / "history.csv").is_file()):
+        longer = ""
+        if there["epochs"] != asked["epochs"] and there.get("schedule", "plateau") != "plateau":
+            longer = (
+                f"; its schedule {there['schedule']!r} ends with its {there['epochs']} epochs, so "
+                "to train its weights for longer start another run from them (init)"
+            )
         raise RunError(
             f"{run.path} holds a run with other settings: {'; '.join(different)}. Nothing was "
             "changed. To go on with that run ask for its settings; to keep both give this one "
-            "another name (-p name …, --name …); or move the folder away"
+            f"another name (-p name …, --name …); or move the folder away{longer}"
         )
     return not different
 

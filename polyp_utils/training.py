@@ -27,6 +27,7 @@ from polyp_utils.data.splits import load_split
 from polyp_utils.device import Compute, explaining, get_compute, has_compiler, peak_memory_mib
 from polyp_utils.files import atomic, write_csv, write_json
 from polyp_utils.inference import freeze, load_weights, predict, save_weights
+from polyp_utils.initial import find_initial
 from polyp_utils.learner import Learner, micro_batches
 from polyp_utils.losses import inverse_sqrt_weights
 from polyp_utils.progress import Progress, duration
@@ -59,6 +60,9 @@ def fit(config: RunConfig) -> Run:
     with distributed.joined(), explaining(settings), contextlib.ExitStack() as held:
         with distributed.agreed():
             scheme, compute, parts, fingerprints = _prepare(config)
+            initial = find_initial(config)
+            if initial:
+                fingerprints["init_weights"] = initial.fingerprint
             run = held.enter_context(open_run(config, fingerprints, compute.describe()))
         if distributed.from_first(lambda: run.finished):
             print(f"{run.name} is finished: nothing to train")
@@ -71,9 +75,12 @@ def fit(config: RunConfig) -> Run:
         print(f"{run.name}: {frames}, on {compute.describe()}{slow}", flush=True)
         learner = Learner(config, scheme, compute, _class_weights(config, parts["train"]))
         trainer = Trainer(learner, run)
-        trainer.resume()
+        if not trainer.resume() and initial:
+            print(initial.load(learner.model))
+            learner.start_average()
         trainer.train(parts["train"], parts["val"])
-        trainer.finish({part: parts[part] for part in ("val", "test")})
+        held_out = ("val", "test") if config.score_test else ("val",)
+        trainer.finish({part: parts[part] for part in held_out})
     return run
 
 
@@ -230,23 +237,32 @@ class Trainer:
         if distributed.rank():
             return
         row = self.history[-1]
-        *before, score = np.nan_to_num([r["val_polyp_dice"] for r in self.history], nan=-1)
-        if score > max(before, default=-2):
+        if self._kept() == len(self.history) - 1:
             settings, classes = self.config.to_dict(), self.learner.scheme.classes
             metadata = {"settings": settings, "classes": classes, **row}
-            save_weights(self.run.weights, self.learner.model, metadata)
+            save_weights(self.run.weights, self.learner.kept, metadata)
+            if self.learner.average:
+                save_weights(self.run.unaveraged, self.learner.model, metadata)
         write_csv(self.run.path / "history.csv", self.history)
         with atomic(self.run.path / "last/state.pt") as temporary:
             torch.save(self.learner.state_dict() | {"history": self.history}, temporary)
 
-    def resume(self) -> None:
-        """Goes on from the last finished epoch, if there is one."""
+    def _kept(self) -> int:
+        """Which of the epochs behind is kept, as the settings say; the first is 0."""
+        if self.config.keep == "last":
+            return len(self.history) - 1
+        scores = np.nan_to_num([row["val_polyp_dice"] for row in self.history], nan=-1)
+        return int(scores.argmax())
+
+    def resume(self) -> bool:
+        """Goes on from the last finished epoch; False if there is none."""
         state = distributed.from_first(self._last_state)
         if state is None:
-            return
+            return False
         self.history = state.pop("history")
         self.learner.load_state_dict(state)
         print(f"{self.run.name}: going on after epoch {len(self.history)}")
+        return True
 
     def _last_state(self) -> dict[str, Any] | None:
         for leftover in self.run.path.rglob(".*.tmp"):  # of a process that was killed
@@ -255,11 +271,11 @@ class Trainer:
         return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
 
     def finish(self, parts: dict[str, Data]) -> None:
-        """Stores the best checkpoint's predictions and losses and marks the run as finished.
+        """Stores the kept checkpoint's predictions and losses and marks the run as finished.
 
         Losses need logits: they cannot be had from 8-bit predictions later.
         """
-        model, compute = self.learner.model, self.learner.compute
+        model, compute = self.learner.kept, self.learner.compute
         if distributed.rank() == 0:
             load_weights(model, self.run.weights)
         distributed.copy_from_first(model)
@@ -277,18 +293,18 @@ class Trainer:
         if distributed.rank():
             return
         history = {key: np.array([row[key] for row in self.history]) for key in self.history[0]}
-        best = self.history[int(np.nan_to_num(history["val_polyp_dice"], nan=-1).argmax())]
+        kept = self.history[self._kept()]
         write_json(
             self.run.path / "training.json",
             {
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "best_epoch": int(best["epoch"]),
-                "best_val_polyp_dice": float(best["val_polyp_dice"]),
+                "kept_epoch": int(kept["epoch"]),
+                "kept_val_polyp_dice": float(kept["val_polyp_dice"]),
                 "seconds": float(history["seconds"].sum()),
                 "images_per_second": float(np.median(history["images_per_second"])),
                 "peak_memory_mib": float(history["peak_memory_mib"].max()),
                 "device": self.learner.compute.describe(),
-                "best_at_network_size": at_network_size,
+                "kept_at_network_size": at_network_size,
             },
         )
         shutil.rmtree(self.run.path / "last", ignore_errors=True)

@@ -170,7 +170,7 @@ def test_predictions_and_validation_are_merged_in_order(of_two):
         torch.testing.assert_close(stored, expected, rtol=0, atol=0.51 / 255)  # as 8 bit
         of_part = Data(ids, data.images[rows], data.masks[rows], compute.device)
         alone = validate(model, of_part, scheme, CombinedLoss(), compute, 8)
-        assert run.training["best_at_network_size"][part] == pytest.approx(alone, rel=1e-6)
+        assert run.training["kept_at_network_size"][part] == pytest.approx(alone, rel=1e-6)
 
 
 def test_what_the_user_can_mend_is_said_by_the_first(monkeypatch, results):

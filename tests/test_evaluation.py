@@ -63,7 +63,7 @@ def finished_run(dataset, scheme, predict, limit=4, data=None, **settings):
     prints = {"data": data or dataset.fingerprint, "split_ids": split.fingerprint}
     with open_run(config, prints, "cpu") as run:
         pass
-    write_json(run.path / "training.json", {"best_at_network_size": {"test": {"loss": LOSS}}})
+    write_json(run.path / "training.json", {"kept_at_network_size": {"test": {"loss": LOSS}}})
     for part in ("val", "test"):
         for frame_id, row in zip(split.part(part), dataset.rows(split.part(part)), strict=True):
             run.save_probabilities(part, frame_id, predict(dataset.masks[row]))

@@ -56,7 +56,7 @@ def sums(counts, soft=None, ce=None):
 def test_sums_give_the_losses_and_the_dice_that_training_saw(trained):
     run, table = trained[0]
     test = card_sums.sums_of(table, "test")
-    seen = run.training["best_at_network_size"]["test"]
+    seen = run.training["kept_at_network_size"]["test"]
     assert loss(test, AS_IS) == pytest.approx(seen["loss"], rel=1e-5)
     assert test.ce.mean().item() == pytest.approx(seen["ce"], rel=1e-5)
     per_image = batch_dice(test.counts, 1)[:, 1]
@@ -93,7 +93,7 @@ def test_stored_predictions_serve_where_weights_are_not_at_hand(trained, dataset
         off = (rounded.mass - exact.mass).abs()
         # by 1/510 a pixel and class; the background is what the two others leave
         assert 0 < off.max() < 1.01 * 2 * 32 * 32 / 510
-        seen = run.training["best_at_network_size"][part]
+        seen = run.training["kept_at_network_size"][part]
         # log p of a pixel is far off only where p of its own class is stored as 0, which is rare
         assert loss(rounded, AS_IS) == pytest.approx(seen["loss"], rel=0.01)
         assert rounded.ce.mean() != exact.ce.mean()

@@ -45,7 +45,7 @@ def test_each_step_has_the_rate_of_its_place_in_the_run(monkeypatch, start):
 
 @pytest.mark.parametrize(
     ("optimizer", "kind", "decay"),
-    [("adam", torch.optim.AdamW, 0.1 * 0.2), ("sgd", torch.optim.SGD, 0.1 * 0.2 * 1.9)],
+    [("adamw", torch.optim.AdamW, 0.1 * 0.2), ("sgd", torch.optim.SGD, 0.1 * 0.2 * 1.9)],
 )  # Nesterov: the decay itself and 0.9 of the velocity that it has just become
 def test_weights_decay_and_batch_norms_do_not(optimizer, kind, decay):
     learner = started(optimizer=optimizer, lr=0.1, weight_decay=0.2)

@@ -178,7 +178,7 @@ def test_reading_never_changes_a_run(tmp_path):
     Path(run.path, "history.csv").write_text("epoch,val_polyp_dice\n1,0.25\n2,0.5\n")
     before = contents(run.path)
     assert run.finished
-    assert run.training["best_epoch"] == 2
+    assert run.training["kept_epoch"] == 2
     assert run.history["val_polyp_dice"].tolist() == [0.25, 0.5]
     assert run.weights == run.path / "model.safetensors"
     assert contents(run.path) == before

@@ -368,7 +368,7 @@ def test_the_best_epoch_on_validation_is_kept(monkeypatch, scores, best):
     run = fit(small(epochs=4))
     with safe_open(run.weights, "pt") as file:
         metadata = json.loads(file.metadata()["polyp_utils"])
-    assert metadata["epoch"] == run.training["best_epoch"] == best
+    assert metadata["epoch"] == run.training["kept_epoch"] == best
     assert metadata["settings"] == run.config.to_dict()
     assert metadata["classes"] == ["background", "polyp", "boundary"]
     for key, value in load_file(run.weights).items():
@@ -393,8 +393,8 @@ def test_validation_scores_are_those_of_the_best_weights_worked_out_anew(longer)
     polyp_dice = np.mean(2 * overlap[sizes > 0] / sizes[sizes > 0])
     ce = -np.log(np.take_along_axis(p, target[:, None], axis=1)).mean()
 
-    row = longer.history.iloc[longer.training["best_epoch"] - 1]
-    at_the_end = longer.training["best_at_network_size"]["val"]
+    row = longer.history.iloc[longer.training["kept_epoch"] - 1]
+    at_the_end = longer.training["kept_at_network_size"]["val"]
     for seen in (row.filter(like="val_").rename(lambda name: name[4:]), at_the_end):
         assert seen["polyp_dice"] == pytest.approx(polyp_dice, rel=1e-5)
         assert seen["ce"] == pytest.approx(ce, rel=1e-4)

@@ -17,8 +17,13 @@ from polyp_utils.data.grouping import known_groups
 from polyp_utils.data.labels import get_scheme, is_polyp
 from polyp_utils.data.splits import load_split
 from polyp_utils.export import calibration_images
-from polyp_utils.hub import shape_of
-from polyp_utils.inference import WeightsError, load_weights, read_metadata, to_polyp_mask
+from polyp_utils.inference import (
+    WeightsError,
+    load_weights,
+    read_metadata,
+    shape_of,
+    to_polyp_mask,
+)
 from polyp_utils.metrics import count, dice
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run, find_run

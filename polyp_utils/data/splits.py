@@ -287,6 +287,31 @@ def leaks(split: Split, dataset: str) -> dict[str, tuple[int, int]]:
     return {what: numbers for what, numbers in found.items() if numbers[1]}
 
 
+def seen_before(
+    seen: Iterable[str], seen_of: str, test: Iterable[str], test_of: str
+) -> tuple[int, int | None]:
+    """How many test frames other training has seen, and of how many more a near-duplicate.
+
+    Args:
+        seen: ids of that training's frames.
+        seen_of: the data set that they are of.
+        test: ids of the test frames.
+        test_of: the data set that they are of.
+
+    Returns:
+        Both are 0 where the two data sets share no frames; the second is None where no one has
+        looked for near-duplicates.
+    """
+    if not set(_sets(seen_of)) & set(_sets(test_of)):
+        return 0, 0
+    before, held_out = set(seen), set(test)
+    same, pairs = before & held_out, _known_ids(test_of)
+    if pairs is None:
+        return len(same), None
+    both_ways = [*pairs, *((b, a) for a, b in pairs)]
+    return len(same), len({b for a, b in both_ways if a in before and b in held_out - same})
+
+
 @functools.cache
 def _say_leaks(split: Split, dataset: str) -> None:
     """Prints, once in a process, what stands on two sides."""
