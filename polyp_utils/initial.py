@@ -86,10 +86,11 @@ def _of_head(name: str) -> bool:
 
 def _leak(config: RunConfig, metadata: dict[str, Any]) -> str:
     """What given weights have seen of a run's test part, in words."""
-    if "settings" not in metadata:
+    try:
+        theirs = RunConfig(**metadata["settings"])
+        seen_split = load_split(theirs.split, theirs.dataset).limited(theirs.limit)
+    except (KeyError, ValueError, OSError):  # not said, or their data or split are not here
         return "Which frames they have seen is not known: none of them should be in the test part"
-    theirs = RunConfig(**metadata["settings"])
-    seen_split = load_split(theirs.split, theirs.dataset).limited(theirs.limit)
     test = load_split(config.split, config.dataset).limited(config.limit).test
     seen = seen_split.train + seen_split.val
     same, alike = seen_before(seen, theirs.dataset, test, config.dataset)

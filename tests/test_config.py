@@ -66,10 +66,19 @@ def test_whole_number_is_taken_for_a_float():
         ({"scheme": "binary", "width": 16, "seed": 3}, "seed-binary-w16-s3"),
         ({"limit": 8}, "seed-trimap-w64-s0-n8"),
         ({"name": "my-run"}, "my-run"),
+        ({"image_size": 128, "lr": 0.002}, "seed-trimap-w64-s0-image-size-128-lr-0.002"),
+        ({"init": "runs/one.safetensors"}, "seed-trimap-w64-s0-init-one"),
+        ({"device": "cpu"}, "seed-trimap-w64-s0"),
     ],
 )
 def test_run_name(overrides, name):
     assert RunConfig.from_recipe(**overrides).run_name == name
+
+
+def test_no_run_name_is_too_long_for_a_file_system():
+    names = [RunConfig(init="x" * 300, seed=1, lr=lr).run_name for lr in (0.1, 0.2)]
+    assert {len(name) for name in names} == {120}
+    assert len(set(names)) == 2
 
 
 def test_a_config_cannot_be_changed_afterwards():
@@ -111,6 +120,14 @@ def test_a_config_cannot_be_changed_afterwards():
         ({"ce_weight": -0.5}, "ce_weight -0.5 and dice_weight 0.5: neither may be negative"),
         ({"ce_weight": math.nan}, "ce_weight nan and dice_weight 0.5"),
         ({"dice_weight": math.inf}, "dice_weight inf: .* infinite"),
+        ({"warmup": 1.5}, "warmup is 1.5; .* less than 1: it is a share of the run's steps"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0; it must be at least 0 and less than 1"),
+        ({"ema_decay": -0.1}, "ema_decay is -0.1; it must be at least 0 and less than 1"),
+        ({"clip_norm": -1.0}, "clip_norm is -1.0; it must be finite and at least 0"),
+        ({"clip_norm": math.nan}, "clip_norm is nan"),
+        ({"weight_decay": 0.1}, "weight_decay is 0.1 but optimizer adam has none: take adamw"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean 'cosine'?"),
+        ({"keep": "first"}, "unknown keep 'first': .*best, last"),
         ({"limit": -1}, "limit is -1; it must not be negative"),
         ({"seed": -1}, "seed is -1; it must not be negative"),
         ({"lr_patience": -1}, "lr_patience is -1; it must not be negative"),

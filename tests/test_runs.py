@@ -121,11 +121,12 @@ def test_another_device_is_noted_while_the_run_goes_on(capsys):
     ],
 )
 def test_other_settings_or_data_are_refused_with_both_ways_out(change, prints, message):
-    run = opened(CONFIG, PRINTS, "a machine")
+    named = replace(CONFIG, name="one")
+    run = opened(named, PRINTS, "a machine")
     Path(run.path, "history.csv").touch()  # an epoch to lose
     before = contents(run.path)
     with pytest.raises(RunError, match=message) as caught:
-        opened(replace(CONFIG, **change), PRINTS | prints, "a machine")
+        opened(replace(named, **change), PRINTS | prints, "a machine")
     assert "ask for its settings" in str(caught.value)
     assert "--name" in str(caught.value)
     assert contents(run.path) == before
@@ -133,10 +134,20 @@ def test_other_settings_or_data_are_refused_with_both_ways_out(change, prints, m
     assert other.name == "other"
 
 
+def test_a_schedule_that_ends_is_not_made_longer():
+    named = replace(CONFIG, name="one", schedule="cosine")
+    Path(opened(named, PRINTS, "a machine").path, "history.csv").touch()
+    with pytest.raises(RunError, match=r"'cosine' ends with its 2 epochs, .* from them \(init\)"):
+        opened(replace(named, epochs=3), PRINTS, "a machine")
+    with pytest.raises(RunError, match=r"warmup is .* there and 0.1 now") as caught:
+        opened(replace(named, warmup=0.1), PRINTS, "a machine")
+    assert "init" not in str(caught.value)
+
+
 def test_a_run_without_an_epoch_makes_room_for_other_settings():
     """So that who runs out of memory in the first step can take what the error recommends."""
-    first = opened(CONFIG, PRINTS, "a machine")
-    run = opened(replace(CONFIG, batch_size=2), PRINTS, "a machine")
+    first = opened(replace(CONFIG, name="one"), PRINTS, "a machine")
+    run = opened(replace(CONFIG, name="one", batch_size=2), PRINTS, "a machine")
     assert run == first
     assert run.config.batch_size == 2
     assert "resumed" not in run.record

@@ -22,6 +22,7 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.device import Compute, get_compute
+from polyp_utils.evaluation import evaluate_run
 from polyp_utils.inference import load_weights, predict, read_metadata
 from polyp_utils.learner import Learner
 from polyp_utils.losses import CombinedLoss, inverse_sqrt_weights
@@ -32,8 +33,10 @@ from polyp_utils.validation import Data
 
 SMALL = {"dataset": "phantom", "limit": 12, "width": 4, "image_size": 32, "epochs": 2}
 SMALL |= {"batch_size": 4, "lr": 1e-3, "device": "cpu"}
-# Long enough to be killed on the way, and with all that is drawn anew in each epoch.
+# Long enough to be killed on the way, with all that is drawn anew in each epoch or has a state.
 LONGER = SMALL | {"limit": 32, "epochs": 8, "lr": 0.01, "augment": "strong"}
+LONGER |= {"optimizer": "adamw", "weight_decay": 0.05, "schedule": "cosine", "clip_norm": 1.0}
+LONGER |= {"ema_decay": 0.8}
 TIMES = ["train_seconds", "images_per_second", "seconds", "peak_memory_mib"]
 
 
@@ -41,8 +44,8 @@ def small(**changes):
     return RunConfig.from_recipe(**SMALL | changes)
 
 
-def same_tensors(a, b):
-    first, second = load_file(a.weights), load_file(b.weights)
+def same_tensors(a, b, file="model.safetensors"):
+    first, second = (load_file(run.path / file) for run in (a, b))
     return all(torch.equal(first[key], second[key]) for key in first.keys() | second.keys())
 
 
@@ -240,6 +243,8 @@ def test_a_killed_run_goes_on_to_the_same_end(results, longer, capsys):
     assert "going on after epoch" in capsys.readouterr().out
     assert run.finished
     assert same_tensors(run, longer)
+    assert same_tensors(run, longer, "unaveraged.safetensors")
+    assert not torch.equal(*(load_file(f)["output.bias"] for f in (run.weights, run.unaveraged)))
     assert same_history(run, longer)
     assert not (run.path / "last").exists()
 
@@ -287,11 +292,11 @@ def test_a_finished_run_trains_nothing(monkeypatch, capsys):
 
 
 def test_other_settings_are_refused_before_any_step(monkeypatch):
-    run = fit(small(epochs=1))
+    run = fit(small(epochs=1, name="one"))
     weights = run.weights.read_bytes()
     monkeypatch.setattr(Trainer, "train", lambda *_: pytest.fail("it trained"))
     with pytest.raises(RunError, match=r"lr is 0.001 there and 0.002 now"):
-        fit(small(epochs=1, lr=2e-3))
+        fit(small(epochs=1, lr=2e-3, name="one"))
     assert run.weights.read_bytes() == weights
 
 
@@ -373,6 +378,28 @@ def test_the_best_epoch_on_validation_is_kept(monkeypatch, scores, best):
     assert metadata["classes"] == ["background", "polyp", "boundary"]
     for key, value in load_file(run.weights).items():
         assert torch.equal(value, states[best - 1][key])
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_the_last_epoch_is_kept_where_settings_say_so(monkeypatch, ema_decay):
+    states = steered(monkeypatch, polyp_dice=[0.2, 0.9, 0.5])
+    run = fit(small(epochs=3, keep="last", ema_decay=ema_decay))
+    assert read_metadata(run.weights)["epoch"] == run.training["kept_epoch"] == 3
+    assert run.training["kept_val_polyp_dice"] == 0.5
+    last = run.unaveraged if ema_decay else run.weights
+    for key, value in load_file(last).items():
+        assert torch.equal(value, states[-1][key])
+
+
+def test_the_test_part_is_left_alone_where_settings_say_so(monkeypatch):
+    read = []
+    monkeypatch.setattr(Run, "save_probabilities", lambda run, *what: read.append(what[:2]))
+    run = fit(small(score_test=False))
+    held_out = load_split("phantom-240").limited(12).val
+    assert read == [("val", frame_id) for frame_id in held_out]
+    assert run.training["kept_at_network_size"].keys() == {"val"}
+    with pytest.raises(RunError, match="score_test False: its test part is left alone"):
+        evaluate_run(run)
 
 
 def test_unsteered_the_best_epoch_is_that_of_the_highest_polyp_dice(longer):

@@ -1,0 +1,143 @@
+"""Which choices matter: what is trained, what is stored, and what a comparison says."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from polyp_utils import ablation, training
+from polyp_utils.ablation import SETTINGS, Results, Setting, ablate, comparisons, config_of, load
+from polyp_utils.config import RECIPES
+from polyp_utils.evaluation import evaluate_run
+from polyp_utils.protocols import polyp_scores
+from polyp_utils.runs import TakenError, list_runs
+
+TINY = {"dataset": "phantom", "split": "phantom-240", "limit": 8, "width": 4, "image_size": 32}
+TINY |= {"device": "cpu", "precision": "fp32"}
+
+
+def test_each_setting_differs_from_its_reference_in_what_it_says():
+    of = {name: config_of(name, 0, width=16, image_size=128).to_dict() for name in SETTINGS}
+    differ = {
+        name: {k for k, v in of[name].items() if of[s.against][k] != v} - {"name", "recipe"}
+        for name, s in SETTINGS.items()
+        if s.against
+    }
+    assert differ == {
+        "longer": {"epochs"},
+        "augmented": {"augment"},
+        "release": {
+            *("optimizer", "lr", "weight_decay", "schedule", "batch_size", "clip_norm"),
+            *("ema_decay", "keep"),
+        },
+        "shorter": {"epochs"},
+        "no-augmentation": {"augment"},
+        "light-augmentation": {"augment"},
+        "binary": {"scheme"},
+        "unused-third": {"scheme"},
+    }
+    for name, recipe in (("card", "seed"), ("release", "release")):
+        here = {"width", "image_size", "split", "score_test", "name", "epochs"}
+        changed = {k for k, v in of[name].items() if RECIPES[recipe].to_dict()[k] != v}
+        assert changed <= here
+    assert {config["split"] for config in of.values()} == {"grouped"}
+    assert {config["score_test"] for config in of.values()} == {False}
+
+
+@pytest.fixture
+def two_settings(monkeypatch):
+    few = {
+        "card": Setting("", "the card's recipe", "seed", {"epochs": 1, "batch_size": 4}),
+        "release": Setting("card", "all", "release", {"epochs": 2, "batch_size": 4}),
+    }
+    monkeypatch.setattr(ablation, "SETTINGS", few)
+    return few
+
+
+def test_runs_leave_their_scores_and_others_go_on_from_there(two_settings, tmp_path, monkeypatch):
+    folder = tmp_path / "stored"
+    ablate(1, folder, **TINY)
+    names = [f"{name}-s0.{kind}" for name in ("card", "release") for kind in ("csv", "json")]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    found = load(folder)
+    record, scores = (of["release", 0] for of in found)
+    assert len(record["val_polyp_dice"]) == len(record["seconds_per_epoch"]) == 2
+    assert list(scores) == ["group", "plain", "mirrored", "unaveraged"]
+    assert list(found.scores["card", 0]) == ["group", "plain", "mirrored"]
+    runs = {run.config.recipe: run for run in list_runs()}
+    dice = polyp_scores(evaluate_run(runs["release"], "val").per_image)
+    assert scores["plain"].to_dict() == pytest.approx(dice.to_dict(), abs=1e-5, nan_ok=True)
+    for run in runs.values():
+        assert [path.name for path in (run.path / "predictions").iterdir()] == ["val"]
+
+    trained = []
+    monkeypatch.setattr(training, "fit", trained.append)
+    monkeypatch.setattr(ablation, "store", lambda run, stem: None)
+    ablate(2, folder, **TINY)
+    assert [(config.recipe, config.seed) for config in trained] == [("seed", 1), ("release", 1)]
+    with pytest.raises(ValueError, match=r"card-s0\.json is of a run with limit 8, not 6: move it"):
+        ablate(1, folder, **TINY | {"limit": 6})
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(
+    two_settings, tmp_path, monkeypatch, capsys
+):
+    def fit(config):
+        if config.recipe == "seed":
+            raise TakenError("taken")
+
+    stored = []
+    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(ablation, "store", lambda run, stem: stored.append(stem.name))
+    ablate(1, tmp_path, **TINY)
+    assert stored == ["release-s0"]
+    assert "card-s0 is being trained by another process" in capsys.readouterr().out
+
+
+def record(seconds):
+    return {"seconds_per_epoch": seconds, "val_polyp_dice": [0.5] * len(seconds)}
+
+
+def test_gains_are_paired_by_seed_and_frame():
+    rng = np.random.default_rng(0)
+    frames = rng.uniform(0.3, 0.9, 40)
+    groups = [str(i // 2) for i in range(40)]
+    scores, records = {}, {}
+    for seed in range(3):
+        base = frames + rng.normal(0, 0.02)
+        for name, gain in (("card", 0), ("longer", 0.1)):
+            table = pd.DataFrame({"group": groups, "plain": base + gain, "mirrored": base})
+            scores[name, seed], records[name, seed] = table, record([3.0, 2.0 + seed, 9.0])
+    scores["release", 5] = pd.DataFrame(
+        {"group": groups, "plain": frames, "mirrored": frames + 0.02, "unaveraged": frames - 0.3}
+    )
+    records["release", 5] = record([1.0])
+    del scores["longer", 2], records["longer", 2]
+    rows = comparisons(Results(records, scores)).set_index("choice")
+    longer = rows.loc["40 epochs instead of 20"]
+    assert longer["seeds"] == 2
+    assert longer["gain"] == pytest.approx((0.1, 0.1, 0.1, 40))
+    assert longer["dice"].mean == pytest.approx(
+        np.mean([scores["longer", s]["plain"].mean() for s in (0, 1)])
+    )
+    assert longer["seconds"] == 6
+    assert longer["times"] == 1
+    assert rows.loc["the card's recipe", "gain"].n == 0
+    averaged, mirrored = (rows.loc[c, "gain"] for c in ("weights not averaged", "mirrored copies"))
+    assert averaged.mean == pytest.approx(-0.3)
+    assert mirrored.mean == pytest.approx(0.02)
+    assert np.isnan(mirrored.low)  # of one seed there is no interval
+    missing = rows.loc["scheme binary"]
+    assert (missing["seeds"], missing["dice"].n, missing["gain"].n) == (0, 0, 0)
+
+
+def test_published_runs_can_be_read():
+    folder = ablation.folder_of(16, 128)
+    found = load(folder)
+    assert found.records.keys() == found.scores.keys()
+    for (name, seed), stored in found.records.items():
+        config = config_of(name, seed, width=16, image_size=128)
+        assert ablation._is_stored(folder / f"{name}-s{seed}", config)
+        assert len(found.scores[name, seed]) == 100
+        assert "test" not in json.dumps(list(stored))

@@ -1,0 +1,139 @@
+"""Training that starts from given weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from polyp_utils.config import RunConfig
+from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.splits import known_pairs, load_split, seen_before
+from polyp_utils.inference import WeightsError, read_metadata, save_weights
+from polyp_utils.initial import find_initial
+from polyp_utils.model import UNet
+from polyp_utils.runs import RunError
+from polyp_utils.training import fit
+
+TINY = {"dataset": "phantom", "limit": 8, "width": 4, "image_size": 32, "batch_size": 4}
+TINY |= {"epochs": 1, "device": "cpu", "precision": "fp32"}
+
+
+def config(**changes):
+    return RunConfig.from_recipe("seed", **TINY | changes)
+
+
+def started(settings):
+    """A new network with the weights that settings name, what they were, and what is said."""
+    torch.manual_seed(1)
+    model = UNet(3, get_scheme(settings.scheme).logits, settings.width)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    initial = find_initial(settings)
+    return model.state_dict(), before, initial.load(model), initial
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_all_weights_are_taken_where_the_classes_are_the_same(run, as_file):
+    now, _, said, initial = started(config(init=str(run.weights) if as_file else run.name))
+    for key, value in load_file(run.weights).items():
+        assert torch.equal(now[key], value)
+    assert initial.path == run.weights
+    assert initial.fingerprint in said
+    assert "drawn anew" not in said
+
+
+@pytest.mark.parametrize("scheme", ["binary", "unused-third"])  # another number, and other names
+def test_the_last_layer_is_drawn_anew_where_the_classes_differ(run, scheme):
+    now, before, said, _ = started(config(init=run.name, scheme=scheme))
+    for key, value in load_file(run.weights).items():
+        head = key.startswith("output.")
+        assert torch.equal(now[key], before[key] if head else value)
+    assert "the last layer is drawn anew" in said
+
+
+def test_weights_that_do_not_say_their_classes_are_taken_if_their_number_fits(run, tmp_path):
+    path = tmp_path / "bare.safetensors"
+    half = {key: value.half() for key, value in load_file(run.weights).items()}
+    save_file(half, path)
+    now, _, said, _ = started(config(init=str(path), scheme="unused-third"))
+    assert torch.equal(now["output.weight"], half["output.weight"].float())
+    assert "Which frames they have seen is not known" in said
+
+
+def test_a_run_records_what_it_started_from(run, capsys):
+    there = fit(config(init=run.name, lr=1e-9))
+    assert (
+        there.name == f"seed-phantom-trimap-w4-s0-n8-init-{run.name}"[:120] or "init" in there.name
+    )
+    assert there.config.init == run.name
+    assert there.record["fingerprints"]["init_weights"] == find_initial(there.config).fingerprint
+    assert "starting from the weights of" in capsys.readouterr().out
+    before, after = (load_file(r.weights)["bottleneck.0.weight"] for r in (run, there))
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-6)  # with next to no learning rate
+    assert read_metadata(there.weights)["settings"]["init"] == run.name
+
+
+def test_an_average_starts_from_them_too(run):
+    there = fit(config(init=run.name, lr=1e-9, ema_decay=0.9))
+    before, after = (load_file(r.weights)["bottleneck.0.weight"] for r in (run, there))
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
+
+
+def test_other_weights_of_that_name_are_another_run(run):
+    settings = replace(config(init=run.name), name="one")
+    fit(settings)
+    save_weights(run.weights, UNet(width=4), {})
+    with pytest.raises(RunError, match="init_weights is"):
+        fit(settings)
+
+
+def test_weights_of_another_width_are_refused(run, results):
+    with pytest.raises(WeightsError, match="is of width 4 but width is 8: take width 4"):
+        fit(config(init=run.name, width=8))
+    assert [path.name for path in results.iterdir()] == [run.name]
+
+
+def test_incomplete_weights_are_refused(run, tmp_path):
+    tensors = load_file(run.weights)
+    del tensors["up.1.bias"]
+    save_file(tensors, tmp_path / "part.safetensors")
+    with pytest.raises(WeightsError, match=r"no complete U-Net of width 4: up\.1\.bias differs"):
+        find_initial(config(init=str(tmp_path / "part.safetensors")))
+
+
+def test_a_run_without_weights_is_named(run):
+    run.weights.unlink()
+    with pytest.raises(FileNotFoundError, match="init needs a run with its weights"):
+        find_initial(config(init=run.name))
+    with pytest.raises(ValueError, match="unknown run 'nothing'"):
+        find_initial(config(init="nothing"))
+
+
+def test_what_they_have_seen_of_the_test_part_is_said(run, tmp_path):
+    split = load_split("phantom-240")
+    path = Path(tmp_path / "turned.csv")  # the run's first training frame is tested here
+    turned = replace(split, train=split.test[:8], val=split.val[8:12], test=split.train[:4])
+    path.write_text(turned.to_csv(), encoding="utf-8")
+    assert (
+        "Of 4 test frames they have seen 4 in"
+        in find_initial(config(init=run.name, split=str(path))).leak
+    )
+    assert "they have seen 0 in training" in find_initial(config(init=run.name)).leak
+
+
+def test_what_frames_of_a_data_set_that_is_gone_had_been_is_not_known(run, tmp_path):
+    settings = config(dataset=str(tmp_path / "gone"), split="grouped").to_dict()
+    save_weights(run.weights, UNet(width=4), {"settings": settings})
+    assert "Which frames they have seen is not known" in find_initial(config(init=run.name)).leak
+
+
+def test_near_duplicates_of_seen_frames_are_counted(kvasir_like):
+    pair = known_pairs("kvasir-seg").iloc[0]
+    a, b = pair["id_a"], pair["id_b"]
+    assert seen_before([a], "kvasir-seg", [b], "kvasir-seg") == (0, 1)
+    assert seen_before([b], "kvasir-seg", [a], "kvasir-seg") == (0, 1)
+    assert seen_before([a, b], "kvasir-seg", [b], "kvasir-seg") == (1, 0)
+    assert seen_before([a], "cvc-clinicdb", [b], "kvasir-seg") == (0, 0)
+    mine = str(kvasir_like)  # in which no one has looked
+    assert seen_before(["x"], mine, ["x"], mine) == (1, None)
