@@ -19,6 +19,7 @@ from polyp_utils.runs import Run, TakenError
 from polyp_utils.stats import Interval, seeds_interval
 
 PLAIN, MIRRORED, UNAVERAGED = "plain", "mirrored", "unaveraged"  # ways to score a run
+ALL = "all of these together"
 
 
 class Setting(NamedTuple):
@@ -192,20 +193,69 @@ def comparisons(results: Results) -> pd.DataFrame:
     """Every choice beside what it is compared with, on validation.
 
     A trained setting stands against the one that it differs from in one choice, with the seeds
-    that both have; averaging and mirrored copies against the same runs of ``release`` without.
+    that both have, and ``release`` against the card's recipe too; averaging and mirrored copies
+    against the same runs of ``release`` without.
 
     Returns:
-        A row per choice: ``setting``, ``choice``, ``against`` (empty: nothing), ``seeds``;
-        ``dice``, an `Interval` over seeds and frames (with n = 0 if there is no run yet);
-        ``gain``, likewise of the paired differences; ``seconds`` of a run, see `seconds_of`, and
-        ``times``, over those of what it is compared with.
+        A row per choice: ``choice``; ``setting`` and ``way``, `PLAIN` but in the last two;
+        ``against`` (empty: nothing); ``seeds``; ``dice``, an `Interval` over seeds and frames (with
+        n = 0 if there is no run yet); ``gain``, likewise of the paired differences; ``seconds`` of
+        a run, see `seconds_of`, and ``times``, over those of what it is compared with.
     """
-    rows = []
-    for name, setting in SETTINGS.items():
-        rows.append(_row(results, name, PLAIN, setting.against, PLAIN, setting.choice))
-    rows.append(_row(results, "release", UNAVERAGED, "release", PLAIN, "weights not averaged"))
-    rows.append(_row(results, "release", MIRRORED, "release", PLAIN, "mirrored copies"))
+    rows = [
+        _row(results, name, PLAIN, setting.against, PLAIN, setting.choice)
+        for name, setting in SETTINGS.items()
+    ]
+    rows += [
+        _row(results, "release", PLAIN, "card", PLAIN, ALL),
+        _row(results, "release", PLAIN, "release", UNAVERAGED, "averaged weights"),
+        _row(results, "release", MIRRORED, "release", PLAIN, "mirrored copies (inference)"),
+    ]
     return pd.DataFrame(rows)
+
+
+def table(found: pd.DataFrame) -> pd.DataFrame:
+    """`comparisons` for the eye, all text."""
+    return pd.DataFrame(
+        {
+            "choice": found["choice"],
+            "against": found["against"].replace("", "–"),
+            "seeds": found["seeds"].astype(str),
+            "validation Dice [95 %]": [_said(i, "not run yet") for i in found["dice"]],
+            "gain [95 %]": [_said(i, "–", "+") for i in found["gain"]],
+            "seconds": ["–" if np.isnan(s) else f"{s:.0f}" for s in found["seconds"]],
+            "times as long": ["–" if np.isnan(t) else f"{t:.1f}" for t in found["times"]],
+        }
+    )
+
+
+def _said(found: Interval, missing: str, sign: str = "") -> str:
+    if not found.n:
+        return missing
+    if np.isnan(found.low):
+        return f"{found.mean:{sign}.3f} (one seed)"
+    return f"{found.mean:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
+
+
+def findings(found: pd.DataFrame) -> list[str]:
+    """What `comparisons` say, in sentences."""
+    sentences = []
+    for row in found.to_dict("records"):
+        gain = row["gain"]
+        if not gain.n:
+            continue
+        verdict = "a gain" if gain.low > 0 else "a loss" if gain.high < 0 else "no clear difference"
+        if np.isnan(gain.low):
+            verdict = "one seed, so no interval"
+        what = f"{row['choice']} (`{row['setting']}` against `{row['against']}`)"
+        sentences.append(f"{what[0].upper()}{what[1:]}: {_said(gain, '', '+')}, {verdict}.")
+    runs = sum(found.loc[: len(SETTINGS) - 1, "seeds"])
+    missing = found.loc[found["seeds"] == 0, "choice"].tolist()
+    sentences.append(
+        f"{runs} runs have been trained"
+        + (f"; of these choices there is none yet: {', '.join(missing)}." if missing else ".")
+    )
+    return sentences
 
 
 def _row(
@@ -218,7 +268,7 @@ def _row(
     dice = _over([own[seed] for seed in sorted(own)], groups)
     gain = _over([own[seed] - base[seed] for seed in both], groups)
     seconds, others = seconds_of(results, name), seconds_of(results, against)
-    row = {"setting": name, "choice": choice, "against": against, "seeds": len(own)}
+    row = {"choice": choice, "setting": name, "way": way, "against": against, "seeds": len(own)}
     return row | {"dice": dice, "gain": gain, "seconds": seconds, "times": seconds / others}
 
 

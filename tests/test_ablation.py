@@ -10,6 +10,7 @@ from polyp_utils import ablation, training
 from polyp_utils.ablation import SETTINGS, Results, Setting, ablate, comparisons, config_of, load
 from polyp_utils.config import RECIPES
 from polyp_utils.evaluation import evaluate_run
+from polyp_utils.plots import ablation as plots
 from polyp_utils.protocols import polyp_scores
 from polyp_utils.runs import TakenError, list_runs
 
@@ -65,7 +66,7 @@ def test_runs_leave_their_scores_and_others_go_on_from_there(two_settings, tmp_p
     assert len(record["val_polyp_dice"]) == len(record["seconds_per_epoch"]) == 2
     assert list(scores) == ["group", "plain", "mirrored", "unaveraged"]
     assert list(found.scores["card", 0]) == ["group", "plain", "mirrored"]
-    runs = {run.config.recipe: run for run in list_runs()}
+    runs = {run.config.recipe: run for run in list_runs() if not run.published}
     dice = polyp_scores(evaluate_run(runs["release"], "val").per_image)
     assert scores["plain"].to_dict() == pytest.approx(dice.to_dict(), abs=1e-5, nan_ok=True)
     for run in runs.values():
@@ -124,12 +125,38 @@ def test_gains_are_paired_by_seed_and_frame():
     assert longer["seconds"] == 6
     assert longer["times"] == 1
     assert rows.loc["the card's recipe", "gain"].n == 0
-    averaged, mirrored = (rows.loc[c, "gain"] for c in ("weights not averaged", "mirrored copies"))
-    assert averaged.mean == pytest.approx(-0.3)
+    mirrored = rows.loc["mirrored copies (inference)", "gain"]
+    assert rows.loc["averaged weights", "gain"].mean == pytest.approx(0.3)
     assert mirrored.mean == pytest.approx(0.02)
     assert np.isnan(mirrored.low)  # of one seed there is no interval
     missing = rows.loc["scheme binary"]
     assert (missing["seeds"], missing["dice"].n, missing["gain"].n) == (0, 0, 0)
+
+
+def test_what_is_found_is_said_and_drawn():
+    scores, records = {}, {}
+    for seed in range(2):
+        for name, gain in (("card", 0.0), ("longer", 0.1), ("augmented", 0.05)):
+            table = pd.DataFrame(
+                {"group": ["a", "b"], "plain": [0.5 + gain, 0.6 + gain + seed / 9]}
+            )
+            scores[name, seed], records[name, seed] = table, record([1.0, 1.0])
+    scores["release", 0] = pd.DataFrame({"group": ["a", "b"], "plain": [0.9, 0.7]})
+    records["release", 0] = record([1.0])
+    found = comparisons(Results(records, scores))
+    said = ablation.findings(found)
+    assert said[0] == (
+        "40 epochs instead of 20 (`longer` against `card`): +0.100 [+0.100, +0.100], a gain."
+    )
+    assert said[1].endswith("against `longer`): -0.050 [-0.050, -0.050], a loss.")
+    assert said[2].endswith("(one seed), one seed, so no interval.")
+    assert said[-1].startswith("7 runs have been trained; of these choices there is none yet: 20 e")
+    shown = ablation.table(found)
+    assert list(shown["validation Dice [95 %]"].iloc[4:9]) == ["not run yet"] * 5
+    (axes,) = plots.gains(found).axes
+    assert len([line for line in axes.lines if line.get_marker() == "o"]) == 4
+    assert [text.get_text() for text in axes.texts] == ["not run yet"] * 7
+    assert len(plots.curves(Results(records, scores)).axes[0].get_legend().get_texts()) == 4
 
 
 def test_published_runs_can_be_read():
