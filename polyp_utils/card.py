@@ -17,6 +17,7 @@ from polyp_utils.data.catalog import get_info
 from polyp_utils.data.labels import POLYP, get_scheme
 from polyp_utils.data.splits import PARTS, Split, leaks, load_split
 from polyp_utils.files import atomic
+from polyp_utils.inference import halve_weights
 from polyp_utils.learner import COSINE_END
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run, RunError
@@ -47,8 +48,9 @@ def write_model_card(run: Run, repo_id: str = "") -> Path:
 def publish(run: Run, light: bool = False) -> Run:
     """Copies a finished run to ``results/published``, without weights above 20 MB.
 
-    The card is written anew, as it says where the weights are. ``light``: only settings and
-    tables, which is what a run needs that takes part in a study and is not looked at by itself.
+    Weights that are below that with 16 bits are stored so. The card is written anew, as it says
+    where the weights are. ``light``: only settings and tables, which is what a run needs that takes
+    part in a study and is not looked at by itself.
 
     Raises:
         RunError: the run is not finished, or another one of that name is published.
@@ -60,12 +62,14 @@ def publish(run: Run, light: bool = False) -> Run:
         return run
     if (target / "config.json").is_file() and Run(target).record != run.record:
         raise RunError(f"{target} holds another run of that name: rename one of them")
-    heavy = run.weights.is_file() and run.weights.stat().st_size > MAX_COMMITTED_BYTES
-    names = [run.weights.name] if heavy or light else []
+    size = run.weights.stat().st_size if run.weights.is_file() and not light else 0
+    names = [] if 0 < size <= MAX_COMMITTED_BYTES else [run.weights.name]
     names.append(run.unaveraged.name)
     names += ["predictions", "figures", "*.ipynb"] if light else []
     left_out = shutil.ignore_patterns("last", ".*", *names)
     shutil.copytree(run.path, target, ignore=left_out, dirs_exist_ok=True)
+    if MAX_COMMITTED_BYTES < size < 2 * MAX_COMMITTED_BYTES:
+        halve_weights(run.weights, Run(target).weights)
     write_model_card(Run(target))
     return Run(target)
 
@@ -81,10 +85,11 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
         f"| {index} | {name} | {'yes' if index in scheme.polyp else 'no'} |"
         for index, name in enumerate(scheme.classes)
     )
-    commits = dict.fromkeys(stage["commit"] for stage in (record, *record.get("resumed", [])))
-    where = "in this folder"
-    if not run.weights.is_file():
-        where = "not in this folder (files above 20 MB stay out of git): the command makes them"
+    where = f"{parameters * 4 / 1e6:.1f} MB"
+    if run.weights.is_file():
+        where = f"{run.weights.stat().st_size / 1e6:.1f} MB, in this folder"
+    else:
+        where += ", not in this folder (files above 20 MB stay out of git): the command makes them"
     terms = f"they derive from {info.title} ({info.licence}), so they are for research only"
     unseen = "How often the network marks something in frames without polyps is not measured."
     if _drawn(config):
@@ -95,9 +100,9 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
 
 # {run.name}
 
-A U-Net that marks polyps in colonoscopy frames, trained from scratch on {info.title} with the
-recipe `{config.recipe}` of `polyp_utils`.
-
+A U-Net that marks polyps in colonoscopy frames, trained on {info.title} with the recipe
+`{config.recipe}` of `polyp_utils`.
+{_note(record)}
 {_headline(summary)}
 
 ## Network
@@ -137,23 +142,9 @@ Label scheme `{scheme.name}`: {scheme.note}.
 - Weights at the start: {_start(config, record)}.
 - Kept: {_kept(config, training)}.
 
-| | |
-|---|---|
-| hardware | {training["device"]} |
-| time (wall clock, with whatever else the machine did) | \
-{timedelta(seconds=round(training["seconds"]))} (h:mm:ss) |
-| speed | {training["images_per_second"]:.1f} images/s |
-| peak memory | {training["peak_memory_mib"]:.0f} MiB |
-| commit | {", then ".join(commits)} |
-| versions | {", ".join(f"{name} {version}" for name, version in record["versions"].items())} |
+{_made(run)}
 
-The command that gives this run (a `+` after the commit: with changes that are not in it):
-
-```bash
-{_command(config)}
-```
-
-Weights: {parameters * 4 / 1e6:.1f} MB, {where}.
+Weights: {where}.
 
 ## Results
 
@@ -203,6 +194,44 @@ Code: MIT. Weights: {terms}.
 """
 
 
+def _note(record: dict[str, Any]) -> str:
+    return f"\n**{record['note']}**\n" if "note" in record else ""
+
+
+def _made(run: Run) -> str:
+    """By what, how fast and with which command the weights were made."""
+    record, training = run.record, run.training
+    if "note" in record:
+        sha = record["fingerprints"]["init_weights"]
+        return f"""Trained elsewhere: the SHA-256 of the weights' file begins with `{sha}`.
+No command of this repository made them; the nearest is
+
+```bash
+{_command(run.config)}
+```"""
+    commits = dict.fromkeys(stage["commit"] for stage in (record, *record.get("resumed", [])))
+    rows = {
+        "hardware": training["device"],
+        "time (wall clock, with whatever else the machine did)": (
+            f"{timedelta(seconds=round(training['seconds']))} (h:mm:ss)"
+        ),
+        "speed": f"{training['images_per_second']:.1f} images/s",
+        "peak memory": f"{training['peak_memory_mib']:.0f} MiB",
+        "commit": ", then ".join(commits),
+        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+    }
+    table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
+    return f"""| | |
+|---|---|
+{table}
+
+The command that gives this run (a `+` after the commit: with changes that are not in it):
+
+```bash
+{_command(run.config)}
+```"""
+
+
 def _leaks(split: Split, config: RunConfig) -> str:
     """What stands on two sides of the split, as far as it is known."""
     found = leaks(split, config.dataset)
@@ -246,7 +275,8 @@ def _kept(config: RunConfig, training: dict[str, Any]) -> str:
         average = f" with weights averaged exponentially over the steps (decay {config.ema_decay})"
     score = f"{training['kept_val_polyp_dice']:.3f} on val at {config.image_size} px"
     chosen = "the best on val" if config.keep == "best" else "the last; nothing is chosen on val"
-    return f"epoch {training['kept_epoch']}, {chosen}{average}: polyp Dice {score}"
+    epoch = f"epoch {training['kept_epoch']}, " if "kept_epoch" in training else ""
+    return f"{epoch}{chosen}{average}: polyp Dice {score}"
 
 
 def _front_matter(run: Run, summary: dict[str, Any]) -> str:

@@ -23,17 +23,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m polyp_utils", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("train", help="train a recipe, or go on with it")
-    train.add_argument("--recipe", default="seed", help=f"one of {', '.join(RECIPES)}")
-    for field in fields(RunConfig):
-        if field.name != "recipe":
-            flag = "--" + field.name.replace("_", "-")
-            kind = type(field.default)
-            help_text = f"override the recipe's (default recipe: {field.default!r})"
-            if kind is bool:
-                action: Any = argparse.BooleanOptionalAction
-                train.add_argument(flag, action=action, default=None, help=help_text)
-            else:
-                train.add_argument(flag, type=kind, default=None, help=help_text)
+    adopted = verbs.add_parser(
+        "adopt", help="make a run of weights trained elsewhere (--init FILE)"
+    )
+    adopted.add_argument("--note", required=True, help="who made them, and how")
+    for command in (train, adopted):
+        _add_settings(command)
     for verb, help_text in {
         "evaluate": "score a finished run on test; writes its scores and model card into it",
         "publish": "copy a finished run to results/published, without heavy weights",
@@ -80,6 +75,20 @@ def main(arguments: list[str] | None = None) -> int:
     return _run(options.pop("verb"), options)
 
 
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--recipe", default="seed", help=f"one of {', '.join(RECIPES)}")
+    for field in fields(RunConfig):
+        if field.name != "recipe":
+            flag = "--" + field.name.replace("_", "-")
+            kind = type(field.default)
+            help_text = f"override the recipe's (default recipe: {field.default!r})"
+            if kind is bool:
+                action: Any = argparse.BooleanOptionalAction
+                command.add_argument(flag, action=action, default=None, help=help_text)
+            else:
+                command.add_argument(flag, type=kind, default=None, help=help_text)
+
+
 def _run(verb: str, options: dict[str, Any]) -> int:
     try:
         return _VERBS[verb](**options) or 0
@@ -99,6 +108,12 @@ def _train(recipe: str, **overrides: Any) -> None:
         with agreed():
             config = RunConfig.from_recipe(recipe, **overrides)
         fit(config)
+
+
+def _adopt(note: str, recipe: str, **overrides: Any) -> None:
+    from polyp_utils.training import adopt
+
+    print(f"adopted as {adopt(RunConfig.from_recipe(recipe, **overrides), note).path}")
 
 
 def _evaluate(run: str) -> None:
@@ -234,6 +249,7 @@ def _report() -> None:
 
 _VERBS: dict[str, Callable[..., int | None]] = {
     "train": _train,
+    "adopt": _adopt,
     "evaluate": _evaluate,
     "publish": _publish,
     "export": _export,

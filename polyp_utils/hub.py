@@ -34,6 +34,7 @@ from polyp_utils.runtime import for_frames, threads_for
 __all__ = ["HubError", "Model", "load_model", "push", "write_model_card"]
 
 FILE = "model.safetensors"
+RELEASED = "prototype-release-w32"  # the published run that is meant for use
 _REPO = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
 
 
@@ -92,7 +93,7 @@ class Model:
 
 @explaining()
 def load_model(
-    source: str | Path,
+    source: str | Path = "",
     scheme: str | None = None,
     image_size: int | None = None,
     device: str = "auto",
@@ -103,7 +104,8 @@ def load_model(
     """Loads a model from a run folder, a safetensors file or the Hub.
 
     Args:
-        source: folder, file, or repository id ``user/name`` or ``user/name@revision``.
+        source: folder, file, or repository id ``user/name`` or ``user/name@revision``; empty: the
+            weights that the repository releases, `RELEASED`.
         scheme: name of the label scheme; needed only for weights that do not say it.
         image_size: side of the network's input in pixels; the same, or to try another size.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
@@ -144,7 +146,20 @@ def load_model(
     return Model(network, found, size, compute, metadata, mirrored)
 
 
+def _released() -> Path:
+    path = repo_root() / "results/published" / RELEASED / FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the released weights, results/published/{RELEASED}/{FILE} of the repository, are not "
+            f"here ({repo_root()} is no clone of it with that file): run this in a clone, or fetch "
+            "that file by hand and give its path"
+        )
+    return path
+
+
 def _find(source: str | Path) -> Path:
+    if not str(source):
+        return _released()
     path = Path(source).expanduser()
     if path.is_dir():
         if not (path / FILE).is_file():

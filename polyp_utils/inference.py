@@ -155,6 +155,17 @@ def save_weights(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None
         save_file(tensors, temporary, {"format": "pt", "polyp_utils": json.dumps(metadata)})
 
 
+def halve_weights(source: Path, target: Path) -> None:
+    """Writes a weights file anew with its kernels in float16: half the size, the same header.
+
+    What has one value per channel stays as it is. It loads into the same `UNet`.
+    """
+    tensors = {name: t.half() if t.ndim > 1 else t for name, t in read_tensors(source).items()}
+    header = {"format": "pt", "polyp_utils": json.dumps(read_metadata(source))}
+    with atomic(target) as temporary:
+        save_file(tensors, temporary, header)
+
+
 def load_weights(model: UNet, path: Path) -> UNet:
     """Loads a safetensors file into the model, strictly.
 

@@ -217,7 +217,7 @@ def cost_table(runs: list[Run]) -> str:
     Other jobs can only slow a run down.
     """
     rows = []
-    for seeds in _alike(runs):
+    for seeds in _alike([run for run in runs if (run.path / "history.csv").is_file()]):
         run = min(seeds, key=lambda run: run.history["seconds"].median())
         training = run.training
         minutes = run.history["seconds"].median() * run.config.epochs / 60

@@ -21,7 +21,9 @@ from polyp_utils.runs import Run, RunError
 
 
 @contextlib.contextmanager
-def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> Iterator[Run]:
+def open_run(
+    config: RunConfig, fingerprints: dict[str, str], device: str, note: str = ""
+) -> Iterator[Run]:
     """The folder for a run, held for this process: made anew, or the one that is there.
 
     A finished run is only looked at, and not held. Of several processes the first holds the run
@@ -31,6 +33,7 @@ def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> It
         config: the settings asked for.
         fingerprints: of data and split.
         device: description, for the record.
+        note: of weights that were trained elsewhere, who made them.
 
     Raises:
         RunError: the folder holds a run with other settings or data, another process trains it,
@@ -49,7 +52,8 @@ def open_run(config: RunConfig, fingerprints: dict[str, str], device: str) -> It
             if not run.finished:
                 _note_change(run, device)
         else:
-            record = {"settings": config.to_dict(), "fingerprints": fingerprints}
+            record: dict[str, Any] = {"settings": config.to_dict(), "fingerprints": fingerprints}
+            record |= {"note": note} if note else {}
             write_json(run.path / "config.json", {**record, **_circumstances(device)})
         yield run
 

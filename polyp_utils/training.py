@@ -10,6 +10,7 @@ import contextlib
 import math
 import shutil
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.device import Compute, explaining, get_compute, has_compiler, peak_memory_mib
 from polyp_utils.files import atomic, write_csv, write_json
-from polyp_utils.inference import freeze, load_weights, predict, save_weights
+from polyp_utils.inference import WeightsError, freeze, load_weights, predict, save_weights
 from polyp_utils.initial import find_initial
 from polyp_utils.learner import Learner, micro_batches
 from polyp_utils.losses import inverse_sqrt_weights
@@ -238,8 +239,7 @@ class Trainer:
             return
         row = self.history[-1]
         if self._kept() == len(self.history) - 1:
-            settings, classes = self.config.to_dict(), self.learner.scheme.classes
-            metadata = {"settings": settings, "classes": classes, **row}
+            metadata = metadata_of(self.run, self.learner.scheme) | row
             save_weights(self.run.weights, self.learner.kept, metadata)
             if self.learner.average:
                 save_weights(self.run.unaveraged, self.learner.model, metadata)
@@ -271,40 +271,102 @@ class Trainer:
         return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
 
     def finish(self, parts: dict[str, Data]) -> None:
-        """Stores the kept checkpoint's predictions and losses and marks the run as finished.
-
-        Losses need logits: they cannot be had from 8-bit predictions later.
-        """
-        model, compute = self.learner.kept, self.learner.compute
+        """Stores the kept checkpoint's predictions and losses and marks the run as finished."""
+        learner = self.learner
         if distributed.rank() == 0:
-            load_weights(model, self.run.weights)
-        distributed.copy_from_first(model)
-        frozen = freeze(model, compute)
-        at_network_size = {}
-        with Progress("predictions", total=sum(map(len, parts.values())), unit="frame") as progress:
-            for part, data in parts.items():
-                what = f"predictions for {part}"
-                at_network_size[part] = self.learner.validate(data, partial(progress.beat, what))
-                predictions = predict(frozen, data.images, compute, self.config.batch_size)
-                for frame_id, probabilities in zip(data.ids, predictions, strict=True):
-                    if distributed.rank() == 0:
-                        self.run.save_probabilities(part, frame_id, probabilities)
-                    progress.advance(what)
+            load_weights(learner.kept, self.run.weights)
+        distributed.copy_from_first(learner.kept)
+        at_network_size = predict_parts(learner, self.run, parts)
         if distributed.rank():
             return
         history = {key: np.array([row[key] for row in self.history]) for key in self.history[0]}
         kept = self.history[self._kept()]
-        write_json(
-            self.run.path / "training.json",
-            {
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "kept_epoch": int(kept["epoch"]),
-                "kept_val_polyp_dice": float(kept["val_polyp_dice"]),
-                "seconds": float(history["seconds"].sum()),
-                "images_per_second": float(np.median(history["images_per_second"])),
-                "peak_memory_mib": float(history["peak_memory_mib"].max()),
-                "device": self.learner.compute.describe(),
-                "kept_at_network_size": at_network_size,
-            },
+        mark_finished(
+            self.run,
+            kept_epoch=int(kept["epoch"]),
+            kept_val_polyp_dice=float(kept["val_polyp_dice"]),
+            seconds=float(history["seconds"].sum()),
+            images_per_second=float(np.median(history["images_per_second"])),
+            peak_memory_mib=float(history["peak_memory_mib"].max()),
+            device=learner.compute.describe(),
+            kept_at_network_size=at_network_size,
         )
         shutil.rmtree(self.run.path / "last", ignore_errors=True)
+
+
+def predict_parts(
+    learner: Learner, run: Run, parts: dict[str, Data]
+) -> dict[str, dict[str, float]]:
+    """Stores what the kept network predicts for each part; its losses and Dice there.
+
+    Losses need logits: they cannot be had from 8-bit predictions later.
+    """
+    frozen = freeze(learner.kept, learner.compute)
+    at_network_size = {}
+    with Progress("predictions", total=sum(map(len, parts.values())), unit="frame") as progress:
+        for part, data in parts.items():
+            what = f"predictions for {part}"
+            at_network_size[part] = learner.validate(data, partial(progress.beat, what))
+            predictions = predict(frozen, data.images, learner.compute, learner.config.batch_size)
+            for frame_id, probabilities in zip(data.ids, predictions, strict=True):
+                if distributed.rank() == 0:
+                    run.save_probabilities(part, frame_id, probabilities)
+                progress.advance(what)
+    return at_network_size
+
+
+def mark_finished(run: Run, **facts: Any) -> None:
+    """Writes ``training.json``, the last file of a run."""
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(run.path / "training.json", {"finished": finished, **facts})
+
+
+def adopt(config: RunConfig, note: str) -> Run:
+    """Makes a finished run of weights that were trained elsewhere, the file ``config.init``.
+
+    They can then be scored, looked at and published like those of a run of this package. What is
+    not known of their training (history, time, hardware) is left out.
+
+    Args:
+        config: how they were trained, as far as it is known: data set, split, scheme, size, ….
+        note: who made them, and how; it stands in the run's record and on its model card.
+
+    Raises:
+        ValueError, RunError: as in `fit`.
+        WeightsError: not weights of that width and scheme.
+    """
+    if not config.init or not note:
+        raise ValueError("to adopt weights give the file (init) and a note that says who made them")
+    scheme, compute, parts, fingerprints = _prepare(config)
+    initial = find_initial(config)
+    if initial is None or initial.new_head:
+        raise WeightsError(f"{config.init} is not of scheme {scheme.name}: give the one it is of")
+    fingerprints["init_weights"] = initial.fingerprint
+    config = replace(config, init="")  # they are these weights, not what training starts from
+    with open_run(config, fingerprints, compute.describe(), note) as run:
+        if run.finished:
+            print(f"{run.name} is finished: nothing to adopt")
+            return run
+        learner = Learner(config, scheme, compute)
+        initial.load(learner.model)
+        learner.start_average()
+        save_weights(run.weights, learner.kept, metadata_of(run, scheme))
+        held_out = ("val", "test") if config.score_test else ("val",)
+        scores = predict_parts(learner, run, {part: parts[part] for part in held_out})
+        mark_finished(
+            run,
+            kept_val_polyp_dice=scores["val"]["polyp_dice"],
+            kept_at_network_size=scores,
+        )
+    return run
+
+
+def metadata_of(run: Run, scheme: Scheme) -> dict[str, Any]:
+    """What the header of weights says, beside the scores of their epoch."""
+    return {
+        "run": run.name,
+        "commit": run.record["commit"],
+        "settings": run.config.to_dict(),
+        "classes": scheme.classes,
+        "use": "for research only; not a medical device",
+    }
