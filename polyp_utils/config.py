@@ -318,6 +318,9 @@ RECIPES: dict[str, RunConfig] = {
 }
 
 
+RELEASED = "prototype-release-w32"  # the published run whose weights are meant for use
+
+
 def repo_root() -> Path:
     """The repository: the nearest folder upwards of the working folder, else of this file."""
     for start in (Path.cwd(), Path(__file__).resolve().parent):

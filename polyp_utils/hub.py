@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from polyp_utils.card import write_model_card
-from polyp_utils.config import repo_root, results_root
+from polyp_utils.config import RELEASED, repo_root, results_root
 from polyp_utils.data.labels import SCHEMES, Scheme, get_scheme
 from polyp_utils.data.transforms import resize_image
 from polyp_utils.device import Compute, explaining, get_compute
@@ -34,7 +34,6 @@ from polyp_utils.runtime import for_frames, threads_for
 __all__ = ["HubError", "Model", "load_model", "push", "write_model_card"]
 
 FILE = "model.safetensors"
-RELEASED = "prototype-release-w32"  # the published run that is meant for use
 _REPO = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
 
 
