@@ -190,9 +190,7 @@ def test_without_a_source_the_released_weights_are_loaded(tmp_path, monkeypatch)
     assert (model.metadata["run"], model.image_size, model.scheme.name) == (RELEASED, 256, "trimap")
     assert "research only" in model.metadata["use"]
     monkeypatch.setattr("polyp_utils.hub.repo_root", lambda: tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"released weights, .* run this in a clone"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"released weights, .* run this in a clone"):
         load_model()
 
 
