@@ -4,6 +4,7 @@ A document holds a pair of markers per table, and what stands between them is wr
 ``python -m polyp_utils report``: no number is typed by hand.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,19 @@ def card_table(runs: list[Run]) -> str:
         figures = [f"{summary['card'][key]:.4f}" for key in CARD]
         rows.append([_link(run), run.config.scheme, *figures, _score(summary, ORIGINAL, "dice")])
     return _table(["run", "scheme", *CARD, "polyp Dice behind it"], rows)
+
+
+def prototype_table(_: list[Run]) -> str:
+    """Markdown: the prototypes of recipe ``release``, from their own records."""
+    rows = []
+    for path in sorted(_published("prototypes").glob("*.json"), key=lambda p: p.stem, reverse=True):
+        made = json.loads(path.read_text(encoding="utf-8"))
+        (*_, last), dice = made["hist"], [made[k] for k in ("val", "val_mirrored", "test")]
+        cells = [str(made["width"]), made["aug"], f"{last['epoch']} of {made['epochs']}"]
+        cells += [f"{value:.3f}" for value in (*dice, made["test_mirrored"])]
+        rows.append([f"`{path.stem}`", *cells, f"{made['images_per_second']:.0f}"])
+    head = ["prototype", "width", "augmentation", "epochs", "validation", "mirrored"]
+    return _table([*head, "test", "test, mirrored", "images/s"], rows)
 
 
 def headline_table(_: list[Run]) -> str:
@@ -353,6 +367,7 @@ TABLES = {
     "card": card_table,
     "protocols": protocol_table,
     "literature": literature_table,
+    "prototypes": prototype_table,
     "headline": headline_table,
     "mirrors": mirror_table,
     "training speed": lambda _: _frame(training_speed()),

@@ -24,7 +24,15 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from polyp_utils.config import RECIPES, RunConfig, UserError, repo_root, results_root, unknown
+from polyp_utils.config import (
+    RECIPES,
+    RELEASED,
+    RunConfig,
+    UserError,
+    repo_root,
+    results_root,
+    unknown,
+)
 from polyp_utils.data.labels import Scheme
 from polyp_utils.files import atomic, write_csv
 
@@ -217,19 +225,21 @@ def _read_only(path: Path, error: OSError) -> RunError:
 def list_runs() -> list[Run]:
     """Finished runs: those of the results folder, newest first, then the published ones.
 
-    The first of the published is that of the model card's recipe, then newest first.
+    The first of the published is the released one, then newest first.
     """
     folders = (results_root(), results_root() / "published", repo_root() / "results/published")
     runs: list[Run] = []
     for folder in dict.fromkeys(folders):
         found = [Run(path.parent) for path in folder.glob("*/training.json")]
         found.sort(key=lambda run: run.training["finished"], reverse=True)
-        runs += sorted(found, key=lambda run: run.published and not run.is_seed)
+        runs += sorted(found, key=lambda run: run.published and run.name != RELEASED)
     return runs
 
 
 def find_run(name: str = "") -> Run:
-    """A finished run by name or path; without a name the newest, else the published one.
+    """A finished run by name or path; without a name the newest, else the released one.
+
+    The newest that has a test part to look at, see ``score_test``.
 
     Raises:
         RunError: there is none.
@@ -242,7 +252,7 @@ def find_run(name: str = "") -> Run:
     if not runs:
         raise RunError(f"no finished run under {results_root()}: train one (02_train.ipynb)")
     if not name:
-        return runs[0]
+        return next((run for run in runs if run.config.score_test), runs[0])
     for run in runs:
         if run.name == name:
             return run

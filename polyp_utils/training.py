@@ -238,7 +238,8 @@ class Trainer:
         if distributed.rank():
             return
         row = self.history[-1]
-        if self._kept() == len(self.history) - 1:
+        ended, kept_last = len(self.history) == self.config.epochs, self.config.keep == "last"
+        if self._kept() == len(self.history) - 1 and (ended or not kept_last):
             metadata = metadata_of(self.run, self.learner.scheme) | row
             save_weights(self.run.weights, self.learner.kept, metadata)
             if self.learner.average:

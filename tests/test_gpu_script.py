@@ -167,7 +167,7 @@ def test_commands_become_runs_and_a_table(tmp_path, results, dataset):  # that h
     ]
     assert f"{training['images_per_second']:.0f} images/s" in table[-1][-1]
     score = training["kept_at_network_size"]["test"]["polyp_dice"]
-    assert table[-1][-1].endswith(f"{score:.3f} on test")
+    assert table[-1][-1].endswith(f"test {score:.3f}")
     content = b"".join(path.read_bytes() for path in sorted((tmp_path / "out").iterdir()))
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         tar.extractall(tmp_path / "back", filter="data")

@@ -20,11 +20,18 @@ from safetensors.torch import load_file, save_file
 
 from polyp_utils import card, cli
 from polyp_utils.card import publish
+from polyp_utils.config import RELEASED
 from polyp_utils.data import phantom
 from polyp_utils.data.labels import SCHEMES
 from polyp_utils.files import write_json
 from polyp_utils.hub import HubError, load_model, write_model_card
-from polyp_utils.inference import WeightsError, save_weights, to_original
+from polyp_utils.inference import (
+    WeightsError,
+    load_weights,
+    read_metadata,
+    save_weights,
+    to_original,
+)
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run, RunError
 
@@ -171,11 +178,20 @@ def test_pickle_and_foreign_tensors_are_refused(tmp_path):
         load_model(foreign)
 
 
-@pytest.mark.parametrize("source", ["nothing-here", "a/b/c", "a/missing.safetensors", "../x", ""])
+@pytest.mark.parametrize("source", ["nothing-here", "a/b/c", "a/missing.safetensors", "../x", "."])
 def test_neither_folder_nor_file_nor_repository(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no run folder, no file|holds no model\.safe"):
         load_model(source)
+
+
+def test_without_a_source_the_released_weights_are_loaded(tmp_path, monkeypatch):
+    model = load_model(precision="fp32", runtime="torch")
+    assert (model.metadata["run"], model.image_size, model.scheme.name) == (RELEASED, 256, "trimap")
+    assert "research only" in model.metadata["use"]
+    monkeypatch.setattr("polyp_utils.hub.repo_root", lambda: tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"released weights, .* run this in a clone"):
+        load_model()
 
 
 def test_a_run_folder_that_is_not_there_is_not_asked_of_the_hub(tmp_path, monkeypatch):
@@ -510,7 +526,17 @@ def test_publishing_leaves_out_heavy_weights_and_state(run, tmp_path, monkeypatc
     assert not [n for n in names if n.endswith((".png", ".ipynb", ".safetensors"))]
     assert "not in this folder" in (light.path / "README.md").read_text()
 
+    limit = run.weights.stat().st_size * 3 // 4
+    monkeypatch.setattr(card, "MAX_COMMITTED_BYTES", limit)
+    halved = publish(run).weights
+    assert halved.stat().st_size < limit
+    assert read_metadata(halved) == read_metadata(run.weights)
+    model = load_weights(UNet(width=4), halved)
+    for key, value in load_file(run.weights).items():
+        kernel = value.ndim > 1
+        assert torch.equal(model.state_dict()[key], value.half().float() if kernel else value)
     monkeypatch.setattr(card, "MAX_COMMITTED_BYTES", 4)
+    halved.unlink()
     assert not publish(run).weights.exists()
     assert "not in this folder" in (published.path / "README.md").read_text()
     write_json(run.path / "config.json", {**run.record, "commit": "another"})

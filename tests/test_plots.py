@@ -208,9 +208,9 @@ def history():
     )
 
 
-def test_curves_mark_the_best_epoch():
+def test_curves_mark_the_kept_epoch():
     table = history()
-    losses, scores, rates = drawn(plots.curves(table))
+    losses, scores, rates = drawn(plots.curves(table, 3))
     by_label = {line.get_label(): line for line in (*losses.lines, *scores.lines)}
     assert by_label["val dice loss"].get_ydata() == pytest.approx(table["val_dice_loss"])
     assert by_label["train ce"].get_ydata() == pytest.approx(table["train_ce"])
@@ -218,7 +218,7 @@ def test_curves_mark_the_best_epoch():
     assert labels == ["class background", "class boundary", POLYP]
     (star,) = [line for line in scores.lines if line.get_marker() == "*"]
     assert (*star.get_xdata(), *star.get_ydata()) == (3, 0.8)
-    assert scores.get_title() == "Validation: best polyp Dice 0.800 in epoch 3"
+    assert scores.get_title() == "Validation: kept is epoch 3, polyp Dice 0.800"
     assert rates.lines[0].get_ydata().tolist() == table["lr"].tolist()
     assert [one.get_xlabel() for one in (losses, scores, rates)] == ["epoch"] * 3
 

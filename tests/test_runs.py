@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from polyp_utils import runs, start
-from polyp_utils.config import RunConfig
+from polyp_utils.config import RELEASED, RunConfig
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.files import write_json
 from polyp_utils.runs import Run, RunError, find_run, list_runs
@@ -205,15 +205,13 @@ def test_a_process_that_is_refused_changes_nothing(monkeypatch):
     assert opened(CONFIG, PRINTS, "another machine").record["resumed"]
 
 
-def test_of_the_published_the_cards_recipe_comes_first(results):
+def test_of_the_published_the_released_comes_first(results):
     published = runs.repo_root() / "results/published"
-    for name, time, settings in (
-        ("old", 1, {"seed": 1}),
-        ("card", 2, RunConfig().to_dict()),
-        ("new", 3, {"width": 32}),
-    ):
-        run = finished(published / name, time)
-        write_json(run.path / "config.json", {"settings": settings})
-    assert [run.name for run in list_runs()] == ["card", "new", "old"]
+    for name, time in (("old", 1), (RELEASED, 2), ("new", 3)):
+        write_json(finished(published / name, time).path / "config.json", {"settings": {}})
+    assert [run.name for run in list_runs()] == [RELEASED, "new", "old"]
     assert find_run().published
-    assert not finished(results / "mine", 1).published
+    mine = finished(results / "mine", 1)
+    assert not mine.published
+    write_json(mine.path / "config.json", {"settings": {"score_test": False}})
+    assert find_run().name == RELEASED  # who asks for no run wants one to evaluate

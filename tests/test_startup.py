@@ -53,7 +53,7 @@ def test_what_is_loaded_between_the_command_and_the_first_step(dataset, results)
     assert len(dataset) == 360  # they are in the cache, so nothing is drawn
     flags = "--recipe quick --image-size 32 --width 4 --limit 8"
     said = run(code, "train", *flags.split()).splitlines()
-    assert said[0].startswith("quick-trimap-w4-s0-n8: 8 frames of Phantoms at 32 px, 8 for valid")
+    assert said[0].startswith("quick-trimap-w4-s0-n8-image-size-32: 8 frames of Phantoms at 32 px")
     ours = set(ast.literal_eval(said[-1]))
     assert "polyp_utils.learner" in ours
     assert not PARTS & ours

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from polyp_utils import training, validation
+from polyp_utils.card import write_model_card
 from polyp_utils.cli import main
 from polyp_utils.config import RunConfig
 from polyp_utils.data.augment import PRESETS, augment, draw
@@ -23,12 +25,12 @@ from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.device import Compute, get_compute
 from polyp_utils.evaluation import evaluate_run
-from polyp_utils.inference import load_weights, predict, read_metadata
+from polyp_utils.inference import WeightsError, load_weights, predict, read_metadata
 from polyp_utils.learner import Learner
 from polyp_utils.losses import CombinedLoss, inverse_sqrt_weights
 from polyp_utils.model import UNet
 from polyp_utils.runs import Run, RunError
-from polyp_utils.training import DivergedError, Trainer, fit
+from polyp_utils.training import DivergedError, Trainer, adopt, fit
 from polyp_utils.validation import Data
 
 SMALL = {"dataset": "phantom", "limit": 12, "width": 4, "image_size": 32, "epochs": 2}
@@ -400,6 +402,30 @@ def test_the_test_part_is_left_alone_where_settings_say_so(monkeypatch):
     assert run.training["kept_at_network_size"].keys() == {"val"}
     with pytest.raises(RunError, match="score_test False: its test part is left alone"):
         evaluate_run(run)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_weights_that_were_trained_elsewhere_become_a_run(run, tmp_path, ema_decay):
+    bare = tmp_path / "bare.safetensors"
+    save_file({key: value.half() for key, value in load_file(run.weights).items()}, bare)
+    settings = small(init=str(bare), name="adopted", precision="fp32", ema_decay=ema_decay)
+    there = adopt(settings, "someone made them")
+    assert there.finished
+    assert there.config == replace(settings, init="")
+    assert there.record["note"] == "someone made them"
+    for key, value in load_file(bare).items():
+        assert torch.equal(load_file(there.weights)[key].half(), value)
+    ids, scheme = load_split("phantom-240").limited(12).test, get_scheme("trimap")
+    pairs = [[r.probabilities("test", i, scheme) for i in ids] for r in (there, run)]
+    assert (torch.stack(pairs[0]) - torch.stack(pairs[1])).abs().max() < 0.1  # 16 bits, then 8
+    assert read_metadata(there.weights)["run"] == "adopted"
+    text = write_model_card(there).read_text()
+    assert "**someone made them**" in text
+    assert "No command of this repository made them" in text
+    with pytest.raises(WeightsError, match="not of scheme binary"):
+        adopt(replace(settings, scheme="binary"), "x")
+    with pytest.raises(ValueError, match="and a note that says who made them"):
+        adopt(small(), "x")
 
 
 def test_unsteered_the_best_epoch_is_that_of_the_highest_polyp_dice(longer):

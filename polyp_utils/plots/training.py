@@ -34,8 +34,8 @@ def network_batch(images: np.ndarray, targets: np.ndarray, classes: Sequence[str
     return figure
 
 
-def curves(history: pd.DataFrame) -> Figure:
-    """Losses, validation Dice and learning rate per epoch; the best epoch is marked."""
+def curves(history: pd.DataFrame, kept: int) -> Figure:
+    """Losses, validation Dice and learning rate per epoch; the kept one is marked."""
     figure, (losses, scores, rates) = plt.subplots(1, 3, figsize=(14, 3.8))
     epoch = history["epoch"]
     for name, style in (("loss", "solid"), ("ce", "dashed"), ("dice_loss", "dotted")):
@@ -45,16 +45,15 @@ def curves(history: pd.DataFrame) -> Figure:
             losses.plot(epoch, values, color=colour, linestyle=style, marker=".", label=label)
     losses.set(xlabel="epoch", ylabel="loss (mean over images)", title="Losses")
     losses.legend(fontsize=7, handlelength=4)  # else dashes look like a line
-    best = int(history["val_polyp_dice"].fillna(-1).argmax())
     columns = [str(c) for c in history if str(c).startswith("val_dice_")]
     for name in [c for c in columns if c != "val_dice_loss"]:
         label = f"class {name.removeprefix('val_dice_')}"
         scores.plot(epoch, history[name], marker=".", linewidth=1, label=label)
-    top = history["val_polyp_dice"].iloc[best]
+    top = history["val_polyp_dice"].iloc[kept - 1]
     scores.plot(epoch, history["val_polyp_dice"], color="k", marker=".", label=POLYP)
-    scores.plot(epoch.iloc[best], top, "k*", markersize=12)
+    scores.plot(kept, top, "k*", markersize=12)
     scores.set(xlabel="epoch", ylabel="Dice, per image, at network size", ylim=(0, 1))
-    scores.set_title(f"Validation: best polyp Dice {top:.3f} in epoch {epoch.iloc[best]}")
+    scores.set_title(f"Validation: kept is epoch {kept}, polyp Dice {top:.3f}")
     scores.legend(fontsize=7)
     rates.step(epoch, history["lr"], where="mid", color="0.3")
     rates.set(xlabel="epoch", ylabel="learning rate", yscale="log", title="Learning rate")
