@@ -1,13 +1,12 @@
-"""How far a system falls on data that it was not made with, and where that stands in the field."""
+"""How far a system falls on data that it was not made with."""
 
 from collections.abc import Mapping
 
 import pandas as pd
 
-from polyp_utils import literature
 from polyp_utils.evaluation import Evaluation
 from polyp_utils.protocols import polyp_scores
-from polyp_utils.stats import Interval, compare_unpaired, left_tail, mean_interval
+from polyp_utils.stats import compare_unpaired, left_tail, mean_interval
 
 
 def drop_table(home: Evaluation, away: Mapping[str, Evaluation]) -> pd.DataFrame:
@@ -38,35 +37,3 @@ def drop_table(home: Evaluation, away: Mapping[str, Evaluation]) -> pd.DataFrame
 def _scores(evaluation: Evaluation) -> tuple[pd.Series, list[object]]:
     dice = polyp_scores(evaluation.per_image)
     return dice, [evaluation.groups.get(i, i) for i in dice.index]
-
-
-def beside_literature(evaluation: Evaluation, dataset: str, trained_on: str) -> pd.DataFrame:
-    """Published figures on a data set, and ours under the same protocols.
-
-    Args:
-        evaluation: ours, on all frames of the set.
-        dataset: its name in the catalogue.
-        trained_on: what ours was trained on, in words.
-
-    Returns:
-        Rows ``system``, ``trained_on``, ``protocol``, ``dice``, ``iou``, ``pretrained``, ``size``,
-        ours first; no rows if nothing is known of the set.
-    """
-    published = literature.table(dataset)
-    scores = evaluation.protocols.set_index(["protocol", "score"])
-    ours = []
-    for protocol in published["protocol"].unique():
-        values = {
-            score: str(Interval(*scores.loc[(protocol, score), ["mean", "low", "high", "n"]]))
-            for score in ("dice", "iou")
-        }
-        ours.append(
-            {"system": evaluation.predictions.name, "trained_on": trained_on}
-            | {"protocol": protocol, **values, "pretrained": False, "size": "256"}
-        )
-    theirs = published.drop(columns=["tested_on", "source"])
-    shown = theirs.assign(
-        dice=theirs["dice"].map("{:.3f}".format),
-        iou=theirs["iou"].map(lambda value: "–" if pd.isna(value) else f"{value:.3f}"),
-    )
-    return pd.concat([pd.DataFrame(ours, columns=shown.columns), shown], ignore_index=True)

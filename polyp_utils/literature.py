@@ -1,15 +1,24 @@
-"""Published figures to place a result, each with the protocol that it was made under.
+"""Published figures, and a run's score beside each under the figure's own protocol.
 
-Figures of different protocols, training sets or test frames are not comparable; `table` keeps what
-they were made with beside them, so that no one need guess.
+Figures of different protocols, training frames or test frames are not comparable: `Figure` keeps
+what each was made with and how far to trust it, and `beside` says what does not match ours. They
+stand in ``literature.csv``.
 """
 
-from typing import NamedTuple
+import csv
+import functools
+import math
+from importlib import resources
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from polyp_utils.stats import Interval
+
 # What the model card reports; `evaluation.card_scores` has the same keys.
 CARD = {"best validation Dice": 0.9036, "test Dice": 0.9169, "test loss": 0.3322}
+
+NOT_SAID = "not said"
 
 
 class Figure(NamedTuple):
@@ -17,108 +26,95 @@ class Figure(NamedTuple):
 
     Attributes:
         system: the network.
-        trained_on: data set and number of frames.
-        tested_on: name of the data set in the catalogue.
-        protocol: the nearest of `polyp_utils.protocols.PROTOCOLS`.
-        dice: mean Dice of the polyp.
-        iou: mean IoU; None where it was not given.
-        pretrained: whether the encoder had seen other images before.
-        size: of the input, in pixels.
         source: where it was published.
+        trained_on: data set and number of frames.
+        split: the package's split with the same lists; else ``own`` (lists of the authors),
+            ``random`` (drawn anew), ``pranet`` (its sets that are for testing alone), `NOT_SAID`.
+        tested_on: name of the data set in the catalogue.
+        protocol: the nearest of `polyp_utils.protocols.PROTOCOLS`, by the paper's code where that
+            is public; empty if none is near: ``remark`` says why.
+        dice: of the polyp; NaN where it was not given.
+        iou: likewise.
+        pretrained: whether the network had seen other images before; else trained from scratch.
+        size: side of the input, in pixels; None where it was not given.
+        settings: of training, in a few words.
+        trust: what the figure is worth; empty where we have not looked into it.
+        remark: what else to know before reading it.
     """
 
     system: str
+    source: str
     trained_on: str
+    split: str
     tested_on: str
     protocol: str
     dice: float
-    iou: float | None
+    iou: float
     pretrained: bool
-    size: int
-    source: str
+    size: int | None
+    settings: str
+    trust: str
+    remark: str
 
 
-_PRANET = "900 Kvasir-SEG + 550 CVC-ClinicDB"
-_PRANET_PAPER = "Fan et al. 2020 and later papers with its protocol"
-_DUCK = "80/10/10 of Kvasir-SEG"
-_DUCK_PAPER = "DUCK-Net, Dumitru et al. 2023"
-_SETS = ("cvc-clinicdb", "cvc-colondb", "etis", "cvc-300")
-
-FIGURES: tuple[Figure, ...] = (
-    *(
-        Figure(name, _PRANET, "kvasir-seg", "pranet", dice, iou, pretrained, 352, _PRANET_PAPER)
-        for name, dice, iou, pretrained in (
-            ("U-Net", 0.818, 0.746, False),
-            ("U-Net++", 0.821, 0.743, False),
-            ("ResUNet++", 0.807, 0.727, False),
-            ("PraNet", 0.898, 0.840, True),
-            ("Polyp-PVT", 0.917, 0.864, True),
-            ("RPFA", 0.929, 0.880, True),
-        )
-    ),
-    *(
-        Figure(name, _PRANET, tested_on, "pranet", dice, None, name != "U-Net", 352, _PRANET_PAPER)
-        for name, scores in (
-            ("U-Net", (0.823, 0.512, 0.398, 0.710)),
-            ("PraNet", (0.899, 0.709, 0.628, 0.871)),
-            ("Polyp-PVT", (0.937, 0.808, 0.787, 0.900)),
-        )
-        for tested_on, dice in zip(_SETS, scores, strict=True)
-    ),
-    *(
-        Figure(
-            name,
-            "80/10/10 of Kvasir-SEG, seed 42",
-            "kvasir-seg",
-            "at-network-size",
-            dice,
-            iou,
-            True,
-            352,
-            "Sanderson and Matuszewski 2022",
-        )
-        for name, dice, iou in (("FCBFormer", 0.9385, 0.8903), ("SSFormer", 0.9357, 0.8905))
-    ),
-    *(
-        Figure(name, _DUCK, "kvasir-seg", "pooled", dice, iou, name == "PraNet", 352, _DUCK_PAPER)
-        for name, dice, iou in (
-            ("U-Net", 0.8655, 0.7629),
-            ("DUCK-34", 0.9502, 0.9051),
-            ("PraNet", 0.9094, None),
-        )
-    ),
-    *(
-        Figure(
-            name,
-            "Kvasir-SEG alone",
-            "cvc-clinicdb",
-            "pooled",
-            dice,
-            None,
-            name == "FCBFormer",
-            352,
-            _DUCK_PAPER,
-        )
-        for name, dice in (("U-Net", 0.701), ("DUCK-34", 0.821), ("FCBFormer", 0.831))
-    ),
-    *(
-        Figure(
-            name,
-            "official 880 of Kvasir-SEG",
-            "kvasir-seg",
-            "image-mean",
-            dice,
-            iou,
-            name == "SigLIP2",
-            320,
-            "Kvasir-SigLIP, 3 seeds",
-        )
-        for name, dice, iou in (("ResUNet", 0.818, 0.733), ("SigLIP2", 0.901, None))
-    ),
-)
+@functools.cache
+def figures() -> tuple[Figure, ...]:
+    """All published figures that are known here."""
+    text = (resources.files("polyp_utils") / "literature.csv").read_text(encoding="utf-8")
+    return tuple(map(_figure, csv.DictReader(text.splitlines())))
 
 
-def table(tested_on: str) -> pd.DataFrame:
-    """The figures for a data set of the catalogue, a row each; columns as in `Figure`."""
-    rows = [figure for figure in FIGURES if figure.tested_on == tested_on]
-    return pd.DataFrame(rows, columns=list(Figure._fields))
+def _figure(row: dict[str, Any]) -> Figure:
+    scores = {name: float(row[name] or "nan") for name in ("dice", "iou")}
+    size = int(row["size"]) if row["size"] else None
+    return Figure(**row | scores | {"pretrained": row["pretrained"] == "yes", "size": size})
+
+
+def beside(protocols: pd.DataFrame, dataset: str, split: str = "") -> pd.DataFrame:
+    """Published figures on a data set, and our score under the protocol of each.
+
+    A figure whose protocol cannot be matched stays, without a score of ours.
+
+    Args:
+        protocols: of our predictions there, see `polyp_utils.protocols.protocol_table`.
+        dataset: its name in the catalogue.
+        split: ours; empty if other frames than those of its test part were scored.
+
+    Returns:
+        A row of words per figure, those trained from scratch first: ``system``, ``trained on``,
+        ``same split`` (as ours: yes, no, not known), ``encoder``, ``px``, ``protocol``, ``score``
+        (IoU where no Dice was given), ``theirs``, ``ours [95 %]``, ``difference`` (ours minus
+        theirs), ``settings``, ``trust``. No rows if nothing is known of the set.
+    """
+    scores = protocols.set_index(["protocol", "score"]).astype(float)
+    known = [figure for figure in figures() if figure.tested_on == dataset]
+    known.sort(key=lambda figure: figure.pretrained)
+    return pd.DataFrame([_row(figure, scores, split) for figure in known])
+
+
+def _row(figure: Figure, scores: pd.DataFrame, split: str) -> dict[str, str]:
+    score, theirs = ("IoU", figure.iou) if math.isnan(figure.dice) else ("Dice", figure.dice)
+    ours = difference = "–"
+    if figure.protocol:
+        interval = Interval(*scores.loc[(figure.protocol, score.lower()), list(Interval._fields)])
+        ours, difference = str(interval), f"{interval.mean - theirs:+.3f}"
+    return {
+        "system": f"{figure.system} ({figure.source})",
+        "trained on": f"{figure.trained_on}; split {figure.split}",
+        "same split": _same_split(figure.split, split),
+        "encoder": "pretrained" if figure.pretrained else "from scratch",
+        "px": str(figure.size or NOT_SAID),
+        "protocol": figure.protocol or "cannot be matched",
+        "score": score,
+        "theirs": f"{theirs:.3f}",
+        "ours [95 %]": ours,
+        "difference": difference,
+        "settings": figure.settings or "–",
+        "trust": "; ".join(filter(None, (figure.trust, figure.remark))) or "–",
+    }
+
+
+def _same_split(theirs: str, ours: str) -> str:
+    if theirs == NOT_SAID or ours.endswith(".csv"):  # the user's lists may be theirs
+        return "not known"
+    return "yes" if theirs == ours else "no"

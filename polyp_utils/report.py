@@ -36,7 +36,7 @@ from polyp_utils.data.splits import (
     split_names,
 )
 from polyp_utils.files import atomic
-from polyp_utils.literature import CARD
+from polyp_utils.literature import CARD, beside
 from polyp_utils.properties import FAILURE_DICE
 from polyp_utils.protocols import NETWORK, ORIGINAL, PROTOCOLS, polyp_scores
 from polyp_utils.runs import Run
@@ -53,6 +53,12 @@ def published() -> list[Run]:
 
 def _published(name: str) -> Path:
     return repo_root() / "results/published" / name
+
+
+def released(runs: list[Run]) -> Run:
+    """The run whose weights are meant for use."""
+    (run,) = [run for run in runs if run.name == RELEASED]
+    return run
 
 
 def score_table(runs: list[Run]) -> str:
@@ -102,7 +108,7 @@ def seed_table(runs: list[Run]) -> str:
 
 def released_finding(runs: list[Run]) -> str:
     """Markdown: what the released weights come to, and who made them."""
-    (run,) = [run for run in runs if run.name == RELEASED]
+    run = released(runs)
     config, summary = run.config, run.summary
     scores = {row["protocol"]: row for row in summary["protocols"] if row["score"] == "dice"}
     dice = polyp_scores(run.per_image)
@@ -249,6 +255,19 @@ def protocol_table(runs: list[Run]) -> str:
     return _table(["run", *(f"`{name}`" for name in PROTOCOLS)], rows)
 
 
+def literature_table(runs: list[Run]) -> str:
+    """Markdown: published figures on the released run's data set, and its score beside each."""
+    run = released(runs)
+    config = run.config
+    table = beside(pd.DataFrame(run.summary["protocols"]), config.dataset, config.split)
+    alike = (table["same split"] == "yes").sum()
+    return (
+        f"Ours: `{run.name}`, one seed, {config.image_size} px, split `{config.split}` of "
+        f"{get_info(config.dataset).title}, which is known to be that of {alike} of these "
+        f"{len(table)} figures.\n\n{_frame(table)}"
+    )
+
+
 def cost_table(runs: list[Run]) -> str:
     """Markdown: what each setting took, and on what; of several seeds the fastest.
 
@@ -347,6 +366,7 @@ TABLES = {
     "seeds": seed_table,
     "card": card_table,
     "protocols": protocol_table,
+    "literature": literature_table,
     "prototypes": prototype_table,
     "headline": headline_table,
     "mirrors": mirror_table,

@@ -100,6 +100,7 @@ def test_03_evaluates_the_newest_run_from_its_folder(execute, run):
     for name in ("per_image.csv", "summary.json", "README.md", "figures/confusion.png"):
         assert (run.path / name).is_file()
     assert re.search(r"Polyp Dice 0\.\d+ \[0\.\d+, 0\.\d+\]\*\* on 1\d frames", texts(evaluated))
+    assert "No published figures on Phantoms are known here." in texts(evaluated)
 
 
 def test_04_analyses_errors_from_the_root(execute, run):

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from polyp_utils import report
-from polyp_utils.config import RunConfig
+from polyp_utils.config import RELEASED, RunConfig
 from polyp_utils.data.labels import POLYP
 from polyp_utils.files import write_json
 from polyp_utils.literature import CARD
-from polyp_utils.protocols import NETWORK, ORIGINAL
+from polyp_utils.protocols import NETWORK, ORIGINAL, PROTOCOLS
 from polyp_utils.runs import Run
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +104,28 @@ def test_of_several_seeds_the_fastest_says_what_a_setting_costs(seeds):
         "| `w64-s0` | 2 | 20 | 1.0 | 80.0 | 1.0 | a GPU |",
         "| `w32-s0` | 1 | 20 | 1.0 | 80.0 | 1.0 | a GPU |",
     ]
+
+
+def test_the_released_run_stands_beside_published_figures(tmp_path):
+    run = Run(tmp_path / RELEASED)
+    run.path.mkdir()
+    settings = RunConfig(split="official-880").to_dict()
+    write_json(run.path / "config.json", {"settings": settings})
+    value = {"mean": 0.5, "low": 0.25, "high": None, "n": 2}
+    rows = [
+        {"protocol": protocol, "score": score, **value}
+        for protocol in PROTOCOLS
+        for score in ("dice", "iou")
+    ]
+    write_json(run.path / "summary.json", {"protocols": rows})
+    said, _, *table = report.literature_table([Run(tmp_path / "another"), run]).splitlines()
+    same = sum("| yes |" in line for line in table)
+    assert same == sum("official-880" in line for line in table) > 0
+    assert f"that of {same} of these {len(table) - 2} figures" in said
+    (line,) = (line for line in table if line.startswith("| SigLIP2 "))
+    assert (
+        "| yes | pretrained | 320 | at-network-size | Dice | 0.901 | 0.500 [0.250, nan] |" in line
+    )
 
 
 def test_render_fills_marked_tables_and_nothing_else(tmp_path):
