@@ -230,10 +230,12 @@ def cost_findings(table: pd.DataFrame, twice: pd.Series) -> list[str]:
     low = scored["dice"] < FAILURE_DICE
     below = (1 - scored["dice"])[low].sum() / n
     sentences = [
-        f"Of Dice {lost} is lost, as the mean of {n} frames: {'; '.join(parts)}.",
+        f"Of a Dice of 1, {lost} is lost (mean of {n} frames): {'; '.join(parts)}.",
         f"The {low.sum()} frames below {FAILURE_DICE} hold {below:.3f} of it.",
     ]
     found = scored[scored["cost_unfound"] == 0]
+    if found.empty:
+        return sentences
     outlines = mean_interval(found["cost_outlines"], groups=found["group"])
     costs = f"Where a polyp is found ({outlines.n} frames) the outline costs {outlines} a frame"
     if len(twice) < FEW:
@@ -244,11 +246,9 @@ def cost_findings(table: pd.DataFrame, twice: pd.Series) -> list[str]:
         f"{costs}, beside {noise} between two annotations of one frame ({noise.n} pairs): a "
         f"difference of {more}."
     )
-    gain = max(0.0, more.mean) * len(found) / n
-    rest = found["dice"].mean()
-    return [
-        *sentences,
-        f"Outlines as near as a second annotation's would raise the mean Dice of "
-        f"{scored['dice'].mean():.3f} by {gain:.3f}; frames in which no polyp is found, were they "
-        f"like the others (mean {rest:.3f}), by {rest - scored['dice'].mean():.3f}.",
-    ]
+    mean, rest, gain = scored["dice"].mean(), found["dice"].mean(), more.mean * len(found) / n
+    text = f"Outlines as near as a second annotation's would raise the mean Dice of {mean:.3f} "
+    text += f"by {gain:.3f}" if gain > 0 else "not at all"
+    if len(found) < n:
+        text += f"; polyps found in all frames, were these like the others, by {rest - mean:.3f}"
+    return [*sentences, f"{text}."]

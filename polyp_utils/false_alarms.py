@@ -9,7 +9,7 @@ import pandas as pd
 from polyp_utils.stats import Interval, mean_interval
 
 MIN_SHARE = 1 / 9  # of the frame that a crop must have: it is enlarged threefold at most
-CROPS, WITHIN = "crops beside the polyp", "of the same crops, when the whole frame is seen"
+CROPS, WITHIN = "crops beside the polyp", "the same crops, with the whole frame seen"
 PHANTOMS = "phantoms without a polyp"
 RATES = ("frames with any", "regions per frame", "share of the area")
 WORTH = (
@@ -39,7 +39,7 @@ def alarm_findings(table: pd.DataFrame) -> list[str]:
     for frames, found in rates(table).items():
         share, regions, area = found.values()
         count = round(share.mean * share.n)
-        said = f"{share.n} {frames}: {count} hold a false alarm or more, a share of {share}"
+        said = f"{frames.capitalize()} ({share.n}): one false alarm or more in {count}, {share}"
         if not count:  # the rule of three, for frames that are independent
             said += f" (none in so many fits any share up to {3 / share.n:.3f})"
         sentences.append(f"{said}; {regions} regions are marked per frame, {area} of the area.")

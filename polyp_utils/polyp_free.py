@@ -147,12 +147,14 @@ def alarm_frames(
         Frames whose ``prediction`` is what is marked in the crop, and ``second`` the crop.
     """
     crops = table[(table["frames"] == CROPS) & (table["objects"] > 0)]
+    most = crops.sort_values("share", ascending=False).head(count)
     frames = []
-    for row in crops.sort_values("share", ascending=False).head(count).itertuples():
-        image, mask = dataset.original(str(row.id))
-        crop = slice(row.top, row.top + row.height), slice(row.left, row.left + row.width)
+    for row in most.to_dict("records"):
+        image, mask = dataset.original(row["id"])
+        top, left, height, width = (row[name] for name in _PLACE)
+        crop = slice(top, top + height), slice(left, left + width)
         marked, inside = np.zeros(mask.shape, bool), np.zeros(mask.shape, bool)
         marked[crop], inside[crop] = mark(image[crop]), True
-        title = f"{short(str(row.id))}\n{100 * row.share:.0f} % of the crop"
+        title = f"{short(row['id'])}\n{100 * row['share']:.0f} % of the crop"
         frames.append(Frame(title, image, mask > THRESHOLD, marked, second=inside))
     return frames

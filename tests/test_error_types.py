@@ -193,8 +193,8 @@ def test_what_is_missing_in_words():
     table = table_of(*rows, dict.fromkeys(["dice", *COSTS], np.nan))
     known = pd.Series([0.94, 0.96] * 10)
     parts, below, outlines, gain = cost_findings(table, known)
-    assert parts.startswith("Of Dice 0.240 [")
-    assert "is lost, as the mean of 10 frames: 0.100 [" in parts
+    assert parts.startswith("Of a Dice of 1, 0.240 [")
+    assert "is lost (mean of 10 frames): 0.100 [" in parts
     assert "] to frames in which no polyp is found (1 frames); nothing to polyps missed" in parts
     assert "; 0.050 [" in parts
     assert "; 0.090 [" in parts
@@ -203,13 +203,17 @@ def test_what_is_missing_in_words():
     assert "beside 0.050 [" in outlines
     assert "(20 pairs): a difference of 0.050 [" in outlines
     assert "mean Dice of 0.760 by 0.045;" in gain
-    assert gain.endswith("(mean 0.844), by 0.084.")
+    assert gain.endswith("were these like the others, by 0.084.")
+    better = cost_findings(table_of(*[lost_to(0.01)] * 12), known)
+    assert better[-1].endswith("would raise the mean Dice of 0.990 not at all.")
 
 
 def test_what_is_missing_where_label_noise_is_not_known():
     few = cost_findings(table_of(*[lost_to(0.1)] * 4), pd.Series([0.9]))
     assert len(few) == 3
     assert few[-1].endswith("; what two annotators would lose is not known here.")
+    lost = cost_findings(table_of(*[lost_to(0, unfound=1.0)] * 4), pd.Series([0.9] * 12))
+    assert lost[-1] == "The 4 frames below 0.5 hold 1.000 of it."
     nothing = table_of(dict.fromkeys(["dice", *COSTS], np.nan))
     assert cost_findings(nothing, pd.Series(dtype=float)) == [
         "No frame has a score, so nothing can be said of what is missing."

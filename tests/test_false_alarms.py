@@ -37,7 +37,7 @@ def test_findings_count_say_what_is_left_out_and_what_it_is_worth():
     table = pd.concat([table_of([0, 0, 3, 1, np.nan]), table_of([0] * 50, PHANTOMS)])
     table.loc[table["objects"].isna(), "of_frame"] = np.nan
     crops, phantoms, size, worth = alarm_findings(table)
-    assert crops.startswith(f"4 {CROPS}: 2 hold a false alarm or more, a share of 0.500 [")
+    assert crops.startswith("Crops beside the polyp (4): one false alarm or more in 2, 0.500 [")
     assert "1.000 [" in crops
     assert "fits any share up to 0.060)" in phantoms
     assert "fits any share" not in crops

@@ -109,8 +109,8 @@ def test_04_analyses_errors_from_the_root(execute, run):
     alarms = pd.read_csv(run.path / "false_alarms.csv")
     alarmed = (alarms.loc[alarms["frames"] == CROPS, "objects"] > 0).any()
     assert figures(analysed) == 6 + alarmed  # too few frames for a model; nothing to disagree on
-    assert re.search(r"Of Dice 0\.\d+ \[.*\] is lost, as the mean of \d+ frames", texts(analysed))
-    assert f"2 {PHANTOMS}: " in texts(analysed)
+    assert re.search(r"Of a Dice of 1, 0\.\d+ \[.*\] is lost", texts(analysed))
+    assert f"{PHANTOMS.capitalize()} (2): one false alarm or more in" in texts(analysed)
     assert "No model of Dice is fitted" in texts(analysed)
     assert "no frame that is known to be annotated twice" in texts(analysed)
     assert f"is better on 0, `{run.name}` on 0; they are equal on" in texts(analysed)
