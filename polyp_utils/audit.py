@@ -183,18 +183,18 @@ def _hash(data: bytes) -> str:
 def _image_row(image: np.ndarray) -> dict[str, Any]:
     small = duplicates.reduce(image)
     value = small.max(axis=-1)
-    border = _border(value)
+    outside = border(value)
     lightness = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)[..., 0] / 2.55
     return {
-        "border_share": border.mean(),
-        "brightness": lightness[~border].mean() if not border.all() else np.nan,
+        "border_share": outside.mean(),
+        "brightness": lightness[~outside].mean() if not outside.all() else np.nan,
         "overlay": overlay(small),
         "text": has_text(image),
         "same_pixels": _hash(repr(image.shape).encode() + image.tobytes()),
     }
 
 
-def _border(value: np.ndarray) -> np.ndarray:
+def border(value: np.ndarray) -> np.ndarray:
     """Dark pixels that are connected to the frame's edge, bool (H, W)."""
     dark = np.pad((value < 30).astype(np.uint8), 1, constant_values=1)
     return cv2.connectedComponents(dark, connectivity=4)[1][1:-1, 1:-1] == 1

@@ -1,4 +1,4 @@
-"""Kinds of error: of pixels, by where they lie, and of polyps, by what became of them."""
+"""Kinds of error: of pixels by where they lie, of polyps by what became of them, and their cost."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,8 @@ import pandas as pd
 
 from polyp_utils.data.labels import rim_width
 from polyp_utils.explore import components
-from polyp_utils.stats import ratio_interval
+from polyp_utils.properties import FAILURE_DICE
+from polyp_utils.stats import FEW, compare_unpaired, mean_interval, ratio_interval
 
 TOUCHED = 0.1  # of a region: less of it is no overlap
 SPILLED = 0.5  # of a predicted region that lies outside of any polyp
@@ -28,6 +29,13 @@ OBJECTS = {
     "spilled": "regions spilled, mostly outside",
     "hallucinated": "regions hallucinated",
 }
+# What Dice is lost to, a column each; the first is of whole frames.
+COSTS = {
+    "cost_unfound": "frames in which no polyp is found",
+    "cost_missed": "polyps missed beside others that are found",
+    "cost_hallucinated": "regions hallucinated",
+    "cost_outlines": "the outlines of what is found",
+}
 
 
 def pixel_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
@@ -39,7 +47,7 @@ def pixel_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
         no polyp). Without a polyp all that is predicted is ``spilt_outside``.
     """
     width = rim_width(*truth.shape)
-    inside, outside = (_distance(mask) for mask in (truth, ~truth))  # to the other side, px
+    inside, outside = (depth(mask) for mask in (truth, ~truth))  # to the other side, px
     lost, spilt = truth & ~predicted, predicted & ~truth
     return {
         "lost_inside": int((lost & (inside > width)).sum()),
@@ -49,7 +57,7 @@ def pixel_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
     }
 
 
-def _distance(mask: np.ndarray) -> np.ndarray:
+def depth(mask: np.ndarray) -> np.ndarray:
     """Of each true pixel to the nearest false one; infinite if there is none."""
     if mask.all():
         return np.full(mask.shape, np.inf)
@@ -120,6 +128,36 @@ def object_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
     }
 
 
+def dice_costs(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """1 − Dice of masks bool (H, W), by the error that it is lost to; NaN where both are empty.
+
+    Errors are mended one after the other, and each costs what its mending gains: missed polyps are
+    filled in, then hallucinated regions taken away; the rest is lost to outlines (and specks).
+
+    Returns:
+        ``cost_unfound``: all of it, if no polyp of the frame is found, else 0; ``cost_missed``,
+        ``cost_hallucinated`` and ``cost_outlines`` in the other frames, and where there is none.
+    """
+    costs = dict.fromkeys(COSTS, 0.0)
+    if not predicted.any() and not truth.any():
+        return dict.fromkeys(COSTS, np.nan)
+    objects = find_objects(predicted, truth)
+    if objects.polyps and not objects.found.any():
+        return costs | {"cost_unfound": 1 - _dice(predicted, truth)}
+    missed = [p for p, found in zip(objects.polyps, objects.found, strict=True) if not found]
+    false = [r for r, no in zip(objects.regions, objects.hallucinated, strict=True) if no]
+    filled = np.logical_or.reduce([predicted, *missed])
+    cleared = filled & ~(np.logical_or.reduce([np.zeros_like(truth), *false]) & ~truth)
+    steps = [_dice(mask, truth) for mask in (predicted, filled, cleared)] + [1.0]
+    return costs | dict(zip(list(COSTS)[1:], np.diff(steps).tolist(), strict=True))
+
+
+def _dice(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Of masks of which one may be empty; 1 if both are, as nothing is left to mend."""
+    size = predicted.sum() + truth.sum()
+    return float(2 * (predicted & truth).sum() / size) if size else 1.0
+
+
 def band_table(table: pd.DataFrame) -> pd.DataFrame:
     """Share of the wrong area that lies in each band: of all frames, the worst quarter, the rest.
 
@@ -171,3 +209,46 @@ def findings(table: pd.DataFrame) -> list[str]:
         wrong = f"{100 * part['wrong'].iloc[0]:.1f} % of the area wrong on average"
         sentences.append(f"In {frames}: {wrong}{'; of it ' if shares else ''}{', '.join(shares)}.")
     return sentences
+
+
+def cost_findings(table: pd.DataFrame, twice: pd.Series) -> list[str]:
+    """What is missing to a better Dice, in sentences computed from the table of `error_table`.
+
+    Args:
+        table: of `errors.error_table`.
+        twice: Dice of pairs of annotations, see `label_noise.annotated_twice`.
+    """
+    scored = table.dropna(subset="dice")
+    n, groups = len(scored), scored["group"]
+    if not n:
+        return ["No frame has a score, so nothing can be said of what is missing."]
+    lost = mean_interval(1 - scored["dice"], groups=groups)
+    parts = []
+    for cost, text in COSTS.items():
+        share, frames = mean_interval(scored[cost], groups=groups), (scored[cost] > 0).sum()
+        parts.append(f"{share if frames else 'nothing'} to {text} ({frames} frames)")
+    low = scored["dice"] < FAILURE_DICE
+    below = (1 - scored["dice"])[low].sum() / n
+    sentences = [
+        f"Of a Dice of 1, {lost} is lost (mean of {n} frames): {'; '.join(parts)}.",
+        f"The {low.sum()} frames below {FAILURE_DICE} hold {below:.3f} of it.",
+    ]
+    found = scored[scored["cost_unfound"] == 0]
+    if found.empty:
+        return sentences
+    outlines = mean_interval(found["cost_outlines"], groups=found["group"])
+    costs = f"Where a polyp is found ({outlines.n} frames) the outline costs {outlines} a frame"
+    if len(twice) < FEW:
+        return [*sentences, f"{costs}; what two annotators would lose is not known here."]
+    noise = mean_interval(1 - twice)
+    more = compare_unpaired(found["cost_outlines"], 1 - twice, (found["group"], None))
+    sentences.append(
+        f"{costs}, beside {noise} between two annotations of one frame ({noise.n} pairs): a "
+        f"difference of {more}."
+    )
+    mean, rest, gain = scored["dice"].mean(), found["dice"].mean(), more.mean * len(found) / n
+    text = f"Outlines as near as a second annotation's would raise the mean Dice of {mean:.3f} "
+    text += f"by {gain:.3f}" if gain > 0 else "not at all"
+    if len(found) < n:
+        text += f"; polyps found in all frames, were these like the others, by {rest - mean:.3f}"
+    return [*sentences, f"{text}."]

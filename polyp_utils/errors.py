@@ -9,7 +9,7 @@ import torch
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import MISSED, POLYP, THRESHOLD
 from polyp_utils.data.splits import sessile_ids
-from polyp_utils.error_types import find_objects, object_errors, pixel_errors
+from polyp_utils.error_types import dice_costs, find_objects, object_errors, pixel_errors
 from polyp_utils.evaluation import Evaluation
 from polyp_utils.explore import describe
 from polyp_utils.gallery import enlarged
@@ -23,7 +23,8 @@ def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
     Returns:
         ``id``, ``group`` (frames that are drawn together in intervals), ``dice``, ``iou``,
         ``precision``, ``recall``; what `describe` says; ``sessile`` where the data set holds
-        frames of Kvasir-Sessile; `object_errors`, `pixel_errors`, and ``pixels`` of the frame.
+        frames of Kvasir-Sessile; `object_errors`, `pixel_errors`, `dice_costs`, and ``pixels`` of
+        the frame.
     """
     per_image = evaluation.per_image
     wanted = (per_image["class"] == POLYP) & (per_image["size"] == ORIGINAL)
@@ -36,6 +37,7 @@ def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
         row = {"id": frame_id, "group": evaluation.groups.get(frame_id, frame_id)}
         row |= describe(image, mask) | ({"sessile": frame_id in sessile} if sessile else {})
         row |= object_errors(predicted, truth) | pixel_errors(predicted, truth)
+        row |= dice_costs(predicted, truth)
         rows.append(row | {"pixels": mask.size})
     scores = per_image.loc[wanted, ["id", "dice", "iou", "precision", "recall"]]
     return scores.merge(pd.DataFrame(rows), on="id").sort_values("dice", ignore_index=True)

@@ -35,6 +35,7 @@ from polyp_utils.data.splits import (
     load_split,
     split_names,
 )
+from polyp_utils.false_alarms import RATES, rates
 from polyp_utils.files import atomic
 from polyp_utils.literature import CARD, beside
 from polyp_utils.properties import FAILURE_DICE
@@ -195,6 +196,19 @@ def mirror_table(runs: list[Run]) -> str:
         rows.append([_link(run), *cells, *areas])
     head = ["run", "gain in polyp Dice [95 %]", "p", "detectable", "times as long"]
     return _table([*head, f"frames under {BAD_DICE}", *(f"AUROC, {d}" for d in DOUBTS)], rows)
+
+
+def false_alarm_table(runs: list[Run]) -> str:
+    """Markdown: what each run marks where there is no polyp, see `polyp_utils.false_alarms`."""
+    rows = []
+    for run in (run for run in runs if (run.path / "false_alarms.csv").is_file()):
+        found = rates(pd.read_csv(run.path / "false_alarms.csv"))
+        for frames, of in found.items():
+            n = of[RATES[0]].n
+            rows.append([_link(run), frames, str(n), *(str(of[rate]) for rate in RATES)])
+    if not rows:
+        return "None of the published runs holds `false_alarms.csv`: that takes weights."
+    return _table(["run", "frames", "n", *(f"{rate} [95 %]" for rate in RATES)], rows)
 
 
 def _frame(table: pd.DataFrame) -> str:
@@ -370,6 +384,7 @@ TABLES = {
     "prototypes": prototype_table,
     "headline": headline_table,
     "mirrors": mirror_table,
+    "false alarms": false_alarm_table,
     "training speed": lambda _: _frame(training_speed()),
     "inference speed": lambda _: _frame(inference_speed()),
     "whole frames": lambda _: _frame(whole_frames()),

@@ -6,8 +6,11 @@ import pytest
 
 from polyp_utils.error_types import (
     BANDS,
+    COSTS,
     OBJECTS,
     band_table,
+    cost_findings,
+    dice_costs,
     find_objects,
     findings,
     object_errors,
@@ -140,3 +143,78 @@ def test_errors_in_words():
     assert "lost inside 33 % [" in everywhere
     perfect = findings(table_of(*[errors_of(1.0, (0, 0, 0, 0))] * 4))
     assert perfect[-1] == "In the rest: 0.0 % of the area wrong on average."
+
+
+@pytest.mark.parametrize(
+    ("predicted", "truth", "expected"),
+    [
+        ([POLYP], [POLYP], {}),
+        ([], [POLYP], {"cost_unfound": 1}),
+        ([FAR], [POLYP], {"cost_unfound": 1}),
+        ([FAR], [], {"cost_hallucinated": 1}),
+        ([(100, 100, 40, 30)], [POLYP], {"cost_outlines": 1 - 2 / 3}),
+        # 2400 px of two polyps, 400 of the other; and as many hallucinated
+        ([POLYP], [POLYP, FAR], {"cost_missed": 1 - 4800 / 5200}),
+        ([POLYP, FAR], [POLYP], {"cost_hallucinated": 1 - 4800 / 5200}),
+        (
+            [(100, 100, 40, 30), (200, 10, 20, 20)],
+            [POLYP, FAR],
+            {
+                "cost_missed": 3200 / 4800 - 2400 / 4400,
+                "cost_hallucinated": 3200 / 4400 - 3200 / 4800,
+                "cost_outlines": 1 - 3200 / 4400,
+            },
+        ),
+    ],
+)
+def test_what_dice_is_lost_to(predicted, truth, expected):
+    found = dice_costs(boxes(*predicted), boxes(*truth))
+    assert list(found) == list(COSTS)
+    assert found == pytest.approx(dict.fromkeys(COSTS, 0) | expected)
+
+
+def test_costs_add_up_to_all_that_is_lost(blobs):
+    predicted, truth = blobs(6, 120, 150) > 0, blobs(6, 120, 150, seed=1) > 0
+    for one, other in zip(predicted, truth, strict=True):
+        dice = 2 * (one & other).sum() / (one.sum() + other.sum())
+        costs = dice_costs(one, other)
+        assert sum(costs.values()) == pytest.approx(1 - dice)
+        assert min(costs.values()) >= 0
+    assert np.isnan(list(dice_costs(boxes(), boxes()).values())).all()
+
+
+def lost_to(outlines, hallucinated=0.0, unfound=0.0):
+    costs = dict(zip(COSTS, (unfound, 0.0, hallucinated, outlines), strict=True))
+    return {"dice": 1 - sum(costs.values()), **costs}
+
+
+def test_what_is_missing_in_words():
+    rows = [lost_to(0.1)] * 8 + [lost_to(0.1, hallucinated=0.5), lost_to(0, unfound=1.0)]
+    table = table_of(*rows, dict.fromkeys(["dice", *COSTS], np.nan))
+    known = pd.Series([0.94, 0.96] * 10)
+    parts, below, outlines, gain = cost_findings(table, known)
+    assert parts.startswith("Of a Dice of 1, 0.240 [")
+    assert "is lost (mean of 10 frames): 0.100 [" in parts
+    assert "] to frames in which no polyp is found (1 frames); nothing to polyps missed" in parts
+    assert "; 0.050 [" in parts
+    assert "; 0.090 [" in parts
+    assert below == "The 2 frames below 0.5 hold 0.160 of it."
+    assert outlines.startswith("Where a polyp is found (9 frames) the outline costs 0.100 [")
+    assert "beside 0.050 [" in outlines
+    assert "(20 pairs): a difference of 0.050 [" in outlines
+    assert "mean Dice of 0.760 by 0.045;" in gain
+    assert gain.endswith("were these like the others, by 0.084.")
+    better = cost_findings(table_of(*[lost_to(0.01)] * 12), known)
+    assert better[-1].endswith("would raise the mean Dice of 0.990 not at all.")
+
+
+def test_what_is_missing_where_label_noise_is_not_known():
+    few = cost_findings(table_of(*[lost_to(0.1)] * 4), pd.Series([0.9]))
+    assert len(few) == 3
+    assert few[-1].endswith("; what two annotators would lose is not known here.")
+    lost = cost_findings(table_of(*[lost_to(0, unfound=1.0)] * 4), pd.Series([0.9] * 12))
+    assert lost[-1] == "The 4 frames below 0.5 hold 1.000 of it."
+    nothing = table_of(dict.fromkeys(["dice", *COSTS], np.nan))
+    assert cost_findings(nothing, pd.Series(dtype=float)) == [
+        "No frame has a score, so nothing can be said of what is missing."
+    ]

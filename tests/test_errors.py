@@ -157,6 +157,8 @@ def test_error_table_joins_scores_features_and_objects_worst_first(evaluation, d
     wrong = table.set_index("id")[["lost_inside", "lost_rim", "spilt_rim", "spilt_outside"]]
     assert wrong.loc["half", ["lost_inside", "lost_rim"]].sum() == 16 * 32
     assert wrong.loc[["good", "clean"]].to_numpy().sum() == 0
+    costs = table.filter(like="cost_").sum(axis=1, skipna=False)
+    assert costs.tolist() == pytest.approx((1 - table["dice"]).tolist(), nan_ok=True)
     assert "sessile" not in table  # no frame of this data set can be in Kvasir-Sessile
 
 

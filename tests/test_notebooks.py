@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from polyp_utils.config import RunConfig, check_parameters
 from polyp_utils.data import phantom
 from polyp_utils.evaluation import evaluate_run
+from polyp_utils.false_alarms import CROPS, PHANTOMS
 from polyp_utils.runs import Run
 
 nbformat, papermill = (pytest.importorskip(name) for name in ("nbformat", "papermill"))
@@ -104,8 +106,12 @@ def test_03_evaluates_the_newest_run_from_its_folder(execute, run):
 
 
 def test_04_analyses_errors_from_the_root(execute, run):
-    analysed = execute("04_error_analysis", gallery=3, against=run.name)
-    assert figures(analysed) == 6  # too few frames for a model, and nothing to disagree on
+    analysed = execute("04_error_analysis", gallery=3, phantoms=2, against=run.name)
+    alarms = pd.read_csv(run.path / "false_alarms.csv")
+    alarmed = (alarms.loc[alarms["frames"] == CROPS, "objects"] > 0).any()
+    assert figures(analysed) == 6 + alarmed  # too few frames for a model; nothing to disagree on
+    assert re.search(r"Of a Dice of 1, 0\.\d+ \[.*\] is lost", texts(analysed))
+    assert f"{PHANTOMS.capitalize()} (2): one false alarm or more in" in texts(analysed)
     assert "No model of Dice is fitted" in texts(analysed)
     assert "no frame that is known to be annotated twice" in texts(analysed)
     assert f"is better on 0, `{run.name}` on 0; they are equal on" in texts(analysed)

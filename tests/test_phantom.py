@@ -91,8 +91,8 @@ def test_polyp_changes_the_relief_on_its_support_only(index):
 @pytest.mark.parametrize("index", range(8))
 def test_picture_changes_where_the_mask_is(index):
     """The same frame drawn without polyps differs on the mask, and around it only by shadow."""
-    image, mask = phantom._draw(index, seed=7)
-    bare, nothing = phantom._draw(index, seed=7, with_polyps=False)
+    image, mask = phantom.draw(index, seed=7)
+    bare, nothing = phantom.draw(index, seed=7, with_polyps=False)
     assert not nothing.any()
     change = np.abs(image.astype(int) - bare).max(-1)
     inside = mask > 0

@@ -10,6 +10,7 @@ import pytest
 from polyp_utils import report
 from polyp_utils.config import RELEASED, RunConfig
 from polyp_utils.data.labels import POLYP
+from polyp_utils.false_alarms import CROPS
 from polyp_utils.files import write_json
 from polyp_utils.literature import CARD
 from polyp_utils.protocols import NETWORK, ORIGINAL, PROTOCOLS
@@ -59,6 +60,17 @@ def test_kinds_of_a_run_that_knows_several(tmp_path):
     assert "| `kinds` | non-neoplastic | 2 | 1 | 1 | 0 | 0.500" in table
     assert "| `kinds` | all | 5 | 3 | 1 | 1 | 0.750" in table
     assert "kinds" not in report.card_table([run])  # its data are not the card's
+
+
+def test_false_alarms_stand_in_the_table_where_a_run_has_counted_them(tmp_path):
+    run = Run(tmp_path / "alarmed")
+    run.path.mkdir()
+    assert report.false_alarm_table([run]).startswith("None of the published runs holds")
+    alarms = {"frames": CROPS, "group": [0, 1, 2], "objects": [0, 3, None], "share": [0, 0.1, None]}
+    run.save_table("false_alarms", pd.DataFrame({"id": list("abc"), **alarms}))
+    (row,) = report.false_alarm_table([run]).splitlines()[2:]
+    assert row.startswith(f"| `alarmed` | {CROPS} | 2 | 0.500 [0.")
+    assert "| 1.500 [0." in row
 
 
 @pytest.fixture

@@ -37,23 +37,19 @@ class Scene(NamedTuple):
     albedo: Field
 
 
-def draw(index: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def draw(
+    index: int, seed: int = 0, with_polyps: bool = True
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw one phantom; the same (index, seed) gives the same frame, whatever was drawn before.
 
     Args:
         index: Number of the frame, not negative.
         seed: Number of the data set, not negative.
+        with_polyps: Without them all else in the frame stays as it was.
 
     Returns:
         Image (H, W, 3) RGB and mask (H, W) of 0 or 255; the short side has 240 … 299 pixels.
     """
-    return _draw(index, seed)
-
-
-def _draw(
-    index: int, seed: int, with_polyps: bool = True
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw one phantom; without polyps everything else stays as it was."""
     wall_rng, polyp_rng, camera_rng = np.random.default_rng([seed, index]).spawn(3)
     grid = _grid(camera_rng)
     margin = _margin(camera_rng, grid)

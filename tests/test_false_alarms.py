@@ -1,0 +1,47 @@
+"""How much is marked falsely, on tables made by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from polyp_utils.false_alarms import CROPS, PHANTOMS, RATES, WORTH, alarm_findings, rates
+
+
+def table_of(objects, frames=CROPS, groups=None):
+    n = len(objects)
+    rows = {"frames": frames, "id": [str(i) for i in range(n)], "group": groups or range(n)}
+    marked = np.array(objects, float)
+    return pd.DataFrame({**rows, "of_frame": 0.25, "objects": marked, "share": marked / 100})
+
+
+def test_rates_by_hand():
+    table = pd.concat([table_of([0, 0, 3, 1, np.nan]), table_of([2] * 4, PHANTOMS)])
+    table.loc[table["objects"].isna(), "of_frame"] = np.nan
+    found = rates(table)
+    assert list(found) == [CROPS, PHANTOMS]
+    assert [found[CROPS][rate].mean for rate in RATES] == pytest.approx([0.5, 1.0, 0.01])
+    assert [found[PHANTOMS][rate].mean for rate in RATES] == pytest.approx([1.0, 2.0, 0.02])
+    assert {interval.n for interval in found[CROPS].values()} == {4}
+
+
+def test_near_duplicates_are_no_more_evidence_than_one_frame():
+    alone, together = (
+        rates(table_of([1, 1, 1, 0, 0, 0] * 4, groups=groups))[CROPS][RATES[0]]
+        for groups in (None, [i // 3 for i in range(24)])
+    )
+    assert alone.mean == together.mean
+    assert together.high - together.low > 1.2 * (alone.high - alone.low)
+
+
+def test_findings_count_say_what_is_left_out_and_what_it_is_worth():
+    table = pd.concat([table_of([0, 0, 3, 1, np.nan]), table_of([0] * 50, PHANTOMS)])
+    table.loc[table["objects"].isna(), "of_frame"] = np.nan
+    crops, phantoms, size, worth = alarm_findings(table)
+    assert crops.startswith("Crops beside the polyp (4): one false alarm or more in 2, 0.500 [")
+    assert "1.000 [" in crops
+    assert "fits any share up to 0.060)" in phantoms
+    assert "fits any share" not in crops
+    assert size.startswith("A crop has 25 % of its frame (median), so that the network sees it")
+    assert "enlarged 2.0 times; 1 of 5 frames have no room" in size
+    assert worth == WORTH
+    assert alarm_findings(table_of([np.nan]).assign(of_frame=np.nan)) == [WORTH]
