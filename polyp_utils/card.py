@@ -85,13 +85,15 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
         f"| {index} | {name} | {'yes' if index in scheme.polyp else 'no'} |"
         for index, name in enumerate(scheme.classes)
     )
+    has_alarms = (run.path / "false_alarms.csv").is_file()
     where = f"{parameters * 4 / 1e6:.1f} MB"
     if run.weights.is_file():
         where = f"{run.weights.stat().st_size / 1e6:.1f} MB, in this folder"
     else:
         where += ", not in this folder (files above 20 MB stay out of git): the command makes them"
     terms = f"they derive from {info.title} ({info.licence}), so they are for research only"
-    unseen = "How often the network marks something in frames without polyps is not measured."
+    unseen = "How often the network marks something in frames without polyps is not measured"
+    unseen += f"{'; stand-ins are in `false_alarms.csv`' if has_alarms else ''}."
     if _drawn(config):
         terms = "they derive from frames that the code draws, so its licence holds for them too"
         unseen = "The frames are drawn: the scores say nothing about endoscopy."
