@@ -8,7 +8,7 @@ pair counts when its IoU reaches a threshold. Empty masks need no rule: they hol
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from polyp_utils.explore import components
+from polyp_utils.data.regions import components
 
 IOU_THRESHOLDS = (0.1, 0.5)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from polyp_utils.data.labels import rim_width
-from polyp_utils.explore import components
+from polyp_utils.data.regions import components
 from polyp_utils.properties import FAILURE_DICE
 from polyp_utils.stats import FEW, compare_unpaired, mean_interval, ratio_interval
 

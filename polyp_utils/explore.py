@@ -9,19 +9,19 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from skimage import color, measure
+from skimage import color
 
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.duplicates import green_box, reduce
 from polyp_utils.data.labels import (
     SCHEMES,
-    SPECK_SHARE,
     THRESHOLD,
     inner_rim,
     is_polyp,
     polyp_shares,
 )
 from polyp_utils.data.layout import DataError
+from polyp_utils.data.regions import components
 from polyp_utils.data.sources import Source
 from polyp_utils.data.splits import PARTS, Split, load_split, split_names
 from polyp_utils.gallery import Frame, short
@@ -270,10 +270,3 @@ def has_text(image: np.ndarray) -> bool:
     near = abs(y[:, None] - y) < 140
     alike = np.maximum(height[:, None] / height, height / height[:, None]) < 1.7
     return bool(((flush & near & alike).sum(axis=1) >= 2).any())
-
-
-def components(polyp: np.ndarray) -> list[np.ndarray]:
-    """Connected regions (8-neighbours) of a bool mask (H, W), specks left out, each as a mask."""
-    labels = measure.label(polyp, connectivity=2)
-    sizes = np.bincount(labels.ravel())
-    return [labels == i for i in range(1, len(sizes)) if sizes[i] >= SPECK_SHARE * polyp.size]

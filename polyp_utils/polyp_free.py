@@ -15,8 +15,8 @@ from polyp_utils.data import phantom
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.duplicates import green_box, reduce
 from polyp_utils.data.labels import THRESHOLD
+from polyp_utils.data.regions import components
 from polyp_utils.error_types import depth
-from polyp_utils.explore import components
 from polyp_utils.false_alarms import CROPS, MIN_SHARE, PHANTOMS, WITHIN
 from polyp_utils.gallery import Frame, short
 

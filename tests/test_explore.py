@@ -14,11 +14,11 @@ from polyp_utils import explore
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import SCHEMES
+from polyp_utils.data.regions import components
 from polyp_utils.data.sources import MaskFile
 from polyp_utils.data.splits import Split
 from polyp_utils.explore import (
     class_shares,
-    components,
     describe,
     frame_table,
     mask_files,
