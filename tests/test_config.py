@@ -3,8 +3,8 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from polyp_utils import config
-from polyp_utils.config import RECIPES, RunConfig, check_parameters
+from polyp_utils.common import config
+from polyp_utils.common.config import RECIPES, RunConfig, check_parameters
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split

@@ -10,14 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from polyp_utils import explore
-from polyp_utils.data.catalog import CATALOG
-from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.labels import SCHEMES
-from polyp_utils.data.regions import components
-from polyp_utils.data.sources import MaskFile
-from polyp_utils.data.splits import Split
-from polyp_utils.explore import (
+from polyp_utils.analyse import explore
+from polyp_utils.analyse.explore import (
     class_shares,
     describe,
     frame_table,
@@ -26,7 +20,13 @@ from polyp_utils.explore import (
     position_map,
     rim_study,
 )
-from polyp_utils.gallery import frames_of
+from polyp_utils.analyse.gallery import frames_of
+from polyp_utils.data.catalog import CATALOG
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.labels import SCHEMES
+from polyp_utils.data.regions import components
+from polyp_utils.data.sources import MaskFile
+from polyp_utils.data.splits import Split
 
 IDS = tuple(f"frame-{index}" for index in range(8))
 

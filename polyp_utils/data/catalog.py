@@ -8,7 +8,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from polyp_utils.config import data_root, repo_root, unknown
+from polyp_utils.common.config import data_root, repo_root, unknown
 
 
 @dataclass(frozen=True)
