@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from polyp_utils.common.config import RECIPES, ExtraError, RunConfig, UserError
+from polyp_utils.common.config import RECIPES, RunConfig
+from polyp_utils.common.exceptions import ExtraError, UserError
 
 _SHEET_PAIRS = 120  # on the contact sheet of an audit
 

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from polyp_utils.common.config import RECIPES
+from polyp_utils.common.exceptions import TakenError
 from polyp_utils.plots import ablation as plots
-from polyp_utils.runs.run import TakenError, list_runs
+from polyp_utils.runs.run import list_runs
 from polyp_utils.score.evaluation import evaluate_run
 from polyp_utils.score.protocols import polyp_scores
 from polyp_utils.train import ablation, trainer

@@ -12,11 +12,12 @@ from polyp_utils.bench.inference import speed, whole_frame
 from polyp_utils.bench.report import NOT_HELD
 from polyp_utils.bench.run import _named
 from polyp_utils.bench.runtimes import CARD, FORWARDS, load_forward, prepare, runtimes_here
+from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.splits import load_split
 from polyp_utils.deploy.load import load_model
 from polyp_utils.deploy.onnx import calibration_images
-from polyp_utils.model.predict import WeightsError, load_weights, save_weights
+from polyp_utils.model.predict import load_weights, save_weights
 from polyp_utils.model.unet import UNet
 from polyp_utils.score.evaluation import evaluate_run
 

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from polyp_utils.bench import runtimes
 from polyp_utils.cli import main
 from polyp_utils.common.config import RunConfig
-from polyp_utils.runs.run import RunError
+from polyp_utils.common.exceptions import DivergedError, RunError
 from polyp_utils.train import trainer
 from polyp_utils.train.learner import Learner
-from polyp_utils.train.trainer import DivergedError, fit
+from polyp_utils.train.trainer import fit
 
 SMALL = {"limit": 8, "width": 4, "image_size": 32, "epochs": 1, "batch_size": 4, "seed": 3}
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from polyp_utils.common import device
-from polyp_utils.common.config import DeviceError
 from polyp_utils.common.device import explaining, get_compute, peak_memory_mib
+from polyp_utils.common.exceptions import DeviceError
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import torch
 from scipy import ndimage
 
 from polyp_utils.common.config import RunConfig
+from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.files import write_json
 from polyp_utils.data.labels import POLYP, SCHEMES, get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.predict import polyp_and_classes
-from polyp_utils.runs.run import RunError
 from polyp_utils.score.evaluation import (
     evaluate_run,
     score_image,

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from polyp_utils import cli
-from polyp_utils.common.config import ExtraError, RunConfig
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.exceptions import ExtraError
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.deploy import load
 from polyp_utils.deploy.onnx import export_int8, export_onnx

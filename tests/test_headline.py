@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from polyp_utils.common.config import RunConfig
+from polyp_utils.common.exceptions import RunError
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.losses import CombinedLoss
 from polyp_utils.plots.headline import clouds, figures
-from polyp_utils.runs.run import RunError
 from polyp_utils.score.evaluation import evaluate_run
 from polyp_utils.score.literature import CARD
 from polyp_utils.score.overlap import Counts, batch_dice

@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from polyp_utils.common.device import get_compute
+from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.data.labels import SCHEMES, get_scheme
 from polyp_utils.data.transforms import to_input
 from polyp_utils.model.predict import (
-    WeightsError,
     fold_batch_norm,
     freeze,
     load_weights,

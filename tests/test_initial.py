@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from polyp_utils.common.config import RunConfig
+from polyp_utils.common.exceptions import RunError, WeightsError
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import known_pairs, load_split, seen_before
-from polyp_utils.model.predict import WeightsError, read_metadata, save_weights
+from polyp_utils.model.predict import read_metadata, save_weights
 from polyp_utils.model.unet import UNet
-from polyp_utils.runs.run import RunError
 from polyp_utils.train.initial import find_initial
 from polyp_utils.train.trainer import fit
 

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from polyp_utils.common.config import RunConfig
+from polyp_utils.common.exceptions import DataError
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.layout import DataError
 from polyp_utils.data.splits import load_split
 from polyp_utils.runs.predictions import of_arrays, of_folder, of_network, of_run
 from polyp_utils.score.evaluation import evaluate

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from polyp_utils.common.config import RELEASED, RunConfig
+from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.files import write_json
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.runs import run as run_module
-from polyp_utils.runs.run import Run, RunError, find_run, list_runs
+from polyp_utils.runs.run import Run, find_run, list_runs
 from polyp_utils.train import start
 from polyp_utils.train.start import git_commit, open_run
 

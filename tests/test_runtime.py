@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from polyp_utils.common.config import ExtraError
 from polyp_utils.common.device import Compute, get_compute
+from polyp_utils.common.exceptions import ExtraError
 from polyp_utils.deploy.openvino import OpenVINONetwork, for_frames, threads_for
 from polyp_utils.model.predict import fold_batch_norm, predict
 from polyp_utils.model.unet import UNet

@@ -18,19 +18,20 @@ from safetensors.torch import load_file, save_file
 from polyp_utils.cli import main
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.device import Compute, get_compute
+from polyp_utils.common.exceptions import DivergedError, RunError, WeightsError
 from polyp_utils.data.augment import PRESETS, augment, draw
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.losses import CombinedLoss, inverse_sqrt_weights
-from polyp_utils.model.predict import WeightsError, load_weights, predict, read_metadata
+from polyp_utils.model.predict import load_weights, predict, read_metadata
 from polyp_utils.model.unet import UNet
 from polyp_utils.publish.run_card import write_model_card
-from polyp_utils.runs.run import Run, RunError
+from polyp_utils.runs.run import Run
 from polyp_utils.score.evaluation import evaluate_run
 from polyp_utils.train import trainer, validation
 from polyp_utils.train.learner import Learner
-from polyp_utils.train.trainer import DivergedError, Trainer, adopt, fit
+from polyp_utils.train.trainer import Trainer, adopt, fit
 from polyp_utils.train.validation import Data
 
 SMALL = {"dataset": "phantom", "limit": 12, "width": 4, "image_size": 32, "epochs": 2}

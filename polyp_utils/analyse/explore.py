@@ -12,6 +12,7 @@ import torch
 from skimage import color
 
 from polyp_utils.analyse.gallery import Frame, short
+from polyp_utils.common.exceptions import DataError
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.duplicates import green_box, reduce
 from polyp_utils.data.labels import (
@@ -21,7 +22,6 @@ from polyp_utils.data.labels import (
     is_polyp,
     polyp_shares,
 )
-from polyp_utils.data.layout import DataError
 from polyp_utils.data.regions import components
 from polyp_utils.data.sources import Source
 from polyp_utils.data.splits import PARTS, Split, load_split, split_names

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyp_utils.common.config import ExtraError
 from polyp_utils.common.device import get_compute
+from polyp_utils.common.exceptions import ExtraError
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.deploy.load import FILE, load_model
 from polyp_utils.deploy.onnx import export_int8, export_onnx

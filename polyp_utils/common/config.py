@@ -6,44 +6,16 @@ an explicit override and is recorded in the run's ``config.json``.
 """
 
 import ast
-import difflib
 import hashlib
 import itertools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-
-class UserError(RuntimeError):
-    """What the user can mend; the message says how, and the command line prints nothing else."""
-
-
-class ExtraError(ImportError):
-    """A package of an optional extra is not installed; the message says how to install it."""
-
-    def __init__(self, package: str, extra: str) -> None:
-        self.given = package, extra
-        super().__init__(
-            f"{package} is not installed: uv sync --extra {extra}, or pip install -e .[{extra}]"
-        )
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), self.given  # it comes back from other processes
-
-
-class DeviceError(UserError):
-    """A GPU that cannot be used as asked; the message says what to change."""
-
-
-def unknown(kind: str, value: object, valid: Iterable[str]) -> ValueError:
-    """Error for a name that does not exist, with the nearest names that do."""
-    names = sorted(valid)
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return ValueError(f"unknown {kind} {value!r}: {hint}known are {', '.join(names)}")
+from polyp_utils.common.exceptions import unknown
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from polyp_utils.common.config import DeviceError
+from polyp_utils.common.exceptions import DeviceError
 from polyp_utils.common.processes import local_rank, size
 
 

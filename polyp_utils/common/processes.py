@@ -27,16 +27,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from polyp_utils.common.config import UserError
+from polyp_utils.common.exceptions import ProcessError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _LAST_WORDS = 10.0  # seconds for the first process to say why all end
-
-
-class ProcessError(UserError):
-    """Another process cannot start; the message is what it says."""
 
 
 def rank() -> int:

@@ -8,12 +8,12 @@ import pandas as pd
 import torch
 
 from polyp_utils.common.config import cache_root
+from polyp_utils.common.exceptions import DataError
 from polyp_utils.common.files import write_csv
 from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import SPECK_SHARE, get_scheme, polyp_shares
-from polyp_utils.data.layout import DataError
 from polyp_utils.data.sources import Source, open_source
 from polyp_utils.data.splits import Split, grouped_parts, known_pairs, known_sequences
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from polyp_utils.common.config import RELEASED, repo_root, results_root
 from polyp_utils.common.device import Compute, explaining, get_compute
+from polyp_utils.common.exceptions import HubError, WeightsError
 from polyp_utils.data.labels import SCHEMES, Scheme, get_scheme
 from polyp_utils.data.transforms import resize_image
 from polyp_utils.deploy.openvino import for_frames, threads_for
 from polyp_utils.model.predict import (
-    WeightsError,
     load_weights,
     predict,
     read_metadata,
@@ -35,10 +35,6 @@ __all__ = ["HubError", "Model", "load_model", "push", "write_model_card"]
 
 FILE = "model.safetensors"
 _REPO = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
-
-
-class HubError(RuntimeError):
-    """Weights that the Hub did not give; the message says why and how to get them by hand."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polyp_utils.common.config import ExtraError, RunConfig
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.exceptions import ExtraError
 from polyp_utils.common.files import atomic
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polyp_utils.common.config import ExtraError, unknown
 from polyp_utils.common.device import Compute, get_compute
+from polyp_utils.common.exceptions import ExtraError, unknown
 from polyp_utils.model.predict import fold_batch_norm, freeze
 from polyp_utils.model.unet import UNet, check_size
 

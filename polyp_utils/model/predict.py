@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from polyp_utils.common.device import Compute, keep_freed_memory
+from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.common.files import atomic
 from polyp_utils.common.processes import spread
 from polyp_utils.data.cache import Rows
@@ -23,10 +24,6 @@ from polyp_utils.data.transforms import to_input
 from polyp_utils.model.unet import UNet
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))  # dimensions that are turned
-
-
-class WeightsError(ValueError):
-    """Weights that do not fit; the message says what they are and what was asked."""
 
 
 def to_probabilities(logits: Tensor) -> Tensor:

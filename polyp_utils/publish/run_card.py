@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from polyp_utils.common.config import RECIPES, RunConfig, repo_root
+from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.files import atomic
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.labels import POLYP, get_scheme
 from polyp_utils.data.splits import PARTS, Split, leaks, load_split
 from polyp_utils.model.predict import halve_weights
 from polyp_utils.model.unet import UNet
-from polyp_utils.runs.run import Run, RunError
+from polyp_utils.runs.run import Run
 from polyp_utils.train.learner import COSINE_END
 
 MAX_COMMITTED_BYTES = 20_000_000  # of weights, in git

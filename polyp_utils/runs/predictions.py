@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from polyp_utils.common.device import Compute, get_compute
+from polyp_utils.common.exceptions import DataError
 from polyp_utils.data.cache import Rows
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
-from polyp_utils.data.layout import DataError
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.predict import freeze, load_weights, predict
 from polyp_utils.model.unet import UNet

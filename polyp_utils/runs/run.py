@@ -24,15 +24,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from polyp_utils.common.config import (
-    RECIPES,
-    RELEASED,
-    RunConfig,
-    UserError,
-    repo_root,
-    results_root,
-    unknown,
-)
+from polyp_utils.common.config import RECIPES, RELEASED, RunConfig, repo_root, results_root
+from polyp_utils.common.exceptions import RunError, TakenError, unknown
 from polyp_utils.common.files import atomic, write_csv
 from polyp_utils.data.labels import Scheme
 
@@ -40,14 +33,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor
-
-
-class RunError(UserError):
-    """A run folder that cannot be used as asked; the message says how to go on."""
-
-
-class TakenError(RunError):
-    """Another process trains the run."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.files import write_json
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.grouping import known_groups
@@ -24,7 +25,7 @@ from polyp_utils.data.labels import POLYP, Scheme, get_scheme, is_polyp
 from polyp_utils.data.splits import Split, load_split
 from polyp_utils.model.predict import polyp_and_classes, to_original
 from polyp_utils.runs.predictions import Predictions, of_run
-from polyp_utils.runs.run import Run, RunError
+from polyp_utils.runs.run import Run
 from polyp_utils.score.detection import detection_counts
 from polyp_utils.score.intervals import mean_interval
 from polyp_utils.score.literature import CARD

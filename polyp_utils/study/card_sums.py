@@ -13,13 +13,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from polyp_utils.common.exceptions import RunError
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.data.transforms import to_input
 from polyp_utils.model.losses import EPSILON
 from polyp_utils.runs.predictions import network_of
-from polyp_utils.runs.run import Run, RunError
+from polyp_utils.runs.run import Run
 from polyp_utils.score.overlap import CARD_BATCH, Counts, batch_dice, confusion_matrix, counts_of
 
 TABLE = "card_sums"

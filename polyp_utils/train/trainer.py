@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from polyp_utils.common import processes
-from polyp_utils.common.config import RunConfig, UserError
+from polyp_utils.common.config import RunConfig
 from polyp_utils.common.device import (
     Compute,
     explaining,
@@ -28,6 +28,7 @@ from polyp_utils.common.device import (
     has_compiler,
     peak_memory_mib,
 )
+from polyp_utils.common.exceptions import DivergedError, WeightsError
 from polyp_utils.common.files import atomic, write_csv, write_json
 from polyp_utils.common.progress import Progress, duration
 from polyp_utils.data.catalog import get_info
@@ -35,7 +36,7 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.losses import inverse_sqrt_weights
-from polyp_utils.model.predict import WeightsError, freeze, load_weights, predict, save_weights
+from polyp_utils.model.predict import freeze, load_weights, predict, save_weights
 from polyp_utils.runs.run import Run
 from polyp_utils.train.initial import find_initial
 from polyp_utils.train.learner import Learner, micro_batches
@@ -44,10 +45,6 @@ from polyp_utils.train.validation import Data, load_parts
 
 READ_EVERY = 50  # steps between two looks at the losses
 ESTIMATE_STEPS = (2, 6)  # the first steps are slow: the estimate is made between these two
-
-
-class DivergedError(UserError):
-    """The loss is not finite; the message says since which step and what to try."""
 
 
 def fit(config: RunConfig) -> Run:
