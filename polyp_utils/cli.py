@@ -157,8 +157,8 @@ def _audit(dataset: str, recall: int) -> int:
     from polyp_utils import plots
     from polyp_utils.analyse import audit, explore
     from polyp_utils.analyse.duplicate_recall import recall_of_copies
-    from polyp_utils.common.config import results_root
     from polyp_utils.common.files import atomic, write_csv
+    from polyp_utils.common.paths import results_root
     from polyp_utils.data.catalog import get_info
     from polyp_utils.runs.run import make_folder
 
@@ -190,7 +190,7 @@ def _bench(
     dataset: str, widths: str, image_size: int, batch_size: int, device: str, cost: bool
 ) -> None:
     from polyp_utils.bench.run import FOLDER, POINTS, benchmark
-    from polyp_utils.common.config import results_root
+    from polyp_utils.common.paths import results_root
 
     folder = results_root() / FOLDER
     numbers = [int(width) for width in widths.split(",")]
@@ -206,9 +206,9 @@ def _equivalence(
     from polyp_utils.bench.agreement import differences
     from polyp_utils.bench.equivalence import compare
     from polyp_utils.bench.run import FOLDER, describe
-    from polyp_utils.common.config import results_root
     from polyp_utils.common.device import get_compute
     from polyp_utils.common.files import write_json
+    from polyp_utils.common.paths import results_root
 
     size = {"width": width, "image_size": image_size}
     changes = {"dataset": dataset, **size, "epochs": epochs, "limit": limit}
@@ -224,9 +224,9 @@ def _equivalence(
 def _runtimes(runs: str, **settings: Any) -> None:
     from polyp_utils.bench.dice import dice_of_runs, find_weights
     from polyp_utils.bench.run import FOLDER, describe
-    from polyp_utils.common.config import results_root
     from polyp_utils.common.device import get_compute
     from polyp_utils.common.files import write_csv, write_json
+    from polyp_utils.common.paths import results_root
 
     path, measured = results_root() / FOLDER / "runtimes.csv", describe(get_compute("cpu"))
     table = dice_of_runs([find_weights(name, **settings) for name in runs.split(",")])

@@ -13,7 +13,8 @@ from exact import float64
 from PIL import Image
 
 from polyp_utils.bench import inference, loops, training
-from polyp_utils.common.config import RunConfig, data_root
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.paths import data_root
 from polyp_utils.data import phantom
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.model.unet import UNet

@@ -31,11 +31,11 @@ from polyp_utils.common.config import RunConfig
 from polyp_utils.common.device import Compute, get_compute
 from polyp_utils.common.exceptions import RunError
 from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.parts import load_parts
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.unet import UNet
 from polyp_utils.plots import speed
 from polyp_utils.train.learner import Learner, epoch_order
-from polyp_utils.train.validation import load_parts
 
 CPU = get_compute("cpu", "fp32")
 NOTEBOOK = Path(__file__).parents[1] / "notebooks/08_speed.ipynb"

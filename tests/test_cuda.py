@@ -28,13 +28,13 @@ from polyp_utils.common.device import get_compute, has_compiler
 from polyp_utils.data.augment import PRESETS, augment, draw
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.parts import load_parts
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.predict import freeze, load_weights, predict
 from polyp_utils.model.unet import UNet
 from polyp_utils.runs.run import Run
 from polyp_utils.train.learner import Learner
 from polyp_utils.train.trainer import fit
-from polyp_utils.train.validation import load_parts
 
 SMALL = {"limit": 12, "width": 4, "image_size": 32, "epochs": 3, "batch_size": 4, "lr": 0.01}
 TIMES = ["train_seconds", "images_per_second", "seconds", "peak_memory_mib"]

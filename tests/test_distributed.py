@@ -18,6 +18,7 @@ from polyp_utils.common.config import RunConfig
 from polyp_utils.common.device import get_compute
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.parts import Data
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.losses import CombinedLoss
 from polyp_utils.model.predict import load_weights, predict
@@ -25,7 +26,7 @@ from polyp_utils.model.unet import UNet
 from polyp_utils.runs.run import Run
 from polyp_utils.train import learner, trainer
 from polyp_utils.train.trainer import fit
-from polyp_utils.train.validation import Data, validate
+from polyp_utils.train.validation import validate
 
 # Batches of 8, 8 and 2 frames in 4 micro-batches: in the last the second process has no frame.
 SMALL = {

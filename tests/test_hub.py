@@ -24,11 +24,11 @@ from polyp_utils.common.exceptions import HubError, RunError, WeightsError
 from polyp_utils.common.files import write_json
 from polyp_utils.data import phantom
 from polyp_utils.data.labels import SCHEMES
-from polyp_utils.deploy.load import load_model, write_model_card
+from polyp_utils.deploy.load import load_model
 from polyp_utils.model.predict import load_weights, read_metadata, save_weights, to_original
 from polyp_utils.model.unet import UNet
 from polyp_utils.publish import run_card
-from polyp_utils.publish.run_card import publish
+from polyp_utils.publish.run_card import publish, write_model_card
 from polyp_utils.runs.run import Run
 
 SUMMARY = {

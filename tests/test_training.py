@@ -22,6 +22,7 @@ from polyp_utils.common.exceptions import DivergedError, RunError, WeightsError
 from polyp_utils.data.augment import PRESETS, augment, draw
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.parts import Data
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.losses import CombinedLoss, inverse_sqrt_weights
 from polyp_utils.model.predict import load_weights, predict, read_metadata
@@ -32,7 +33,6 @@ from polyp_utils.score.evaluation import evaluate_run
 from polyp_utils.train import trainer, validation
 from polyp_utils.train.learner import Learner
 from polyp_utils.train.trainer import Trainer, adopt, fit
-from polyp_utils.train.validation import Data
 
 SMALL = {"dataset": "phantom", "limit": 12, "width": 4, "image_size": 32, "epochs": 2}
 SMALL |= {"batch_size": 4, "lr": 1e-3, "device": "cpu"}

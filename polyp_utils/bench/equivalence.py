@@ -22,9 +22,10 @@ from polyp_utils.common.device import explaining, get_compute
 from polyp_utils.common.files import write_csv
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.parts import load_parts
 from polyp_utils.data.splits import load_split
 from polyp_utils.train.learner import Learner, epoch_order
-from polyp_utils.train.validation import load_parts, validate
+from polyp_utils.train.validation import validate
 
 COLUMNS = ["seed", "loop", "what", "at", "value"]
 

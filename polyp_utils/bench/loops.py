@@ -28,9 +28,9 @@ from polyp_utils.common.device import (
 )
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.parts import Data, load_parts
 from polyp_utils.data.splits import Split
 from polyp_utils.train.learner import Learner
-from polyp_utils.train.validation import Data, load_parts
 
 FRAMES = 128  # to train on: an epoch is longer than the turns
 VALIDATED = 16  # others

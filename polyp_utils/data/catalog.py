@@ -8,8 +8,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from polyp_utils.common.config import data_root, repo_root
 from polyp_utils.common.exceptions import unknown
+from polyp_utils.common.paths import data_root, repo_root
 
 
 @dataclass(frozen=True)

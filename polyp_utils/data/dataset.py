@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from polyp_utils.common.config import cache_root
+from polyp_utils.common.paths import cache_root
 from polyp_utils.common.progress import Progress
 from polyp_utils.data.cache import one_writer, open_map, write_rows
 from polyp_utils.data.catalog import get_info

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from polyp_utils.common.config import cache_root
 from polyp_utils.common.exceptions import DataError
 from polyp_utils.common.files import write_csv
+from polyp_utils.common.paths import cache_root
 from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset

@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from polyp_utils.common.config import repo_root
 from polyp_utils.common.exceptions import unknown
+from polyp_utils.common.paths import repo_root
 from polyp_utils.data.catalog import CATALOG, get_info
 
 if TYPE_CHECKING:

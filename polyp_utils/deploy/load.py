@@ -1,4 +1,4 @@
-"""Weights in and out: load a model for your own frames, write a run's model card, push it.
+"""A trained model for frames of any size: from a run folder, a file or the Hub.
 
 Only safetensors files are read, never a pickle. Without Python: see the README.
 """
@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polyp_utils.common.config import RELEASED, repo_root, results_root
+from polyp_utils.common.config import RELEASED
 from polyp_utils.common.device import Compute, explaining, get_compute
 from polyp_utils.common.exceptions import HubError, WeightsError
+from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.data.labels import SCHEMES, Scheme, get_scheme
 from polyp_utils.data.transforms import resize_image
 from polyp_utils.deploy.openvino import for_frames, threads_for
@@ -28,10 +29,7 @@ from polyp_utils.model.predict import (
     to_polyp_mask,
 )
 from polyp_utils.model.unet import UNet
-from polyp_utils.publish.run_card import write_model_card
-from polyp_utils.runs.run import Run, list_runs
-
-__all__ = ["HubError", "Model", "load_model", "push", "write_model_card"]
+from polyp_utils.runs.run import list_runs
 
 FILE = "model.safetensors"
 _REPO = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
@@ -197,18 +195,3 @@ def _download(repo_id: str, revision: str) -> Path:
     except Exception as error:  # the client's, httpx's and the system's alike
         reason = next((text for kind, text in reasons.items() if isinstance(error, kind)), None)
         raise HubError(f"{reason or unreachable} ({type(error).__name__})") from error
-
-
-def push(run: Run, repo_id: str, private: bool = False) -> str:
-    """Uploads card, weights and record (log in with ``hf auth login``); returns the address.
-
-    Figures stay here: they show frames, which are not ours to give away.
-    """
-    from huggingface_hub import HfApi
-
-    if not run.weights.is_file():
-        raise FileNotFoundError(f"{run.weights} is missing: a repository without it is of no use")
-    write_model_card(run, repo_id)
-    HfApi().create_repo(repo_id, private=private, exist_ok=True)
-    files = ["README.md", FILE, "*.json", "history.csv"]
-    return HfApi().upload_folder(repo_id=repo_id, folder_path=run.path, allow_patterns=files)

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from polyp_utils.common.config import RECIPES, RunConfig, repo_root
+from polyp_utils.common.config import RECIPES, RunConfig
 from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.files import atomic
+from polyp_utils.common.paths import repo_root
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.labels import POLYP, get_scheme
 from polyp_utils.data.splits import PARTS, Split, leaks, load_split

@@ -23,8 +23,9 @@ from polyp_utils.bench.report import (
     training_speed,
     whole_frames,
 )
-from polyp_utils.common.config import RECIPES, RELEASED, repo_root
+from polyp_utils.common.config import RECIPES, RELEASED
 from polyp_utils.common.files import atomic
+from polyp_utils.common.paths import repo_root
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.duplicates import group, listed_groups, pairwise_agreement
 from polyp_utils.data.labels import MISSED, POLYP, get_scheme

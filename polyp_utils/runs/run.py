@@ -24,9 +24,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from polyp_utils.common.config import RECIPES, RELEASED, RunConfig, repo_root, results_root
+from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
 from polyp_utils.common.exceptions import RunError, TakenError, unknown
 from polyp_utils.common.files import atomic, write_csv
+from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.data.labels import Scheme
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from polyp_utils.common.config import RunConfig, repo_root
+from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import TakenError
 from polyp_utils.common.files import write_csv, write_json
+from polyp_utils.common.paths import repo_root
 from polyp_utils.runs.run import Run
 from polyp_utils.score.intervals import Interval, seeds_interval
 

@@ -21,9 +21,10 @@ from polyp_utils.common.config import RunConfig
 from polyp_utils.common.device import Compute, keep_freed_memory
 from polyp_utils.data.augment import PRESETS, augment, draw
 from polyp_utils.data.labels import Scheme
+from polyp_utils.data.parts import Data
 from polyp_utils.model.losses import CombinedLoss
 from polyp_utils.model.unet import UNet
-from polyp_utils.train.validation import Data, validate
+from polyp_utils.train.validation import validate
 
 COSINE_END = 1e-3  # of the highest learning rate
 

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 import polyp_utils
-from polyp_utils.common.config import RunConfig, repo_root, results_root
+from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.files import write_json
+from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.common.processes import rank, size
 from polyp_utils.runs.run import Run
 

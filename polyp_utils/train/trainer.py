@@ -34,6 +34,7 @@ from polyp_utils.common.progress import Progress, duration
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
+from polyp_utils.data.parts import Data, load_parts
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.losses import inverse_sqrt_weights
 from polyp_utils.model.predict import freeze, load_weights, predict, save_weights
@@ -41,7 +42,6 @@ from polyp_utils.runs.run import Run
 from polyp_utils.train.initial import find_initial
 from polyp_utils.train.learner import Learner, micro_batches
 from polyp_utils.train.start import open_run
-from polyp_utils.train.validation import Data, load_parts
 
 READ_EVERY = 50  # steps between two looks at the losses
 ESTIMATE_STEPS = (2, 6)  # the first steps are slow: the estimate is made between these two
