@@ -155,8 +155,9 @@ def _export(run: str, path: str, int8: bool) -> None:
 
 def _audit(dataset: str, recall: int) -> int:
     from polyp_utils import plots
-    from polyp_utils.analyse import audit, explore
+    from polyp_utils.analyse import audit
     from polyp_utils.analyse.duplicate_recall import recall_of_copies
+    from polyp_utils.analyse.frames import pair_frames
     from polyp_utils.common.files import atomic, write_csv
     from polyp_utils.common.paths import results_root
     from polyp_utils.data.catalog import get_info
@@ -173,7 +174,7 @@ def _audit(dataset: str, recall: int) -> int:
     if len(found.pairs):
         pairs = found.pairs.head(_SHEET_PAIRS)
         title = f"{len(pairs)} of {len(found.pairs)} near-duplicate pairs of {found.title}"
-        sheet = plots.sheet(explore.pair_frames(found.source, pairs), title, columns=8)
+        sheet = plots.sheet(pair_frames(found.source, pairs), title, columns=8)
         with atomic(folder / "pairs.jpg") as temporary:
             sheet.savefig(temporary, format="jpg", pil_kwargs={"quality": 85})
     there = found.summary.query("findings > 0").drop(columns="for example")

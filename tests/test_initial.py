@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import RunError, WeightsError
+from polyp_utils.data.known import known_pairs, seen_before
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.data.splits import known_pairs, load_split, seen_before
+from polyp_utils.data.splits import load_split
 from polyp_utils.model.predict import read_metadata, save_weights
 from polyp_utils.model.unet import UNet
 from polyp_utils.train.initial import find_initial

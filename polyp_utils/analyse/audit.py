@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 from skimage import measure
 
-from polyp_utils.analyse.explore import has_text, overlay
+from polyp_utils.analyse.frames import has_text, overlay
 from polyp_utils.common.exceptions import DataError
 from polyp_utils.common.files import write_csv
 from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
-from polyp_utils.data.grouping import near_duplicates
 from polyp_utils.data.labels import SPECK_SHARE, THRESHOLD
+from polyp_utils.data.pairs import near_duplicates
 from polyp_utils.data.sources import MaskFile, Source, open_source
 
 OUTLIER_Z = 3.5  # robust z-score, Iglewicz and Hoaglin 1993

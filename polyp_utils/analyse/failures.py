@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from polyp_utils.analyse.explore import describe
 from polyp_utils.analyse.failure_types import dice_costs, find_objects, object_errors, pixel_errors
+from polyp_utils.analyse.frames import describe
 from polyp_utils.analyse.gallery import enlarged
 from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.known import sessile_ids
 from polyp_utils.data.labels import MISSED, POLYP, THRESHOLD
-from polyp_utils.data.splits import sessile_ids
 from polyp_utils.score.evaluation import Evaluation
 from polyp_utils.score.intervals import mean_interval
 from polyp_utils.score.protocols import ORIGINAL

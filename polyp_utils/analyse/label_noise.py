@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.known import known_pairs
 from polyp_utils.data.labels import THRESHOLD
-from polyp_utils.data.splits import known_pairs
 from polyp_utils.score.intervals import FEW, Interval, mean_interval
 
 MAX_SCALE, MAX_DEGREES = 0.01, 0.5  # of a fit to 384 px that is none

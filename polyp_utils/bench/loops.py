@@ -29,7 +29,7 @@ from polyp_utils.common.device import (
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.parts import Data, load_parts
-from polyp_utils.data.splits import Split
+from polyp_utils.data.split import Split
 from polyp_utils.train.learner import Learner
 
 FRAMES = 128  # to train on: an epoch is longer than the turns

@@ -8,7 +8,7 @@ from torch import Tensor
 from polyp_utils.common.device import free_memory
 from polyp_utils.data.cache import Rows
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.splits import PARTS, Split
+from polyp_utils.data.split import PARTS, Split
 from polyp_utils.data.transforms import to_device, to_input
 
 

@@ -17,8 +17,10 @@ from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.files import atomic
 from polyp_utils.common.paths import repo_root
 from polyp_utils.data.catalog import get_info
+from polyp_utils.data.known import leaks
 from polyp_utils.data.labels import POLYP, get_scheme
-from polyp_utils.data.splits import PARTS, Split, leaks, load_split
+from polyp_utils.data.split import PARTS, Split
+from polyp_utils.data.splits import load_split
 from polyp_utils.model.predict import halve_weights
 from polyp_utils.model.unet import UNet
 from polyp_utils.runs.run import Run

@@ -27,16 +27,11 @@ from polyp_utils.common.config import RECIPES, RELEASED
 from polyp_utils.common.files import atomic
 from polyp_utils.common.paths import repo_root
 from polyp_utils.data.catalog import get_info
-from polyp_utils.data.duplicates import group, listed_groups, pairwise_agreement
+from polyp_utils.data.duplicates import group, pairwise_agreement
+from polyp_utils.data.known import known_pairs, known_sequences, leaks, listed_groups
 from polyp_utils.data.labels import MISSED, POLYP, get_scheme
-from polyp_utils.data.splits import (
-    PARTS,
-    known_pairs,
-    known_sequences,
-    leaks,
-    load_split,
-    split_names,
-)
+from polyp_utils.data.split import PARTS
+from polyp_utils.data.splits import load_split, split_names
 from polyp_utils.runs.run import Run
 from polyp_utils.score.comparison import over_seeds
 from polyp_utils.score.intervals import Interval, mean_interval

@@ -22,7 +22,8 @@ from polyp_utils.common.files import write_json
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.grouping import known_groups
 from polyp_utils.data.labels import POLYP, Scheme, get_scheme, is_polyp
-from polyp_utils.data.splits import Split, load_split
+from polyp_utils.data.split import Split
+from polyp_utils.data.splits import load_split
 from polyp_utils.model.predict import polyp_and_classes, to_original
 from polyp_utils.runs.predictions import Predictions, of_run
 from polyp_utils.runs.run import Run

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from polyp_utils.common.config import RECIPES
-from polyp_utils.data.duplicates import listed_groups
+from polyp_utils.data.known import listed_groups
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.runs.run import Run, list_runs
 from polyp_utils.score.intervals import Interval, draw_groups, members_of

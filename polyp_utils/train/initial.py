@@ -12,8 +12,9 @@ import torch
 
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import WeightsError
+from polyp_utils.data.known import seen_before
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.data.splits import load_split, seen_before
+from polyp_utils.data.splits import load_split
 from polyp_utils.model.predict import read_metadata, read_tensors, shape_of
 from polyp_utils.model.unet import UNet
 from polyp_utils.runs.run import find_run
