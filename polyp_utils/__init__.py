@@ -1,7 +1,24 @@
 """Polyp segmentation research that anyone can rerun: the package computes, the notebooks explain.
 
-Nothing is imported or computed here; take what you need from the modules, e.g.
-``from polyp_utils.model import UNet``.
+Rooms, ground floor first; each imports from itself and from those before it: `common`, `data`,
+`model`, `runs`, `score`, `train`, `analyse`, `study`, `deploy`, `bench`, `plots`, `publish`. What
+users write comes from here, and is loaded when it is first asked for.
 """
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "RunConfig": "common.config",
+    "evaluate": "score.evaluation",
+    "fit": "train.trainer",
+    "load_model": "deploy.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

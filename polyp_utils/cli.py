@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from polyp_utils.config import RECIPES, ExtraError, RunConfig, UserError
+from polyp_utils.common.config import RECIPES, RunConfig
+from polyp_utils.common.exceptions import ExtraError, UserError
 
 _SHEET_PAIRS = 120  # on the contact sheet of an audit
 
@@ -101,8 +102,8 @@ def _train(recipe: str, **overrides: Any) -> None:
     if "torch" not in sys.modules and "TORCHELASTIC_RUN_ID" not in os.environ:  # of one process
         config = RunConfig.from_recipe(recipe, **overrides)  # bad settings are refused at once
         print(f"{config.run_name}: loading PyTorch", flush=True)  # which takes seconds
-    from polyp_utils.distributed import agreed, joined
-    from polyp_utils.training import fit
+    from polyp_utils.common.processes import agreed, joined
+    from polyp_utils.train.trainer import fit
 
     with joined():
         with agreed():
@@ -111,15 +112,15 @@ def _train(recipe: str, **overrides: Any) -> None:
 
 
 def _adopt(note: str, recipe: str, **overrides: Any) -> None:
-    from polyp_utils.training import adopt
+    from polyp_utils.train.trainer import adopt
 
     print(f"adopted as {adopt(RunConfig.from_recipe(recipe, **overrides), note).path}")
 
 
 def _evaluate(run: str) -> None:
-    from polyp_utils.card import write_model_card
-    from polyp_utils.evaluation import evaluate_run
-    from polyp_utils.runs import find_run
+    from polyp_utils.publish.run_card import write_model_card
+    from polyp_utils.runs.run import find_run
+    from polyp_utils.score.evaluation import evaluate_run
 
     found = find_run(run)
     evaluation = evaluate_run(found)
@@ -134,15 +135,15 @@ def _evaluate(run: str) -> None:
 
 
 def _publish(run: str, light: bool) -> None:
-    from polyp_utils.card import publish
-    from polyp_utils.runs import find_run
+    from polyp_utils.publish.run_card import publish
+    from polyp_utils.runs.run import find_run
 
     print(f"published as {publish(find_run(run), light).path}")
 
 
 def _export(run: str, path: str, int8: bool) -> None:
-    from polyp_utils.export import calibration_images, export_int8, export_onnx
-    from polyp_utils.runs import find_run
+    from polyp_utils.deploy.onnx import calibration_images, export_int8, export_onnx
+    from polyp_utils.runs.run import find_run
 
     found = find_run(run)
     file = export_onnx(found.path, path or f"{found.name}.onnx")
@@ -153,12 +154,14 @@ def _export(run: str, path: str, int8: bool) -> None:
 
 
 def _audit(dataset: str, recall: int) -> int:
-    from polyp_utils import audit, explore, plots
-    from polyp_utils.config import results_root
+    from polyp_utils import plots
+    from polyp_utils.analyse import audit
+    from polyp_utils.analyse.duplicate_recall import recall_of_copies
+    from polyp_utils.analyse.frames import pair_frames
+    from polyp_utils.common.files import atomic, write_csv
+    from polyp_utils.common.paths import results_root
     from polyp_utils.data.catalog import get_info
-    from polyp_utils.files import atomic, write_csv
-    from polyp_utils.recall import recall_of_copies
-    from polyp_utils.runs import make_folder
+    from polyp_utils.runs.run import make_folder
 
     folder = make_folder(results_root() / f"audit-{get_info(dataset).name}")
     try:
@@ -171,7 +174,7 @@ def _audit(dataset: str, recall: int) -> int:
     if len(found.pairs):
         pairs = found.pairs.head(_SHEET_PAIRS)
         title = f"{len(pairs)} of {len(found.pairs)} near-duplicate pairs of {found.title}"
-        sheet = plots.sheet(explore.pair_frames(found.source, pairs), title, columns=8)
+        sheet = plots.sheet(pair_frames(found.source, pairs), title, columns=8)
         with atomic(folder / "pairs.jpg") as temporary:
             sheet.savefig(temporary, format="jpg", pil_kwargs={"quality": 85})
     there = found.summary.query("findings > 0").drop(columns="for example")
@@ -188,7 +191,7 @@ def _bench(
     dataset: str, widths: str, image_size: int, batch_size: int, device: str, cost: bool
 ) -> None:
     from polyp_utils.bench.run import FOLDER, POINTS, benchmark
-    from polyp_utils.config import results_root
+    from polyp_utils.common.paths import results_root
 
     folder = results_root() / FOLDER
     numbers = [int(width) for width in widths.split(",")]
@@ -204,9 +207,9 @@ def _equivalence(
     from polyp_utils.bench.agreement import differences
     from polyp_utils.bench.equivalence import compare
     from polyp_utils.bench.run import FOLDER, describe
-    from polyp_utils.config import results_root
-    from polyp_utils.device import get_compute
-    from polyp_utils.files import write_json
+    from polyp_utils.common.device import get_compute
+    from polyp_utils.common.files import write_json
+    from polyp_utils.common.paths import results_root
 
     size = {"width": width, "image_size": image_size}
     changes = {"dataset": dataset, **size, "epochs": epochs, "limit": limit}
@@ -222,9 +225,9 @@ def _equivalence(
 def _runtimes(runs: str, **settings: Any) -> None:
     from polyp_utils.bench.dice import dice_of_runs, find_weights
     from polyp_utils.bench.run import FOLDER, describe
-    from polyp_utils.config import results_root
-    from polyp_utils.device import get_compute
-    from polyp_utils.files import write_csv, write_json
+    from polyp_utils.common.device import get_compute
+    from polyp_utils.common.files import write_csv, write_json
+    from polyp_utils.common.paths import results_root
 
     path, measured = results_root() / FOLDER / "runtimes.csv", describe(get_compute("cpu"))
     table = dice_of_runs([find_weights(name, **settings) for name in runs.split(",")])
@@ -235,14 +238,14 @@ def _runtimes(runs: str, **settings: Any) -> None:
 
 
 def _ablate(seeds: int, width: int, image_size: int, device: str) -> None:
-    from polyp_utils.ablation import ablate, folder_of
+    from polyp_utils.train.ablation import ablate, folder_of
 
     size = {"width": width, "image_size": image_size, "device": device}
     ablate(seeds, folder_of(width, image_size), **size)
 
 
 def _report() -> None:
-    from polyp_utils.report import write
+    from polyp_utils.publish.tables import write
 
     print("\n".join(f"wrote {path}" for path in write()) or "the tables are up to date")
 

@@ -13,12 +13,13 @@ from exact import float64
 from PIL import Image
 
 from polyp_utils.bench import inference, loops, training
-from polyp_utils.config import RunConfig, data_root
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.paths import data_root
 from polyp_utils.data import phantom
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.model import UNet
-from polyp_utils.runs import Run
-from polyp_utils.training import fit
+from polyp_utils.model.unet import UNet
+from polyp_utils.runs.run import Run
+from polyp_utils.train.trainer import fit
 
 REAL_DATA = data_root()  # as the environment of the session says, before any test changes it
 

@@ -9,7 +9,7 @@ from unittest import mock
 
 from torch import Tensor
 
-from polyp_utils.model import UNet
+from polyp_utils.model.unet import UNet
 
 
 @contextlib.contextmanager

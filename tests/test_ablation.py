@@ -6,13 +6,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polyp_utils import ablation, training
-from polyp_utils.ablation import SETTINGS, Results, Setting, ablate, comparisons, config_of, load
-from polyp_utils.config import RECIPES
-from polyp_utils.evaluation import evaluate_run
+from polyp_utils.common.config import RECIPES
+from polyp_utils.common.exceptions import TakenError
 from polyp_utils.plots import ablation as plots
-from polyp_utils.protocols import polyp_scores
-from polyp_utils.runs import TakenError, list_runs
+from polyp_utils.runs.run import list_runs
+from polyp_utils.score.evaluation import evaluate_run
+from polyp_utils.score.protocols import polyp_scores
+from polyp_utils.train import ablation, trainer
+from polyp_utils.train.ablation import (
+    SETTINGS,
+    Results,
+    Setting,
+    ablate,
+    comparisons,
+    config_of,
+    load,
+)
 
 TINY = {"dataset": "phantom", "split": "phantom-240", "limit": 8, "width": 4, "image_size": 32}
 TINY |= {"device": "cpu", "precision": "fp32"}
@@ -73,7 +82,7 @@ def test_runs_leave_their_scores_and_others_go_on_from_there(two_settings, tmp_p
         assert [path.name for path in (run.path / "predictions").iterdir()] == ["val"]
 
     trained = []
-    monkeypatch.setattr(training, "fit", trained.append)
+    monkeypatch.setattr(trainer, "fit", trained.append)
     monkeypatch.setattr(ablation, "store", lambda run, stem: None)
     ablate(2, folder, **TINY)
     assert [(config.recipe, config.seed) for config in trained] == [("seed", 1), ("release", 1)]
@@ -89,7 +98,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(
             raise TakenError("taken")
 
     stored = []
-    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(trainer, "fit", fit)
     monkeypatch.setattr(ablation, "store", lambda run, stem: stored.append(stem.name))
     ablate(1, tmp_path, **TINY)
     assert stored == ["release-s0"]

@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
-from polyp_utils.audit import CHECKS, audit, robust_z
+from polyp_utils.analyse.audit import CHECKS, audit, robust_z
+from polyp_utils.analyse.frames import has_text
 from polyp_utils.data import phantom
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.grouping import grouped, groups, known_groups, near_duplicates
+from polyp_utils.data.grouping import grouped, groups, known_groups
+from polyp_utils.data.pairs import near_duplicates
 from polyp_utils.data.sources import open_source
 from polyp_utils.data.splits import load_split
-from polyp_utils.explore import has_text
 
 
 @pytest.fixture

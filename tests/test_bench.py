@@ -27,15 +27,15 @@ from polyp_utils.bench.report import (
 )
 from polyp_utils.bench.run import COLUMNS, COMPARED, benchmark
 from polyp_utils.bench.runtimes import CARD, FORWARDS
-from polyp_utils.config import RunConfig
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.device import Compute, get_compute
+from polyp_utils.common.exceptions import RunError
 from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.parts import load_parts
 from polyp_utils.data.splits import load_split
-from polyp_utils.device import Compute, get_compute
-from polyp_utils.learner import Learner, epoch_order
-from polyp_utils.model import UNet
+from polyp_utils.model.unet import UNet
 from polyp_utils.plots import speed
-from polyp_utils.runs import RunError
-from polyp_utils.validation import load_parts
+from polyp_utils.train.learner import Learner, epoch_order
 
 CPU = get_compute("cpu", "fp32")
 NOTEBOOK = Path(__file__).parents[1] / "notebooks/08_speed.ipynb"

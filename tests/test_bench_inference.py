@@ -12,13 +12,14 @@ from polyp_utils.bench.inference import speed, whole_frame
 from polyp_utils.bench.report import NOT_HELD
 from polyp_utils.bench.run import _named
 from polyp_utils.bench.runtimes import CARD, FORWARDS, load_forward, prepare, runtimes_here
+from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.splits import load_split
-from polyp_utils.evaluation import evaluate_run
-from polyp_utils.export import calibration_images
-from polyp_utils.hub import load_model
-from polyp_utils.inference import WeightsError, load_weights, save_weights
-from polyp_utils.model import UNet
+from polyp_utils.deploy.load import load_model
+from polyp_utils.deploy.onnx import calibration_images
+from polyp_utils.model.predict import load_weights, save_weights
+from polyp_utils.model.unet import UNet
+from polyp_utils.score.evaluation import evaluate_run
 
 NEEDS = {
     "ONNX": ("onnxruntime", "onnxscript"),
@@ -108,7 +109,7 @@ def test_a_runtime_that_is_not_installed_is_left_out_by_name(run, monkeypatch, c
 def test_bf16_is_compared_only_where_the_hardware_has_it(monkeypatch):
     found = []
     for bf16 in (True, False):
-        monkeypatch.setattr("polyp_utils.device._cpu_has_bf16", lambda there=bf16: there)
+        monkeypatch.setattr("polyp_utils.common.device._cpu_has_bf16", lambda there=bf16: there)
         found.append(runtimes_here())
     assert found[0] == tuple(FORWARDS)
     assert set(found[0]) - set(found[1]) == {"ours, PyTorch bf16", "ours, OpenVINO bf16"}

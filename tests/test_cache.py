@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from polyp_utils import validation
 from polyp_utils.data.cache import Rows, open_map, write_rows
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.parts import load_parts
 from polyp_utils.data.splits import load_split
-from polyp_utils.validation import load_parts
+from polyp_utils.train import validation
 
 COUNT = 7
 

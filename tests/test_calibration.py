@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyp_utils.calibration import (
+from polyp_utils.analyse.calibration import (
     LEVELS,
     LevelCounts,
     calibration_error,
@@ -15,7 +15,7 @@ from polyp_utils.calibration import (
     scaled,
 )
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.predictions import of_arrays
+from polyp_utils.runs.predictions import of_arrays
 
 
 def counts_of(said, true, frames=20, pixels=1_000_000):

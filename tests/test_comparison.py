@@ -4,18 +4,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polyp_utils.comparison import (
+from polyp_utils.data.labels import POLYP, get_scheme
+from polyp_utils.runs.predictions import Predictions
+from polyp_utils.score.comparison import (
     compare,
     disagreement_findings,
     disagreements,
     far_apart,
     over_seeds,
 )
-from polyp_utils.data.labels import POLYP, get_scheme
-from polyp_utils.evaluation import Evaluation
-from polyp_utils.predictions import Predictions
-from polyp_utils.protocols import NETWORK, ORIGINAL
-from polyp_utils.stats import compare_paired
+from polyp_utils.score.evaluation import Evaluation
+from polyp_utils.score.intervals import compare_paired
+from polyp_utils.score.protocols import NETWORK, ORIGINAL
 
 
 def evaluation(name, dice, groups=None, first=0):

@@ -3,8 +3,8 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from polyp_utils import config
-from polyp_utils.config import RECIPES, RunConfig, check_parameters
+from polyp_utils.common import paths
+from polyp_utils.common.config import RECIPES, RunConfig, check_parameters
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
@@ -144,9 +144,9 @@ def test_bad_settings_are_named(overrides, message):
 @pytest.mark.parametrize(
     ("variable", "root"),
     [
-        ("POLYP_DATA", config.data_root),
-        ("POLYP_CACHE", config.cache_root),
-        ("POLYP_RESULTS", config.results_root),
+        ("POLYP_DATA", paths.data_root),
+        ("POLYP_CACHE", paths.cache_root),
+        ("POLYP_RESULTS", paths.results_root),
     ],
 )
 def test_relative_folders_are_taken_from_the_repository(
@@ -166,9 +166,9 @@ def test_default_folders(pytestconfig, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)  # outside the repository: found from the package's own place
     repo = pytestconfig.rootpath
-    assert config.data_root() == repo / "data"
-    assert config.results_root() == repo / "results"
-    assert config.cache_root() == tmp_path / "polyp_utils"
+    assert paths.data_root() == repo / "data"
+    assert paths.results_root() == repo / "results"
+    assert paths.cache_root() == tmp_path / "polyp_utils"
 
 
 def test_a_notebook_gives_its_parameters():

@@ -23,18 +23,18 @@ from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 
 from polyp_utils.cli import main
-from polyp_utils.config import RunConfig
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.device import get_compute, has_compiler
 from polyp_utils.data.augment import PRESETS, augment, draw
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.parts import load_parts
 from polyp_utils.data.splits import load_split
-from polyp_utils.device import get_compute, has_compiler
-from polyp_utils.inference import freeze, load_weights, predict
-from polyp_utils.learner import Learner
-from polyp_utils.model import UNet
-from polyp_utils.runs import Run
-from polyp_utils.training import fit
-from polyp_utils.validation import load_parts
+from polyp_utils.model.predict import freeze, load_weights, predict
+from polyp_utils.model.unet import UNet
+from polyp_utils.runs.run import Run
+from polyp_utils.train.learner import Learner
+from polyp_utils.train.trainer import fit
 
 SMALL = {"limit": 12, "width": 4, "image_size": 32, "epochs": 3, "batch_size": 4, "lr": 0.01}
 TIMES = ["train_seconds", "images_per_second", "seconds", "peak_memory_mib"]

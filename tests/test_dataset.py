@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from skimage import io
 
+from polyp_utils.common.exceptions import DataError
 from polyp_utils.data import phantom
 from polyp_utils.data.catalog import CATALOG, get_info
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import NEOPLASTIC, NON_NEOPLASTIC, is_polyp
-from polyp_utils.data.layout import DataError
 from polyp_utils.data.sources import FolderSource, open_source
 from polyp_utils.data.splits import load_split
 

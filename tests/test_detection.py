@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from polyp_utils.detection import detection_counts
+from polyp_utils.score.detection import detection_counts
 
 
 def boxes(*corners, shape=(100, 100)):

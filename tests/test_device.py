@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from polyp_utils import device
-from polyp_utils.config import DeviceError
-from polyp_utils.device import explaining, get_compute, peak_memory_mib
+from polyp_utils.common import device
+from polyp_utils.common.device import explaining, get_compute, peak_memory_mib
+from polyp_utils.common.exceptions import DeviceError
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_peak_memory_is_what_the_kernel_counted():
 
 def test_peak_memory_is_not_that_of_the_process_that_started_this_one():
     ballast = b"x" * 2**30
-    code = "from polyp_utils.device import *; print(peak_memory_mib(get_compute('cpu')))"
+    code = "from polyp_utils.common.device import *; print(peak_memory_mib(get_compute('cpu')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 0 < float(done.stdout) < len(ballast) / 2**20
 
@@ -155,8 +155,8 @@ def test_peak_memory_is_not_that_of_the_process_that_started_this_one():
 def test_all_works_without_the_resource_module():  # as on Windows
     code = (
         "import sys; sys.modules['resource'] = None\n"
-        "import polyp_utils.hub, polyp_utils.training\n"
-        "from polyp_utils.device import get_compute, peak_memory_mib\n"
+        "import polyp_utils.deploy.load, polyp_utils.train.trainer\n"
+        "from polyp_utils.common.device import get_compute, peak_memory_mib\n"
         "print(peak_memory_mib(get_compute('cpu')))"
     )
     command = [sys.executable, "-c", code]

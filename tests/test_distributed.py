@@ -12,18 +12,21 @@ import torch
 from exact import float64
 from safetensors.torch import load_file
 
-from polyp_utils import cli, distributed, learner, training
-from polyp_utils.config import RunConfig
+from polyp_utils import cli
+from polyp_utils.common import processes
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.device import get_compute
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.parts import Data
 from polyp_utils.data.splits import load_split
-from polyp_utils.device import get_compute
-from polyp_utils.inference import load_weights, predict
-from polyp_utils.losses import CombinedLoss
-from polyp_utils.model import UNet
-from polyp_utils.runs import Run
-from polyp_utils.training import fit
-from polyp_utils.validation import Data, validate
+from polyp_utils.model.losses import CombinedLoss
+from polyp_utils.model.predict import load_weights, predict
+from polyp_utils.model.unet import UNet
+from polyp_utils.runs.run import Run
+from polyp_utils.train import learner, trainer
+from polyp_utils.train.trainer import fit
+from polyp_utils.train.validation import validate
 
 # Batches of 8, 8 and 2 frames in 4 micro-batches: in the last the second process has no frame.
 SMALL = {
@@ -59,7 +62,7 @@ def main():
     if fault == "lacks" and os.environ["RANK"] == "1":
         words += ["--dataset", "phantoms"]
     elif fault:
-        training.Learner = Faulty
+        trainer.Learner = Faulty
     with float64():
         sys.exit(cli.main(words))
 
@@ -177,12 +180,12 @@ def test_predictions_and_validation_are_merged_in_order(of_two):
 
 
 def test_what_the_user_can_mend_is_said_by_the_first(monkeypatch, results):
-    monkeypatch.setattr(distributed, "size", lambda: 2)
-    monkeypatch.setattr(distributed, "gather", lambda value: [value] * 2)
+    monkeypatch.setattr(processes, "size", lambda: 2)
+    monkeypatch.setattr(processes, "gather", lambda value: [value] * 2)
     message = "micro_batches is 1 but there are 2 processes: take a multiple, or 0"
     with pytest.raises(ValueError, match=message):
         fit(small(micro_batches=1))
-    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(processes, "rank", lambda: 1)
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the first ends all meanwhile
     with pytest.raises(SystemExit):
         fit(small(micro_batches=1))
@@ -222,48 +225,46 @@ def test_micro_batches_equal_a_plain_loop():
         torch.testing.assert_close(value, model.state_dict()[key], rtol=0, atol=1e-6, msg=key)
 
 
-@pytest.mark.parametrize(("processes", "micro_batches"), [(1, 1), (1, 4), (2, 2), (2, 6), (3, 3)])
-def test_the_shares_of_a_batch_are_whole_micro_batches(monkeypatch, processes, micro_batches):
-    monkeypatch.setattr(distributed, "size", lambda: processes)
+@pytest.mark.parametrize(("count", "micro_batches"), [(1, 1), (1, 4), (2, 2), (2, 6), (3, 3)])
+def test_the_shares_of_a_batch_are_whole_micro_batches(monkeypatch, count, micro_batches):
+    monkeypatch.setattr(processes, "size", lambda: count)
     for frames in range(1, 14):
         rows = torch.randperm(frames)
         parts = []
-        for rank in range(processes):
-            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-            share = distributed.own_share(rows, micro_batches)
-            parts += share.tensor_split(micro_batches // processes)
+        for rank in range(count):
+            monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+            share = processes.own_share(rows, micro_batches)
+            parts += share.tensor_split(micro_batches // count)
         expected = rows.tensor_split(micro_batches)
         assert [part.tolist() for part in parts] == [part.tolist() for part in expected]
 
 
 @pytest.mark.parametrize(
-    ("processes", "changes", "message"),
+    ("count", "changes", "message"),
     [
         (3, {}, "micro_batches is 4 but there are 3 processes: take a multiple, or 0"),
         (3, {"micro_batches": 0}, "batch_size is 8 but there are 3 processes, which share a batch"),
     ],
 )
-def test_a_batch_that_cannot_be_shared_is_refused(
-    monkeypatch, results, processes, changes, message
-):
-    monkeypatch.setattr(distributed, "size", lambda: processes)
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, results, count, changes, message):
+    monkeypatch.setattr(processes, "size", lambda: count)
     with pytest.raises(ValueError, match=message):
         learner.micro_batches(small(**changes))
 
 
-@pytest.mark.parametrize(("processes", "said"), [(2, ""), (3, "note: 3 processes share the 2 co")])
-def test_fewer_cores_than_processes_is_said(monkeypatch, capsys, processes, said):
+@pytest.mark.parametrize(("count", "said"), [(2, ""), (3, "note: 3 processes share the 2 co")])
+def test_fewer_cores_than_processes_is_said(monkeypatch, capsys, count, said):
     for name, value in {
         "TORCHELASTIC_RUN_ID": "a",
         "WORLD_SIZE": 3,
-        "LOCAL_WORLD_SIZE": processes,
+        "LOCAL_WORLD_SIZE": count,
     }.items():
         monkeypatch.setenv(name, str(value))
     for name in ("init_process_group", "destroy_process_group"):
         monkeypatch.setattr(torch.distributed, name, lambda *_: None)
-    monkeypatch.setattr(distributed, "_cores", lambda: 2)
+    monkeypatch.setattr(processes, "_cores", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: print(f"{count} threads"))
-    with distributed.joined():
+    with processes.joined():
         pass
     assert capsys.readouterr().out.startswith(f"1 threads\n{said}")
 
@@ -272,9 +273,9 @@ def test_fewer_cores_than_processes_is_said(monkeypatch, capsys, processes, said
 def test_each_process_has_a_gpu_of_its_own(monkeypatch, gpus):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    for module in ("polyp_utils.device.size", "polyp_utils.distributed.size"):
+    for module in ("polyp_utils.common.device.size", "polyp_utils.common.processes.size"):
         monkeypatch.setattr(module, lambda: 2)
-    monkeypatch.setattr("polyp_utils.device.local_rank", lambda: 1)
+    monkeypatch.setattr("polyp_utils.common.device.local_rank", lambda: 1)
     if gpus == 2:
         assert get_compute("auto", "fp32").device == torch.device("cuda:1")
     else:

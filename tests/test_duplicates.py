@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from polyp_utils.analyse.duplicate_recall import known_copies
 from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.duplicates import (
@@ -14,15 +15,14 @@ from polyp_utils.data.duplicates import (
     extract,
     find_near_duplicates,
     group,
-    listed_groups,
     mirrored,
     mucosa,
     pairwise_agreement,
     reduce,
 )
+from polyp_utils.data.known import known_pairs, known_sequences, listed_groups
 from polyp_utils.data.sources import open_source
-from polyp_utils.data.splits import known_pairs, known_sequences, load_split
-from polyp_utils.recall import known_copies
+from polyp_utils.data.splits import load_split
 
 
 def tissue(seed, height=300, width=360):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polyp_utils.error_types import (
+from polyp_utils.analyse.failure_types import (
     BANDS,
     COSTS,
     OBJECTS,

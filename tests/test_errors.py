@@ -7,21 +7,21 @@ import pandas as pd
 import pytest
 import torch
 
-from polyp_utils import error_types
-from polyp_utils.config import RunConfig
-from polyp_utils.data.labels import POLYP, get_scheme
-from polyp_utils.errors import (
+from polyp_utils.analyse import failure_types
+from polyp_utils.analyse.dice_drivers import FEATURES, findings
+from polyp_utils.analyse.failures import (
     error_table,
     kind_findings,
     kind_table,
 )
-from polyp_utils.evaluation import Evaluation
-from polyp_utils.files import write_json
-from polyp_utils.gallery import predicted_frames
-from polyp_utils.predictions import Predictions, of_arrays
-from polyp_utils.properties import FEATURES, findings
-from polyp_utils.protocols import NETWORK, ORIGINAL
-from polyp_utils.runs import Run
+from polyp_utils.analyse.gallery import predicted_frames
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.files import write_json
+from polyp_utils.data.labels import POLYP, get_scheme
+from polyp_utils.runs.predictions import Predictions, of_arrays
+from polyp_utils.runs.run import Run
+from polyp_utils.score.evaluation import Evaluation
+from polyp_utils.score.protocols import NETWORK, ORIGINAL
 
 SIDE = 64  # of a frame; predictions are stored at 32 and doubled exactly
 
@@ -163,7 +163,9 @@ def test_error_table_joins_scores_features_and_objects_worst_first(evaluation, d
 
 
 def test_sessile_is_said_where_the_data_set_holds_such_frames(evaluation, dataset, monkeypatch):
-    monkeypatch.setattr("polyp_utils.errors.sessile_ids", lambda: frozenset({"half", "elsewhere"}))
+    monkeypatch.setattr(
+        "polyp_utils.analyse.failures.sessile_ids", lambda: frozenset({"half", "elsewhere"})
+    )
     table = error_table(evaluation, dataset).set_index("id")
     assert table["sessile"].to_dict() == {i: i == "half" for i in FRAMES}
 
@@ -196,5 +198,5 @@ def test_findings_of_the_drawn_frames(evaluation, dataset):
     table = error_table(evaluation, dataset)
     text = findings(table)
     assert text[0].startswith("1 of 3 frames score below 0.5; the mean is 0.556 [")
-    objects = error_types.findings(table)[0]
+    objects = failure_types.findings(table)[0]
     assert objects.startswith("As objects: 2 of 3 polyps found, 1 missed in 1 frames; 0 split")

@@ -8,20 +8,20 @@ import pytest
 import torch
 from scipy import ndimage
 
-from polyp_utils.config import RunConfig
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.exceptions import RunError
+from polyp_utils.common.files import write_json
 from polyp_utils.data.labels import POLYP, SCHEMES, get_scheme
 from polyp_utils.data.splits import load_split
-from polyp_utils.evaluation import (
+from polyp_utils.model.predict import polyp_and_classes
+from polyp_utils.score.evaluation import (
     evaluate_run,
     score_image,
 )
-from polyp_utils.files import write_json
-from polyp_utils.inference import polyp_and_classes
-from polyp_utils.literature import CARD
-from polyp_utils.protocols import NETWORK, ORIGINAL, PROTOCOLS
-from polyp_utils.runs import RunError
-from polyp_utils.start import open_run
-from polyp_utils.stats import mean_interval
+from polyp_utils.score.intervals import mean_interval
+from polyp_utils.score.literature import CARD
+from polyp_utils.score.protocols import NETWORK, ORIGINAL, PROTOCOLS
+from polyp_utils.train.start import open_run
 
 SIZE = 32
 SPLIT = "phantom-240"

@@ -10,23 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from polyp_utils import explore
+from polyp_utils.analyse import dataset_tables, frames
+from polyp_utils.analyse.dataset_tables import class_shares, position_map, rim_study
+from polyp_utils.analyse.frames import describe, frame_table, mask_files, overlay
+from polyp_utils.analyse.gallery import frames_of
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import SCHEMES
+from polyp_utils.data.regions import components
 from polyp_utils.data.sources import MaskFile
-from polyp_utils.data.splits import Split
-from polyp_utils.explore import (
-    class_shares,
-    components,
-    describe,
-    frame_table,
-    mask_files,
-    overlay,
-    position_map,
-    rim_study,
-)
-from polyp_utils.gallery import frames_of
+from polyp_utils.data.split import Split
 
 IDS = tuple(f"frame-{index}" for index in range(8))
 
@@ -277,10 +270,10 @@ def test_split_table_by_hand(monkeypatch):
     ids = tuple("abcde")
     dataset = SimpleNamespace(masks=masks, ids=ids, name="mine")
     split = Split("one", ("a", "b"), ("c",), ("d",))
-    monkeypatch.setattr(explore, "split_names", lambda name: ["one"])
-    monkeypatch.setattr(explore, "load_split", lambda name, dataset: split)
+    monkeypatch.setattr(dataset_tables, "split_names", lambda name: ["one"])
+    monkeypatch.setattr(dataset_tables, "load_split", lambda name, dataset: split)
     pairs = pd.DataFrame({"id_a": ["a", "b", "a"], "id_b": ["b", "d", "e"]})
-    assert explore.split_table(dataset, pairs).to_dict("records") == [
+    assert dataset_tables.split_table(dataset, pairs).to_dict("records") == [
         {
             "split": "one",
             "pairs": 2,
@@ -294,7 +287,7 @@ def test_split_table_by_hand(monkeypatch):
 
 def test_pairs_are_shown_side_by_side(drawn):
     row = {"id_a": "frame-1", "id_b": "frame-4", "mirrored": True, "inliers": 12}
-    one, other = explore.pair_frames(
+    one, other = frames.pair_frames(
         drawn.source, pd.DataFrame([row | {"scale": 0.5, "rotation": 9.6}])
     )
     assert (one.title, other.title) == ("1: frame-1\n12 agree", "1: frame-4\n×0.50, 10°, mirrored")

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from polyp_utils import cli, hub
-from polyp_utils.config import ExtraError, RunConfig
+from polyp_utils import cli
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.exceptions import ExtraError
 from polyp_utils.data.catalog import CATALOG
-from polyp_utils.export import export_int8, export_onnx
-from polyp_utils.inference import save_weights, to_probabilities
-from polyp_utils.model import UNet
+from polyp_utils.deploy import load
+from polyp_utils.deploy.onnx import export_int8, export_onnx
+from polyp_utils.model.predict import save_weights, to_probabilities
+from polyp_utils.model.unet import UNet
 
 SETTINGS = {"scheme": "trimap", "image_size": 64, "dataset": "kvasir-seg"}
 
@@ -127,7 +129,7 @@ def test_the_file_stands_alone_and_says_what_it_is(file, request, exported):
 def test_weights_that_say_nothing_need_scheme_and_size(tmp_path):
     pytest.importorskip("onnxscript")
     save_weights(tmp_path / "bare.safetensors", UNet(width=4), {})
-    with pytest.raises(hub.WeightsError, match="give scheme="):
+    with pytest.raises(load.WeightsError, match="give scheme="):
         export_onnx(tmp_path / "bare.safetensors", tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 
@@ -142,9 +144,9 @@ def test_export_writes_int8_beside_the_file(exported, tmp_path, monkeypatch, cap
     pytest.importorskip("onnxruntime")
     settings = {"limit": 2, "image_size": 32}
     run = SimpleNamespace(path=tmp_path, config=RunConfig.from_recipe("quick", **settings))
-    monkeypatch.setattr("polyp_utils.runs.find_run", lambda name: run)
+    monkeypatch.setattr("polyp_utils.runs.run.find_run", lambda name: run)
     made = lambda source, path: Path(shutil.copy(exported[1], path))  # noqa: E731
-    monkeypatch.setattr("polyp_utils.export.export_onnx", made)
+    monkeypatch.setattr("polyp_utils.deploy.onnx.export_onnx", made)
     assert cli.main(["export", "--int8", "--path", str(tmp_path / "model.onnx")]) == 0
     assert capsys.readouterr().out.endswith(f"wrote {tmp_path / 'model.int8.onnx'}\n")
     images = torch.rand(1, 3, 32, 32)
@@ -158,7 +160,7 @@ def test_a_missing_package_is_one_line_with_how_to_install_it(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ExtraError, match=f"{name} .*--extra export"):
         export_onnx("nowhere", tmp_path / "model.onnx")
-    monkeypatch.setattr("polyp_utils.runs.find_run", lambda name: hub.Run(tmp_path))
+    monkeypatch.setattr("polyp_utils.runs.run.find_run", lambda name: load.Run(tmp_path))
     assert cli.main(["export", "--path", str(tmp_path / "model.onnx")]) == 2
     assert "--extra export" in capsys.readouterr().err
     assert not (tmp_path / "model.onnx").exists()

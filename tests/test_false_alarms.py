@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polyp_utils.false_alarms import CROPS, PHANTOMS, RATES, WORTH, alarm_findings, rates
+from polyp_utils.analyse.false_alarms import CROPS, PHANTOMS, RATES, WORTH, alarm_findings, rates
 
 
 def table_of(objects, frames=CROPS, groups=None):

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from polyp_utils.files import atomic, write_csv, write_json
+from polyp_utils.common.files import atomic, write_csv, write_json
 
 
 def contents(folder):

@@ -7,19 +7,19 @@ import pandas as pd
 import pytest
 import torch
 
-from polyp_utils import card_sums, headline
-from polyp_utils.card_sums import AVERAGES, LOSSES, Sums, average, loss
-from polyp_utils.config import RunConfig
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.exceptions import RunError
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
-from polyp_utils.evaluation import evaluate_run
-from polyp_utils.headline import LOSS, TEST, VALIDATION
-from polyp_utils.literature import CARD
-from polyp_utils.losses import CombinedLoss
-from polyp_utils.metrics import Counts, batch_dice
+from polyp_utils.model.losses import CombinedLoss
 from polyp_utils.plots.headline import clouds, figures
-from polyp_utils.runs import RunError
-from polyp_utils.training import fit
+from polyp_utils.score.evaluation import evaluate_run
+from polyp_utils.score.literature import CARD
+from polyp_utils.score.overlap import Counts, batch_dice
+from polyp_utils.study import card_sums, hypotheses
+from polyp_utils.study.card_sums import AVERAGES, LOSSES, Sums, average, loss
+from polyp_utils.study.hypotheses import LOSS, TEST, VALIDATION
+from polyp_utils.train.trainer import fit
 
 FIRST, PER_IMAGE, POOLED, LEFT_OUT, ZERO, TWO = AVERAGES
 AS_IS, SMOOTHED, ABSENT_LEFT_OUT, PERFECT = LOSSES
@@ -27,7 +27,7 @@ AS_IS, SMOOTHED, ABSENT_LEFT_OUT, PERFECT = LOSSES
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch):
-    monkeypatch.setattr(headline, "_RESAMPLES", 299)
+    monkeypatch.setattr(hypotheses, "_RESAMPLES", 299)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_averages_by_hand():
 
 
 def test_a_hypothesis_fits_what_it_made_and_not_what_it_did_not(trained, monkeypatch):
-    found = headline.hypothesis(trained)
+    found = hypotheses.hypothesis(trained)
     assert len(found.whole) == 2
     for figure, ways in ((VALIDATION, AVERAGES), (TEST, AVERAGES), (LOSS, LOSSES)):
         for way in ways:
@@ -145,31 +145,31 @@ def test_a_hypothesis_fits_what_it_made_and_not_what_it_did_not(trained, monkeyp
         TEST: found.interval(TEST, FIRST).mean,
         LOSS: found.interval(LOSS, AS_IS).mean,
     }
-    monkeypatch.setattr(headline, "CARD", made)
+    monkeypatch.setattr(hypotheses, "CARD", made)
     assert found.compatible(FIRST, AS_IS) > 0.3
     assert found.compatible(ZERO, AS_IS) < 0.03  # a third lower
     assert found.compatible(FIRST, PERFECT) < 0.03  # a sixth lower
     behind = found.polyp_behind(FIRST)  # where ours is the card's, so is our polyp Dice
     assert behind.low <= found.whole["polyp", ""].mean() <= behind.high
-    monkeypatch.setattr(headline, "CARD", {**made, TEST: made[TEST] + 9})
+    monkeypatch.setattr(hypotheses, "CARD", {**made, TEST: made[TEST] + 9})
     assert np.isnan(found.polyp_behind(FIRST).mean)  # no line reaches so far
 
 
 def test_the_answer_names_what_fits_and_how_far_off_the_rest_is(trained, monkeypatch):
-    found = headline.hypotheses(trained)
-    table = headline.verdicts(found)
+    found = hypotheses.hypotheses(trained)
+    table = hypotheses.verdicts(found)
     assert len(found) == 1
     assert table["p"].is_monotonic_decreasing
     assert set(table["average"]) == set(AVERAGES)
     nothing = dict.fromkeys(CARD, 2.0)
-    monkeypatch.setattr(headline, "CARD", nothing)
-    said = headline.answer(headline.verdicts(found))
+    monkeypatch.setattr(hypotheses, "CARD", nothing)
+    said = hypotheses.answer(hypotheses.verdicts(found))
     assert said[0].startswith("No hypothesis is compatible")
-    best = headline.verdicts(found)["by"].abs().min()
+    best = hypotheses.verdicts(found)["by"].abs().min()
     assert f"are {best:.3f} off in" in said[1]
     top = table.iloc[0]
-    monkeypatch.setattr(headline, "CARD", {name: top[name].mean for name in CARD})
-    said = headline.answer(headline.verdicts(found))
+    monkeypatch.setattr(hypotheses, "CARD", {name: top[name].mean for name in CARD})
+    said = hypotheses.answer(hypotheses.verdicts(found))
     assert "`unused-third` at width 4" in said[0]
     assert top["average"] in said[0]
     assert len(said) == 2
@@ -182,14 +182,14 @@ def test_seeds_of_one_kind_only(trained):
     try:
         (other.path / "config.json").write_text(json.dumps(record))
         with pytest.raises(ValueError, match=r"2 kinds of runs .*give seeds of one"):
-            headline.hypothesis([(run, table), (other, table)])
-        assert [h.width for h in headline.hypotheses([(run, table), (other, table)])] == [4, 6]
+            hypotheses.hypothesis([(run, table), (other, table)])
+        assert [h.width for h in hypotheses.hypotheses([(run, table), (other, table)])] == [4, 6]
     finally:
         (other.path / "kept.json").replace(other.path / "config.json")
 
 
 def test_the_third_class_that_would_be_needed(trained):
-    table = headline.third_class(trained)
+    table = hypotheses.third_class(trained)
     for row in table.itertuples():
         assert np.isnan(row.third) or row.third == 0  # never in the truth
         assert row.background + row.polyp + row.needed == pytest.approx(3 * CARD[TEST])
@@ -212,7 +212,7 @@ def test_sums_are_read_as_they_were_kept(trained):
 def test_only_the_cards_recipe_takes_part_by_itself(trained, monkeypatch):
     run, _ = trained[0]
     monkeypatch.setenv("POLYP_RESULTS", str(run.path.parent))
-    found = headline.card_runs()
+    found = hypotheses.card_runs()
     assert run.name not in [r.name for r in found]  # drawn frames
     for other in found:
         config = other.config
@@ -230,7 +230,7 @@ def test_split_ids_are_those_of_the_run(trained, dataset):
 
 
 def test_figures_show_every_hypothesis_and_the_card(trained):
-    found = headline.hypotheses(trained)
+    found = hypotheses.hypotheses(trained)
     figure = figures(found)
     labels = figure.legends[0].get_texts()
     assert {text.get_text() for text in labels} == {"unused-third, width 4", "model card"}

@@ -18,22 +18,18 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from polyp_utils import card, cli
-from polyp_utils.card import publish
-from polyp_utils.config import RELEASED
+from polyp_utils import cli
+from polyp_utils.common.config import RELEASED
+from polyp_utils.common.exceptions import HubError, RunError, WeightsError
+from polyp_utils.common.files import write_json
 from polyp_utils.data import phantom
 from polyp_utils.data.labels import SCHEMES
-from polyp_utils.files import write_json
-from polyp_utils.hub import HubError, load_model, write_model_card
-from polyp_utils.inference import (
-    WeightsError,
-    load_weights,
-    read_metadata,
-    save_weights,
-    to_original,
-)
-from polyp_utils.model import UNet
-from polyp_utils.runs import Run, RunError
+from polyp_utils.deploy.load import load_model
+from polyp_utils.model.predict import load_weights, read_metadata, save_weights, to_original
+from polyp_utils.model.unet import UNet
+from polyp_utils.publish import run_card
+from polyp_utils.publish.run_card import publish, write_model_card
+from polyp_utils.runs.run import Run
 
 SUMMARY = {
     "part": "test",
@@ -189,7 +185,7 @@ def test_without_a_source_the_released_weights_are_loaded(tmp_path, monkeypatch)
     model = load_model(precision="fp32", runtime="torch")
     assert (model.metadata["run"], model.image_size, model.scheme.name) == (RELEASED, 256, "trimap")
     assert "research only" in model.metadata["use"]
-    monkeypatch.setattr("polyp_utils.hub.repo_root", lambda: tmp_path)
+    monkeypatch.setattr("polyp_utils.deploy.load.repo_root", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match=r"released weights, .* run this in a clone"):
         load_model()
 
@@ -300,8 +296,8 @@ import json, re, sys
 from pathlib import Path
 from huggingface_hub import hf_hub_download
 from polyp_utils.data import phantom
-from polyp_utils.hub import load_model, push
-from polyp_utils.runs import Run
+from polyp_utils.deploy.load import load_model, push
+from polyp_utils.runs.run import Run
 answers = {}
 for source in json.loads(sys.argv[1]):
     try:
@@ -502,7 +498,7 @@ def test_card_without_weights_says_how_to_make_them(run):
 
 
 def test_publishing_leaves_out_heavy_weights_and_state(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(card, "repo_root", lambda: tmp_path)
+    monkeypatch.setattr(run_card, "repo_root", lambda: tmp_path)
     write_model_card(run)
     for name in ("last/state.pt", ".x.tmp"):
         (run.path / name).parent.mkdir(exist_ok=True)
@@ -527,7 +523,7 @@ def test_publishing_leaves_out_heavy_weights_and_state(run, tmp_path, monkeypatc
     assert "not in this folder" in (light.path / "README.md").read_text()
 
     limit = run.weights.stat().st_size * 3 // 4
-    monkeypatch.setattr(card, "MAX_COMMITTED_BYTES", limit)
+    monkeypatch.setattr(run_card, "MAX_COMMITTED_BYTES", limit)
     halved = publish(run).weights
     assert halved.stat().st_size < limit
     assert read_metadata(halved) == read_metadata(run.weights)
@@ -535,7 +531,7 @@ def test_publishing_leaves_out_heavy_weights_and_state(run, tmp_path, monkeypatc
     for key, value in load_file(run.weights).items():
         kernel = value.ndim > 1
         assert torch.equal(model.state_dict()[key], value.half().float() if kernel else value)
-    monkeypatch.setattr(card, "MAX_COMMITTED_BYTES", 4)
+    monkeypatch.setattr(run_card, "MAX_COMMITTED_BYTES", 4)
     halved.unlink()
     assert not publish(run).weights.exists()
     assert "not in this folder" in (published.path / "README.md").read_text()

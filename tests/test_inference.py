@@ -4,11 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from polyp_utils.common.device import get_compute
+from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.data.labels import SCHEMES, get_scheme
 from polyp_utils.data.transforms import to_input
-from polyp_utils.device import get_compute
-from polyp_utils.inference import (
-    WeightsError,
+from polyp_utils.model.predict import (
     fold_batch_norm,
     freeze,
     load_weights,
@@ -19,7 +19,7 @@ from polyp_utils.inference import (
     to_polyp_mask,
     to_probabilities,
 )
-from polyp_utils.model import UNet
+from polyp_utils.model.unet import UNet
 
 CPU = get_compute("cpu", "fp32")
 

@@ -7,14 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from polyp_utils.config import RunConfig
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.exceptions import RunError, WeightsError
+from polyp_utils.data.known import known_pairs, seen_before
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.data.splits import known_pairs, load_split, seen_before
-from polyp_utils.inference import WeightsError, read_metadata, save_weights
-from polyp_utils.initial import find_initial
-from polyp_utils.model import UNet
-from polyp_utils.runs import RunError
-from polyp_utils.training import fit
+from polyp_utils.data.splits import load_split
+from polyp_utils.model.predict import read_metadata, save_weights
+from polyp_utils.model.unet import UNet
+from polyp_utils.train.initial import find_initial
+from polyp_utils.train.trainer import fit
 
 TINY = {"dataset": "phantom", "limit": 8, "width": 4, "image_size": 32, "batch_size": 4}
 TINY |= {"epochs": 1, "device": "cpu", "precision": "fp32"}

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from polyp_utils import label_noise
+from polyp_utils.analyse import label_noise
+from polyp_utils.analyse.label_noise import annotated_twice, ceiling, findings
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.label_noise import annotated_twice, ceiling, findings
 
 HEIGHT, WIDTH = 120, 150
 

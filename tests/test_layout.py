@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from polyp_utils.data.layout import DataError, find_pairs
+from polyp_utils.common.exceptions import DataError
+from polyp_utils.data.layout import find_pairs
 from polyp_utils.data.sources import FolderSource
 
 LAYOUTS = {

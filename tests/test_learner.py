@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from polyp_utils.config import RECIPES, RunConfig
+from polyp_utils.common.config import RECIPES, RunConfig
+from polyp_utils.common.device import get_compute
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.device import get_compute
-from polyp_utils.learner import Learner, cosine, linear
-from polyp_utils.losses import CombinedLoss
-from polyp_utils.model import UNet
-from polyp_utils.validation import Data
+from polyp_utils.data.parts import Data
+from polyp_utils.model.losses import CombinedLoss
+from polyp_utils.model.unet import UNet
+from polyp_utils.train.learner import Learner, cosine, linear
 
 CPU = get_compute("cpu", "fp32")
 TINY = {"width": 4, "image_size": 32, "batch_size": 4, "device": "cpu", "augment": "none"}

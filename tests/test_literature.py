@@ -7,8 +7,8 @@ import pytest
 
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.splits import split_names
-from polyp_utils.literature import NOT_SAID, beside, figures
-from polyp_utils.protocols import PROTOCOLS
+from polyp_utils.score.literature import NOT_SAID, beside, figures
+from polyp_utils.score.protocols import PROTOCOLS
 
 
 def iou_of(dice):

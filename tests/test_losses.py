@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from polyp_utils.losses import CombinedLoss, MulticlassDiceLoss, inverse_sqrt_weights
+from polyp_utils.model.losses import CombinedLoss, MulticlassDiceLoss, inverse_sqrt_weights
 
 LOSSES = pytest.mark.parametrize("absent", ["include", "exclude"])
 LOGITS = pytest.mark.parametrize("channels", [1, 3])

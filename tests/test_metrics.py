@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyp_utils.metrics import (
+from polyp_utils.score.overlap import (
     Counts,
     batch_dice,
     card_dice,

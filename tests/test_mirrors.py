@@ -5,13 +5,19 @@ import pytest
 import torch
 from torch import nn
 
+from polyp_utils.analyse.mirrors import (
+    Mirrored,
+    combine,
+    mirror_cost,
+    predict_mirrored,
+    spread_frames,
+)
+from polyp_utils.common.device import get_compute
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.device import get_compute
-from polyp_utils.inference import predict
-from polyp_utils.mirrors import Mirrored, combine, mirror_cost, predict_mirrored, spread_frames
-from polyp_utils.model import UNet
-from polyp_utils.predictions import of_probabilities
+from polyp_utils.model.predict import predict
+from polyp_utils.model.unet import UNet
+from polyp_utils.runs.predictions import of_probabilities
 
 TRIMAP = get_scheme("trimap")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from polyp_utils.model import Conv3x3, UNet, UpConv
+from polyp_utils.model.unet import Conv3x3, UNet, UpConv
 
 CARD_WIDTHS = [64, 128, 256, 512, 1024]
 

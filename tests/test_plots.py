@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from polyp_utils import plots
+from polyp_utils.analyse.dice_drivers import DiceModel
+from polyp_utils.analyse.failure_types import BANDS, OBJECTS
+from polyp_utils.analyse.gallery import Frame
 from polyp_utils.data.labels import POLYP
-from polyp_utils.error_types import BANDS, OBJECTS
-from polyp_utils.gallery import Frame
-from polyp_utils.properties import DiceModel
-from polyp_utils.stats import Interval, mean_interval
+from polyp_utils.score.intervals import Interval, mean_interval
 
 RNG = np.random.default_rng(0)
 

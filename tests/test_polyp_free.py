@@ -5,9 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from polyp_utils.data import phantom
-from polyp_utils.false_alarms import CROPS, MIN_SHARE, PHANTOMS, WITHIN
-from polyp_utils.polyp_free import (
+from polyp_utils.analyse.false_alarms import CROPS, MIN_SHARE, PHANTOMS, WITHIN
+from polyp_utils.analyse.polyp_free import (
     MARGIN,
     MAX_ASPECT,
     alarm_frames,
@@ -15,6 +14,7 @@ from polyp_utils.polyp_free import (
     find_crop,
     largest_rectangle,
 )
+from polyp_utils.data import phantom
 
 HEIGHT, WIDTH = 300, 400
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from polyp_utils.config import RunConfig
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.exceptions import DataError
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.layout import DataError
 from polyp_utils.data.splits import load_split
-from polyp_utils.evaluation import evaluate
-from polyp_utils.predictions import of_arrays, of_folder, of_network, of_run
-from polyp_utils.training import fit
+from polyp_utils.runs.predictions import of_arrays, of_folder, of_network, of_run
+from polyp_utils.score.evaluation import evaluate
+from polyp_utils.train.trainer import fit
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from polyp_utils import progress
-from polyp_utils.config import RunConfig
-from polyp_utils.progress import Progress, duration
-from polyp_utils.training import fit
+from polyp_utils.common import progress
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.progress import Progress, duration
+from polyp_utils.train.trainer import fit
 
 
 @pytest.fixture

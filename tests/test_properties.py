@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from polyp_utils.properties import (
+from polyp_utils.analyse.dice_drivers import (
     FEATURES,
     MARKS,
     by_stratum,

@@ -8,9 +8,9 @@ import torch
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import POLYP
 from polyp_utils.data.splits import load_split
-from polyp_utils.evaluation import evaluate
-from polyp_utils.predictions import of_arrays
-from polyp_utils.protocols import (
+from polyp_utils.runs.predictions import of_arrays
+from polyp_utils.score.evaluation import evaluate
+from polyp_utils.score.protocols import (
     NETWORK,
     ORIGINAL,
     PROTOCOLS,

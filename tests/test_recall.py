@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from polyp_utils import recall
+from polyp_utils.analyse import duplicate_recall
+from polyp_utils.analyse.duplicate_recall import known_copies, recall_of_copies
 from polyp_utils.data.sources import FolderSource
-from polyp_utils.recall import known_copies, recall_of_copies
 
 
 def test_known_copies_do_what_they_say():
@@ -25,7 +25,7 @@ def test_recall_of_copies_on_real_frames(kvasir_root, monkeypatch):
     """Few frames and few copies; `python -m polyp_utils audit --recall 200` measures it."""
     source = FolderSource(kvasir_root / "Kvasir-SEG")
     source.ids = source.ids[::50]
-    monkeypatch.setattr(recall, "open_source", lambda info: source)
+    monkeypatch.setattr(duplicate_recall, "open_source", lambda info: source)
     found = recall_of_copies("kvasir-seg", 6).set_index("copy")
     assert (found["n"] == 6).all()
     assert found.loc["JPEG at quality 30", "found"] >= 5

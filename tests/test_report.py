@@ -7,25 +7,25 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from polyp_utils import report
-from polyp_utils.config import RELEASED, RunConfig
+from polyp_utils.analyse.false_alarms import CROPS
+from polyp_utils.common.config import RELEASED, RunConfig
+from polyp_utils.common.files import write_json
 from polyp_utils.data.labels import POLYP
-from polyp_utils.false_alarms import CROPS
-from polyp_utils.files import write_json
-from polyp_utils.literature import CARD
-from polyp_utils.protocols import NETWORK, ORIGINAL, PROTOCOLS
-from polyp_utils.runs import Run
+from polyp_utils.publish import tables
+from polyp_utils.runs.run import Run
+from polyp_utils.score.literature import CARD
+from polyp_utils.score.protocols import NETWORK, ORIGINAL, PROTOCOLS
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", report.DOCUMENTS)
+@pytest.mark.parametrize("name", tables.DOCUMENTS)
 def test_documents_hold_what_the_runs_say(name):
     text = (ROOT / name).read_text()
-    assert report.render(text, report.published()) == text
+    assert tables.render(text, tables.published()) == text
 
 
-@pytest.mark.parametrize("run", report.published(), ids=lambda run: run.name)
+@pytest.mark.parametrize("run", tables.published(), ids=lambda run: run.name)
 def test_every_published_run_stands_in_the_table_with_its_own_headline(run):
     rows = json.loads((run.path / "summary.json").read_text())["scores"]
     headline = next(row for row in rows if (row["class"], row["score"]) == (POLYP, "dice"))
@@ -53,22 +53,22 @@ def test_kinds_of_a_run_that_knows_several(tmp_path):
     run.save_table("test_kinds", pd.DataFrame({"kind": true, "predicted": given}))
     counts = {"size": "original", "tp": [0, 5, 9], "fn": [0, 5, 1], "dice": [0, 0.5, 0.9]}
     run.save_table("per_image", pd.DataFrame({"id": "a", "class": "non-neoplastic", **counts}))
-    table = report.class_table([run])
+    table = tables.class_table([run])
     assert "| non-neoplastic | – | 0.250 [0.125, 0.500] | 0 | 0.700 [0.500, 0.900] | 2 |" in table
-    table = report.kind_table([run])
+    table = tables.kind_table([run])
     assert "| `kinds` | neoplastic | 3 | 2 | 0 | 1 | 1.000 [1.000, 1.000] |" in table
     assert "| `kinds` | non-neoplastic | 2 | 1 | 1 | 0 | 0.500" in table
     assert "| `kinds` | all | 5 | 3 | 1 | 1 | 0.750" in table
-    assert "kinds" not in report.card_table([run])  # its data are not the card's
+    assert "kinds" not in tables.card_table([run])  # its data are not the card's
 
 
 def test_false_alarms_stand_in_the_table_where_a_run_has_counted_them(tmp_path):
     run = Run(tmp_path / "alarmed")
     run.path.mkdir()
-    assert report.false_alarm_table([run]).startswith("None of the published runs holds")
+    assert tables.false_alarm_table([run]).startswith("None of the published runs holds")
     alarms = {"frames": CROPS, "group": [0, 1, 2], "objects": [0, 3, None], "share": [0, 0.1, None]}
     run.save_table("false_alarms", pd.DataFrame({"id": list("abc"), **alarms}))
-    (row,) = report.false_alarm_table([run]).splitlines()[2:]
+    (row,) = tables.false_alarm_table([run]).splitlines()[2:]
     assert row.startswith(f"| `alarmed` | {CROPS} | 2 | 0.500 [0.")
     assert "| 1.500 [0." in row
 
@@ -96,13 +96,13 @@ def seeds(tmp_path):
 
 
 def test_seeds_of_one_setting_stand_together(seeds):
-    (line,) = report.seed_table(seeds).splitlines()[2:]
+    (line,) = tables.seed_table(seeds).splitlines()[2:]
     assert line.startswith("| `seed` | trimap | 64 | 2 | 0.600, 0.700 | 0.071 | 0.650 [0.")
     assert line.endswith("], n = 3 |")
 
 
 def test_the_finding_is_the_mean_over_the_seeds_of_the_cards_recipe(seeds):
-    said = report.finding(seeds[::-1])
+    said = tables.finding(seeds[::-1])
     assert re.search(
         r"Dice of 0\.650 \[0\.\d+, 0\.\d+\] on Kvasir-SEG\*\*: mean over 2 seeds", said
     )
@@ -111,7 +111,7 @@ def test_the_finding_is_the_mean_over_the_seeds_of_the_cards_recipe(seeds):
 
 
 def test_of_several_seeds_the_fastest_says_what_a_setting_costs(seeds):
-    rows = report.cost_table(seeds).splitlines()[2:]
+    rows = tables.cost_table(seeds).splitlines()[2:]
     assert rows == [
         "| `w64-s0` | 2 | 20 | 1.0 | 80.0 | 1.0 | a GPU |",
         "| `w32-s0` | 1 | 20 | 1.0 | 80.0 | 1.0 | a GPU |",
@@ -130,7 +130,7 @@ def test_the_released_run_stands_beside_published_figures(tmp_path):
         for score in ("dice", "iou")
     ]
     write_json(run.path / "summary.json", {"protocols": rows})
-    said, _, *table = report.literature_table([Run(tmp_path / "another"), run]).splitlines()
+    said, _, *table = tables.literature_table([Run(tmp_path / "another"), run]).splitlines()
     same = sum("| yes |" in line for line in table)
     assert same == sum("official-880" in line for line in table) > 0
     assert f"that of {same} of these {len(table) - 2} figures" in said
@@ -153,14 +153,14 @@ def test_render_fills_marked_tables_and_nothing_else(tmp_path):
     table["dice"] = [0.4] * 2 + [0.6] * 5
     run.save_table("per_image", pd.DataFrame(table))
     text = "before\n<!-- table: scores -->\nold\n<!-- end -->\nafter <!-- table: cost"
-    once = report.render(text, [run])
+    once = tables.render(text, [run])
     assert "old" not in once
     assert once.startswith("before\n")
     assert once.endswith("\nafter <!-- table: cost")
     cells = "| `a-run` | Kvasir-SEG, `random-800-s42` | unused-third | 32 | **0.500** [0.400, "
     cells += "0.600] | – | – | 2 of 7 |"
     assert cells in once
-    assert report.render(once, [run]) == once
-    card = report.card_table([run])
+    assert tables.render(once, [run]) == once
+    card = tables.card_table([run])
     assert "| model card | not said | 0.9036 | 0.9169 | 0.3322 |" in card
     assert re.search(r"`a-run` \| unused-third \| 0\.2500 \| 0\.2500 \| 0\.2500 \| 0\.500", card)

@@ -8,12 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from polyp_utils import runs, start
-from polyp_utils.config import RELEASED, RunConfig
+from polyp_utils.common.config import RELEASED, RunConfig
+from polyp_utils.common.exceptions import RunError
+from polyp_utils.common.files import write_json
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.files import write_json
-from polyp_utils.runs import Run, RunError, find_run, list_runs
-from polyp_utils.start import git_commit, open_run
+from polyp_utils.runs import run as run_module
+from polyp_utils.runs.run import Run, find_run, list_runs
+from polyp_utils.train import start
+from polyp_utils.train.start import git_commit, open_run
 
 CONFIG = RunConfig.from_recipe("quick", epochs=2, lr=0.001)
 PRINTS = {"data": "d1", "split_ids": "s1"}
@@ -22,7 +24,7 @@ PRINTS = {"data": "d1", "split_ids": "s1"}
 @pytest.fixture(autouse=True)
 def no_published_runs(monkeypatch, tmp_path):
     """What the repository publishes must not decide these tests."""
-    for module in (runs, start):
+    for module in (run_module, start):
         monkeypatch.setattr(module, "repo_root", lambda: tmp_path / "repository")
 
 
@@ -164,7 +166,7 @@ def test_runs_are_listed_newest_first_then_the_published(results):
     for name, time in (("a", 1), ("b", 3), ("c", 2), ("published/p", 9)):
         finished(results / name, time)
     write_json(results / "unfinished" / "config.json", {})
-    repository = runs.repo_root() / "results/published"
+    repository = run_module.repo_root() / "results/published"
     finished(repository / "q", 5)
     assert [run.name for run in list_runs()] == ["b", "c", "a", "p", "q"]
     assert find_run().name == "b"
@@ -206,7 +208,7 @@ def test_a_process_that_is_refused_changes_nothing(monkeypatch):
 
 
 def test_of_the_published_the_released_comes_first(results):
-    published = runs.repo_root() / "results/published"
+    published = run_module.repo_root() / "results/published"
     for name, time in (("old", 1), (RELEASED, 2), ("new", 3)):
         write_json(finished(published / name, time).path / "config.json", {"settings": {}})
     assert [run.name for run in list_runs()] == [RELEASED, "new", "old"]

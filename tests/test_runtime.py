@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from polyp_utils.config import ExtraError
-from polyp_utils.device import Compute, get_compute
-from polyp_utils.inference import fold_batch_norm, predict
-from polyp_utils.model import UNet
-from polyp_utils.runtime import OpenVINONetwork, for_frames, threads_for
+from polyp_utils.common.device import Compute, get_compute
+from polyp_utils.common.exceptions import ExtraError
+from polyp_utils.deploy.openvino import OpenVINONetwork, for_frames, threads_for
+from polyp_utils.model.predict import fold_batch_norm, predict
+from polyp_utils.model.unet import UNet
 
 FP32, BF16 = (get_compute("cpu", precision) for precision in ("fp32", "bf16"))
 
@@ -100,9 +100,9 @@ def test_each_thread_gets_its_number_back_whoever_leaves_first(trained_like):
 
 FREED_IN_ORDER = """
 import faulthandler, gc, os, signal
-from polyp_utils.device import get_compute
-from polyp_utils.model import UNet
-from polyp_utils.runtime import OpenVINONetwork
+from polyp_utils.common.device import get_compute
+from polyp_utils.model.unet import UNet
+from polyp_utils.deploy.openvino import OpenVINONetwork
 faulthandler.enable()
 signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
 networks = [OpenVINONetwork(UNet(3, 3, 4).eval(), get_compute("cpu")) for _ in range(3)]

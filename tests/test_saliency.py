@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from golden.pairs import random_pairs, real_pairs
 
-from polyp_utils.saliency import saliency_scores
+from polyp_utils.score.saliency import saliency_scores
 
 HERE = Path(__file__).parent
 GOLDEN = pd.read_csv(HERE / "golden/saliency.csv")

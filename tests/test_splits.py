@@ -7,19 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyp_utils.data import splits
-from polyp_utils.data.splits import (
-    PARTS,
-    Split,
-    grouped_parts,
-    known_pairs,
-    known_sequences,
-    leaks,
-    load_split,
-    parse_split,
-    sessile_ids,
-    split_names,
-)
+from polyp_utils.data import known, splits
+from polyp_utils.data.known import known_pairs, known_sequences, leaks, sessile_ids
+from polyp_utils.data.split import PARTS, Split, grouped_parts, parse_split
+from polyp_utils.data.splits import load_split, split_names
 
 # data set, name: sizes of train, val, test; fingerprint. Published splits never change: a new list
 # gets a new name, and these lines stay.
@@ -216,9 +207,9 @@ def test_each_frame_is_test_once_and_validation_once(dataset):
 
 def test_leaks_by_hand(monkeypatch):
     pairs = pd.DataFrame({"id_a": ["a", "a", "b", "x"], "id_b": ["b", "c", "d", "a"]})
-    monkeypatch.setattr(splits, "known_pairs", lambda dataset: pairs)
+    monkeypatch.setattr(known, "known_pairs", lambda dataset: pairs)
     sequences = {"a": "1", "b": "1", "c": "2", "d": "2", "x": "1"}
-    monkeypatch.setattr(splits, "known_sequences", lambda dataset: sequences)
+    monkeypatch.setattr(known, "known_sequences", lambda dataset: sequences)
     found = leaks(parse_split("mine", CSV), "mine")  # x is in no part
     assert found == {"near-duplicate pairs": (2, 3), "video sequences": (1, 2)}
 

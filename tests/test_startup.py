@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from polyp_utils.config import RunConfig
-from polyp_utils.training import fit
+from polyp_utils.common.config import RunConfig
+from polyp_utils.train.trainer import fit
 
 ROOT = Path(__file__).parents[1]
 # What the first step needs beside PyTorch, the optimizer and the standard library; of SciPy and
@@ -46,7 +46,8 @@ def test_what_is_loaded_between_the_command_and_the_first_step(dataset, results)
             print(sorted(sys.modules.keys() - inevitable))
             sys.exit()
 
-        from polyp_utils import cli, learner
+        from polyp_utils import cli
+        from polyp_utils.train import learner
         learner.Learner.step = first_step
         cli.main(sys.argv[1:])
         """
@@ -55,7 +56,7 @@ def test_what_is_loaded_between_the_command_and_the_first_step(dataset, results)
     said = run(code, "train", *flags.split()).splitlines()
     assert said[0].startswith("quick-trimap-w4-s0-n8-image-size-32: 8 frames of Phantoms at 32 px")
     ours = set(ast.literal_eval(said[-1]))
-    assert "polyp_utils.learner" in ours
+    assert "polyp_utils.train.learner" in ours
     assert not PARTS & ours
     libraries = {name.partition(".")[0] for name in ours} - sys.stdlib_module_names
     known = NEEDED | {"numpy", "torch", "tqdm"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from polyp_utils.stats import (
+from polyp_utils.score.intervals import (
     Interval,
     compare_paired,
     compare_unpaired,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from golden.pairs import random_pairs, real_pairs
 
-from polyp_utils.surface import surface_scores
+from polyp_utils.score.surface import surface_scores
 
 NAMES = ["hd95", "asd", "nsd_2px", "nsd_2of256", "boundary_iou"]
 TOLERANCE = 1e-4  # MONAI computes in float32

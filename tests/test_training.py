@@ -15,23 +15,24 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from polyp_utils import training, validation
-from polyp_utils.card import write_model_card
 from polyp_utils.cli import main
-from polyp_utils.config import RunConfig
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.device import Compute, get_compute
+from polyp_utils.common.exceptions import DivergedError, RunError, WeightsError
 from polyp_utils.data.augment import PRESETS, augment, draw
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.parts import Data
 from polyp_utils.data.splits import load_split
-from polyp_utils.device import Compute, get_compute
-from polyp_utils.evaluation import evaluate_run
-from polyp_utils.inference import WeightsError, load_weights, predict, read_metadata
-from polyp_utils.learner import Learner
-from polyp_utils.losses import CombinedLoss, inverse_sqrt_weights
-from polyp_utils.model import UNet
-from polyp_utils.runs import Run, RunError
-from polyp_utils.training import DivergedError, Trainer, adopt, fit
-from polyp_utils.validation import Data
+from polyp_utils.model.losses import CombinedLoss, inverse_sqrt_weights
+from polyp_utils.model.predict import load_weights, predict, read_metadata
+from polyp_utils.model.unet import UNet
+from polyp_utils.publish.run_card import write_model_card
+from polyp_utils.runs.run import Run
+from polyp_utils.score.evaluation import evaluate_run
+from polyp_utils.train import trainer, validation
+from polyp_utils.train.learner import Learner
+from polyp_utils.train.trainer import Trainer, adopt, fit
 
 SMALL = {"dataset": "phantom", "limit": 12, "width": 4, "image_size": 32, "epochs": 2}
 SMALL |= {"batch_size": 4, "lr": 1e-3, "device": "cpu"}
@@ -69,7 +70,7 @@ def test_a_compiled_run_learns_what_another_learns(in_folder, monkeypatch):
 
     real = torch.compile
     monkeypatch.setattr(torch, "compile", compiled)
-    monkeypatch.setattr("polyp_utils.training.has_compiler", lambda device: True)
+    monkeypatch.setattr("polyp_utils.train.trainer.has_compiler", lambda device: True)
     settings = {"limit": 9, "micro_batches": 2, "precision": "fp32", "lr": 0.01}
     both = (small(compile_mode=mode, **settings) for mode in ("reduce-overhead", "none"))
     with_it, without = map(in_folder, both)
@@ -88,9 +89,9 @@ def test_compiling_without_a_compiler_is_refused_before_any_work(monkeypatch):
 
 
 def test_gradients_that_cuda_graphs_cannot_add_up_are_refused(monkeypatch):
-    monkeypatch.setattr(training, "has_compiler", lambda device: True)
+    monkeypatch.setattr(trainer, "has_compiler", lambda device: True)
     on_gpu = Compute(torch.device("cuda"), torch.bfloat16)
-    monkeypatch.setattr(training, "get_compute", lambda *_: on_gpu)
+    monkeypatch.setattr(trainer, "get_compute", lambda *_: on_gpu)
     with pytest.raises(ValueError, match="CUDA graphs cannot add up gradients, but micro_batches"):
         fit(small(compile_mode="max-autotune", micro_batches=2))
 
@@ -253,7 +254,7 @@ def test_a_killed_run_goes_on_to_the_same_end(results, longer, capsys):
 
 @pytest.mark.parametrize(
     ("module", "writer", "call"),
-    [(training, "save_weights", 1), (torch, "save", 2), (training, "write_json", 1)],
+    [(trainer, "save_weights", 1), (torch, "save", 2), (trainer, "write_json", 1)],
 )
 def test_a_run_that_died_while_writing_goes_on_to_the_same_end(
     monkeypatch, base, module, writer, call
@@ -463,7 +464,7 @@ def test_the_learning_rate_halves_when_the_validation_loss_stalls(monkeypatch):
 
 def test_losses_are_read_now_and_then_not_at_every_step(monkeypatch):
     steps, reads = [], []
-    monkeypatch.setattr(training, "READ_EVERY", 4)
+    monkeypatch.setattr(trainer, "READ_EVERY", 4)
     monkeypatch.setattr(Learner, "step", spy(Learner.step, lambda _: steps.append(1)))
     monkeypatch.setattr(Trainer, "_read", spy(Trainer._read, lambda _: reads.append(1)))
     run = fit(small(limit=40))  # ten steps in an epoch: read after 4, 8, 10

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from polyp_utils.analyse.uncertainty import auroc, risk_coverage, self_doubt
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.uncertainty import auroc, risk_coverage, self_doubt
 
 TRIMAP = get_scheme("trimap")
 

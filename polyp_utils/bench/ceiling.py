@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from polyp_utils.bench.layers import Layer, layers_of
-from polyp_utils.device import Compute
-from polyp_utils.model import UNet
+from polyp_utils.common.device import Compute
+from polyp_utils.model.unet import UNet
 
 _USUAL = "channels last"
 _MATRIX = 2048  # side of the matrices

@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import nnls
 
 from polyp_utils.bench.ceiling import convolutions, training_flops
-from polyp_utils.model import UNet
+from polyp_utils.model.unet import UNet
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,18 @@ import torch
 from torch import Tensor
 
 from polyp_utils.bench.runtimes import CARD, load_forward, prepare, runtimes_here
-from polyp_utils.config import RunConfig
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.grouping import known_groups
 from polyp_utils.data.labels import get_scheme, is_polyp
 from polyp_utils.data.splits import load_split
-from polyp_utils.export import calibration_images
-from polyp_utils.inference import (
-    WeightsError,
-    load_weights,
-    read_metadata,
-    shape_of,
-    to_polyp_mask,
-)
-from polyp_utils.metrics import count, dice
-from polyp_utils.model import UNet
-from polyp_utils.runs import Run, find_run
-from polyp_utils.stats import mean_interval
+from polyp_utils.deploy.onnx import calibration_images
+from polyp_utils.model.predict import load_weights, read_metadata, shape_of, to_polyp_mask
+from polyp_utils.model.unet import UNet
+from polyp_utils.runs.run import Run, find_run
+from polyp_utils.score.intervals import mean_interval
+from polyp_utils.score.overlap import count, dice
 
 
 @dataclass(frozen=True)

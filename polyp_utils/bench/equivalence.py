@@ -17,14 +17,15 @@ from torch.utils.data import Sampler
 
 from polyp_utils.bench.loops import jpegs, our_steps
 from polyp_utils.bench.plain import PlainLoop
-from polyp_utils.config import RunConfig
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.device import explaining, get_compute
+from polyp_utils.common.files import write_csv
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.parts import load_parts
 from polyp_utils.data.splits import load_split
-from polyp_utils.device import explaining, get_compute
-from polyp_utils.files import write_csv
-from polyp_utils.learner import Learner, epoch_order
-from polyp_utils.validation import load_parts, validate
+from polyp_utils.train.learner import Learner, epoch_order
+from polyp_utils.train.validation import validate
 
 COLUMNS = ["seed", "loop", "what", "at", "value"]
 

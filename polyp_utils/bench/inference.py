@@ -22,11 +22,11 @@ from torch import Tensor
 
 from polyp_utils.bench.ceiling import synchronise
 from polyp_utils.bench.runtimes import CARD, FORWARDS, Forward, file_of, load_forward, prepare
+from polyp_utils.common.device import get_compute
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.transforms import resize_image, to_input
-from polyp_utils.device import get_compute
-from polyp_utils.inference import read_metadata, to_polyp_mask
-from polyp_utils.model import UNet
+from polyp_utils.model.predict import read_metadata, to_polyp_mask
+from polyp_utils.model.unet import UNet
 
 Job = Callable[..., list[Any]]  # of a runtime's name, seconds, and what is asked
 _FRAME = (1024, 1280)  # height and width in pixels, the largest frames of Kvasir-SEG but a few

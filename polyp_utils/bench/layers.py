@@ -39,7 +39,7 @@ class Layer(NamedTuple):
 
 
 def layers_of(width: int, image_size: int, batch: int, classes: int = 3) -> list[Layer]:
-    """All convolutions of `polyp_utils.model.UNet`, in the order of the forward pass."""
+    """All convolutions of `polyp_utils.model.unet.UNet`, in the order of the forward pass."""
     layers: list[Layer] = []
 
     def add(name: str, c_in: int, c_out: int, depth: int, kernel: int = 3) -> None:

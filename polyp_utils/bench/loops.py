@@ -1,7 +1,7 @@
 """The loops that take turns, and what a process does with one of them.
 
 Both loops train the card's network (scheme trimap) on the same frames: the plain loop from JPEG
-files, ours as `polyp_utils.learner` does. The convolutions alone are their ceiling.
+files, ours as `polyp_utils.train.learner` does. The convolutions alone are their ceiling.
 """
 
 import itertools
@@ -18,19 +18,19 @@ from torch import Tensor
 from polyp_utils.bench.ceiling import convolutions, measured, seconds_per_call, synchronise
 from polyp_utils.bench.plain import PlainLoop
 from polyp_utils.bench.profile import seconds_by_kind
-from polyp_utils.config import RunConfig
-from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.labels import get_scheme
-from polyp_utils.data.splits import Split
-from polyp_utils.device import (
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.device import (
     Compute,
     explaining,
     get_compute,
     keep_freed_memory,
     peak_memory_mib,
 )
-from polyp_utils.learner import Learner
-from polyp_utils.validation import Data, load_parts
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.parts import Data, load_parts
+from polyp_utils.data.split import Split
+from polyp_utils.train.learner import Learner
 
 FRAMES = 128  # to train on: an epoch is longer than the turns
 VALIDATED = 16  # others

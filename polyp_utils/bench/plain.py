@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.losses import CombinedLoss
-from polyp_utils.model import UNet
+from polyp_utils.model.losses import CombinedLoss
+from polyp_utils.model.unet import UNet
 
 WORKERS = 2
 

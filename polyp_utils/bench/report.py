@@ -9,8 +9,8 @@ import pandas as pd
 from polyp_utils.bench.agreement import LEVEL, differences
 from polyp_utils.bench.layers import PASSES, layers_of
 from polyp_utils.bench.profile import KINDS
-from polyp_utils.config import repo_root, results_root
-from polyp_utils.runs import RunError
+from polyp_utils.common.exceptions import RunError
+from polyp_utils.common.paths import repo_root, results_root
 
 NOT_HELD = " (ignores the limit)"  # a runtime that computed as on the real CPU, not the imitated
 LIVE = 25  # frames per second of video

@@ -19,11 +19,11 @@ from polyp_utils.bench import ceiling, inference, loops, training
 from polyp_utils.bench.data import data_start
 from polyp_utils.bench.report import NOT_HELD
 from polyp_utils.bench.runtimes import CARD, is_held
-from polyp_utils.config import RunConfig
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.device import Compute, explaining, get_compute, keep_freed_memory
+from polyp_utils.common.files import write_csv, write_json
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.device import Compute, explaining, get_compute, keep_freed_memory
-from polyp_utils.files import write_csv, write_json
-from polyp_utils.start import git_commit
+from polyp_utils.train.start import git_commit
 
 FOLDER = "benchmark"  # under results/
 WIDTHS = (64, 32, 16)

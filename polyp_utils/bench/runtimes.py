@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyp_utils.config import ExtraError
+from polyp_utils.common.device import get_compute
+from polyp_utils.common.exceptions import ExtraError
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.device import get_compute
-from polyp_utils.export import export_int8, export_onnx
-from polyp_utils.hub import FILE, load_model
-from polyp_utils.inference import load_weights, read_metadata, save_weights, to_probabilities
-from polyp_utils.model import UNet
-from polyp_utils.runtime import compile_openvino, threads_for
+from polyp_utils.deploy.load import FILE, load_model
+from polyp_utils.deploy.onnx import export_int8, export_onnx
+from polyp_utils.deploy.openvino import compile_openvino, threads_for
+from polyp_utils.model.predict import load_weights, read_metadata, save_weights, to_probabilities
+from polyp_utils.model.unet import UNet
 
 Forward = Callable[[Tensor], Tensor]
 CARD = "card's snippet, fp32"

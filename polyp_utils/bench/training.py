@@ -1,8 +1,8 @@
 """Training speed of the plain loop, of ours, and of the convolutions alone, in turns.
 
 Each has a process of its own, because how memory is kept belongs to a process
-(`polyp_utils.device.keep_freed_memory`) and is part of what is compared; only one works at a time,
-and they take turns, so that a noisy machine disturbs all alike.
+(`polyp_utils.common.device.keep_freed_memory`) and is part of what is compared; only one works at
+a time, and they take turns, so that a noisy machine disturbs all alike.
 """
 
 import multiprocessing
@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from polyp_utils.bench import loops
-from polyp_utils.config import RECIPES, RunConfig
+from polyp_utils.common.config import RECIPES, RunConfig
 
 TRAINING = ("plain", "ours")
 UNITS = {"training": "images/s", "validation": "images/s", "first_batch": "s", "peak_memory": "MiB"}

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polyp_utils.config import unknown
+from polyp_utils.common.exceptions import unknown
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import is_polyp
 from polyp_utils.data.transforms import to_device, to_input

@@ -22,7 +22,7 @@ from filelock import FileLock
 from safetensors import safe_open
 from torch import Tensor
 
-from polyp_utils.files import atomic
+from polyp_utils.common.files import atomic
 
 _DTYPES = {"U8": torch.uint8, "I64": torch.int64}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}

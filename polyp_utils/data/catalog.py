@@ -8,7 +8,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from polyp_utils.config import data_root, repo_root, unknown
+from polyp_utils.common.exceptions import unknown
+from polyp_utils.common.paths import data_root, repo_root
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from polyp_utils.config import cache_root
+from polyp_utils.common.paths import cache_root
+from polyp_utils.common.progress import Progress
 from polyp_utils.data.cache import one_writer, open_map, write_rows
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.sources import Source, open_source
 from polyp_utils.data.transforms import resize_image, resize_mask
-from polyp_utils.progress import Progress
 
 _CACHE_VERSION = 2
 _TENSORS = ("images", "masks", "sizes")

@@ -22,8 +22,6 @@ from scipy.cluster.vq import kmeans2
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from polyp_utils.data.splits import known_pairs, known_sequences
-
 SIDE = 384  # longer side that frames are reduced to, in pixels
 NEIGHBOURS = 40  # candidates per frame: other views of a lesion are not always the nearest
 MIRROR_NEIGHBOURS = 5  # of its mirror image: only copies are mirrored, and they are near
@@ -249,14 +247,6 @@ def group(ids: Sequence[str], pairs: pd.DataFrame) -> dict[str, int]:
     shape = (len(row), len(row))
     links = coo_array((np.ones(len(known)), (ends[0].astype(int), ends[1].astype(int))), shape)
     return dict(zip(ids, connected_components(links, directed=False)[1].tolist(), strict=True))
-
-
-def listed_groups(dataset: str, ids: Sequence[str]) -> dict[str, int]:
-    """Id -> group, by the near-duplicates and sequences that are listed; needs no frames."""
-    sequences, first = known_sequences(dataset), dict[str, str]()
-    rows = [(i, first.setdefault(sequences.get(i, i), i)) for i in ids]
-    tables = (known_pairs(dataset), rows)
-    return group(ids, pd.concat(pd.DataFrame(t, columns=["id_a", "id_b"]) for t in tables))
 
 
 def pairwise_agreement(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from polyp_utils.config import unknown
+from polyp_utils.common.exceptions import unknown
 
 if TYPE_CHECKING:
     from torch import Tensor

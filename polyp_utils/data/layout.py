@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from polyp_utils.common.exceptions import DataError
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 _SIDE_FILES = {".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".pdf"}
 _SIDE_FILES |= {".zip", ".tar", ".gz", ".7z", ".rar", ".xlsx", ".xls", ".py", ".m", ".ipynb"}
@@ -20,10 +22,6 @@ _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}  # and whatever begins with 
 _IMAGE_WORDS = {"image", "images", "img", "imgs", "original", "originals", "frames", "bbdd"}
 _MASK_WORDS = {"mask", "masks", "gt", "groundtruth", "ground", "truth", "label", "labels"}
 _MASK_WORDS |= {"annotation", "annotations", "segmentation", "segmentations", "seg", "gtpolyp"}
-
-
-class DataError(ValueError):
-    """A file or folder that cannot be used; the message names it and says what to do."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ import numpy as np
 import skimage  # loads its parts when they are first used
 from PIL import Image
 
+from polyp_utils.common.exceptions import DataError
 from polyp_utils.data import phantom
 from polyp_utils.data.catalog import DatasetInfo, locate
 from polyp_utils.data.labels import THRESHOLD, colour_levels, is_coloured, undecided
-from polyp_utils.data.layout import DataError, find_pairs
+from polyp_utils.data.layout import find_pairs
 
 MAX_UNDECIDED = 0.01  # of a mask's pixels
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from polyp_utils.ablation import SETTINGS, Results
+from polyp_utils.train.ablation import SETTINGS, Results
 
 _COLOURS = {"card": "0.5", "longer": "#56b4e9", "augmented": "#009e73", "release": "#d55e00"}
 

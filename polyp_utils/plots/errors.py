@@ -9,10 +9,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from polyp_utils.analyse.dice_drivers import MARKS, DiceModel
+from polyp_utils.analyse.failure_types import BANDS, OBJECTS
 from polyp_utils.data.labels import MISSED
-from polyp_utils.error_types import BANDS, OBJECTS
-from polyp_utils.properties import MARKS, DiceModel
-from polyp_utils.stats import FEW, Interval
+from polyp_utils.score.intervals import FEW, Interval
 
 _POINT, _LINE = "#0072b2", "#d55e00"
 

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
-from polyp_utils.card_sums import AVERAGES, LOSSES
-from polyp_utils.headline import LOSS, TEST, VALIDATION, Hypothesis
-from polyp_utils.literature import CARD
+from polyp_utils.score.literature import CARD
+from polyp_utils.study.card_sums import AVERAGES, LOSSES
+from polyp_utils.study.hypotheses import LOSS, TEST, VALIDATION, Hypothesis
 
 _MARKERS = "osD^v"  # by width
 _CLOUD = 5.991  # 95 % of a two-dimensional normal distribution lie within this squared distance

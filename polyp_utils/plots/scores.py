@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from polyp_utils.stats import mean_interval
+from polyp_utils.score.intervals import mean_interval
 
 
 def score_distributions(per_image: pd.DataFrame, groups: Mapping[str, int]) -> Figure:

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from polyp_utils.gallery import Frame
+from polyp_utils.analyse.gallery import Frame
 
 TRUTH, PREDICTION, SECOND = "#00e050", "#ff20ff", "#30b0ff"
 

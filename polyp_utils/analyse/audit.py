@@ -1,0 +1,261 @@
+"""What is wrong with a data set: every file looked at once, every pair of frames compared.
+
+`audit` never stops at a bad file: it reports it and goes on, so that one call shows all there is
+to mend. What it finds is either an ``error`` (`PolypDataset` refuses the file), or a ``note``.
+"""
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from skimage import measure
+
+from polyp_utils.analyse.frames import has_text, overlay
+from polyp_utils.common.exceptions import DataError
+from polyp_utils.common.files import write_csv
+from polyp_utils.data import duplicates
+from polyp_utils.data.catalog import get_info
+from polyp_utils.data.labels import SPECK_SHARE, THRESHOLD
+from polyp_utils.data.pairs import near_duplicates
+from polyp_utils.data.sources import MaskFile, Source, open_source
+
+OUTLIER_Z = 3.5  # robust z-score, Iglewicz and Hoaglin 1993
+
+_COLUMNS = ["id", "height", "width", "border_share", "brightness", "overlay", "text"]
+_COLUMNS += ["polyp_share", "specks", "speck_px", "traces_px", "undecided_px"]
+_COLUMNS += ["same_bytes", "same_pixels"]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What `audit` found.
+
+    Attributes:
+        title: of the data set.
+        source: of its frames.
+        frames: a row per readable frame: ``id``, ``height`` and ``width`` (px), ``border_share``
+            and ``brightness`` (mean lightness L*, 0–100, of what the border leaves),
+            ``overlay``, ``text``, ``polyp_share``, ``specks`` and ``speck_px``, ``traces_px``
+            (mask pixels of no pure value), ``undecided_px``, ``same_bytes`` and ``same_pixels``
+            (hashes of the image).
+        findings: a row each: ``check``, ``severity`` (``error`` or ``note``), ``id``, ``detail``.
+        pairs: near-duplicates, see `find_near_duplicates`.
+        seconds: that it took.
+    """
+
+    title: str
+    source: Source
+    frames: pd.DataFrame
+    findings: pd.DataFrame
+    pairs: pd.DataFrame
+    seconds: float
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """A row per check: ``findings``, how many ``frames``, an example."""
+        rows = []
+        for check, severity in CHECKS.items():
+            found = self.findings[self.findings["check"] == check]
+            example = "; ".join(found["id"].iloc[:1] + ": " + found["detail"].iloc[:1])
+            ids = set(found["id"])
+            if check == "near-duplicate":
+                ids = {*self.pairs["id_a"], *self.pairs["id_b"]}
+            row = {"check": check, "severity": severity, "findings": len(found)}
+            rows.append(row | {"frames": len(ids), "for example": example})
+        return pd.DataFrame(rows)
+
+    @property
+    def errors(self) -> pd.DataFrame:
+        """The findings that stop training: ``check``, ``id``, ``detail``."""
+        of = self.findings["severity"] == "error"
+        return self.findings.loc[of, ["check", "id", "detail"]].reset_index(drop=True)
+
+    def save(self, folder: Path) -> None:
+        """Writes ``frames.csv``, ``findings.csv`` and ``pairs.csv``, each atomically."""
+        for name in ("frames", "findings", "pairs"):
+            write_csv(folder / f"{name}.csv", getattr(self, name))
+
+
+CHECKS = {
+    "pairing": "error",
+    "unreadable": "error",
+    "size mismatch": "error",
+    "values outside the scheme": "error",
+    "undecided mask pixels": "note",
+    "stray specks": "note",
+    "empty mask": "note",
+    "same bytes": "note",
+    "same pixels": "note",
+    "near-duplicate": "note",
+    "resolution outlier": "note",
+    "brightness outlier": "note",
+    "black block": "note",
+    "green box": "note",
+    "text": "note",
+}
+
+
+def audit(name: str) -> Audit:
+    """Looks at every file of a data set and compares all frames.
+
+    Args:
+        name: of the catalogue, or a folder.
+
+    Raises:
+        ValueError: unknown name.
+        FileNotFoundError: not on disk and not to be had.
+        DataError: folders that cannot be paired at all.
+    """
+    start = time.perf_counter()
+    info = get_info(name)
+    source = open_source(info, strict=False)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        looks = list(pool.map(lambda frame_id: _look(source, frame_id), source.ids))
+    frames = pd.DataFrame([look.row for look in looks if look.row], columns=_COLUMNS)
+    features = [look.features for look in looks if look.features]
+    if len(features) == len(source.ids):
+        pairs = near_duplicates(source, info.name, features)
+    else:  # some files cannot be read, so nothing is kept
+        pairs = duplicates.find_near_duplicates(frames["id"].tolist(), features)
+    found = [("pairing", "", problem) for problem in source.problems]
+    found += [finding for look in looks for finding in look.findings]
+    found += _compared(frames, pairs)
+    order = {check: i for i, check in enumerate(CHECKS)}
+    found = sorted(found, key=lambda finding: order[finding[0]])
+    rows = [(check, CHECKS[check], frame_id, detail) for check, frame_id, detail in found]
+    findings = pd.DataFrame(rows, columns=["check", "severity", "id", "detail"])
+    return Audit(info.title, source, frames, findings, pairs, time.perf_counter() - start)
+
+
+Finding = tuple[str, str, str]  # check, id, detail
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One frame: its row (empty if it cannot be read), what is wrong, its features."""
+
+    row: dict[str, Any]
+    findings: list[Finding]
+    features: duplicates.Features | None
+
+
+def _look(source: Source, frame_id: str) -> _Look:
+    findings: list[Finding] = []
+    try:
+        image = source.read_image(frame_id)
+        mask = source.read_mask_file(frame_id)
+    except DataError as error:
+        return _Look({}, [("unreadable", frame_id, str(error))], None)
+    row = {"id": frame_id, "height": image.shape[0], "width": image.shape[1]}
+    row |= _image_row(image) | {"same_bytes": source.file_hash(frame_id)}
+    size = mask.levels.shape
+    if size != image.shape[:2]:
+        detail = f"mask {size[1]}×{size[0]}, image {image.shape[1]}×{image.shape[0]} px"
+        findings.append(("size mismatch", frame_id, detail))
+    try:
+        mask.check()
+    except DataError as error:
+        findings.append(("values outside the scheme", frame_id, str(error)))
+    row |= _mask_row(mask)
+    findings += _mask_findings(mask, row)
+    findings += [
+        (what, frame_id, "lower left corner" if what != "text" else "two lines or more")
+        for what in (row["overlay"], "text" if row["text"] else "none")
+        if what != "none"
+    ]
+    return _Look(row, findings, duplicates.extract(image))
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _image_row(image: np.ndarray) -> dict[str, Any]:
+    small = duplicates.reduce(image)
+    value = small.max(axis=-1)
+    outside = border(value)
+    lightness = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)[..., 0] / 2.55
+    return {
+        "border_share": outside.mean(),
+        "brightness": lightness[~outside].mean() if not outside.all() else np.nan,
+        "overlay": overlay(small),
+        "text": has_text(image),
+        "same_pixels": _hash(repr(image.shape).encode() + image.tobytes()),
+    }
+
+
+def border(value: np.ndarray) -> np.ndarray:
+    """Dark pixels that are connected to the frame's edge, bool (H, W)."""
+    dark = np.pad((value < 30).astype(np.uint8), 1, constant_values=1)
+    return cv2.connectedComponents(dark, connectivity=4)[1][1:-1, 1:-1] == 1
+
+
+def _mask_row(mask: MaskFile) -> dict[str, Any]:
+    polyp = mask.levels > THRESHOLD
+    sizes = np.bincount(measure.label(polyp, connectivity=2).ravel())[1:]
+    specks = sizes[sizes < SPECK_SHARE * polyp.size]
+    return {
+        "polyp_share": polyp.mean(),
+        "specks": len(specks),
+        "speck_px": int(specks.sum()),
+        "traces_px": int(mask.traces.sum()),
+        "undecided_px": int(mask.undecided.sum()),
+    }
+
+
+def _mask_findings(mask: MaskFile, row: dict[str, Any]) -> Iterator[Finding]:
+    frame_id = row["id"]
+    if row["undecided_px"]:
+        y, x = np.argwhere(mask.undecided)[0]
+        value = mask.raw[y, x].tolist()
+        detail = f"{row['undecided_px']} px, first {value} at row {y}, column {x}"
+        yield "undecided mask pixels", frame_id, detail
+    if row["specks"]:
+        polyp = mask.levels > THRESHOLD
+        regions = measure.regionprops(measure.label(polyp, connectivity=2))
+        y, x = min(regions, key=lambda region: region.area).coords[0]
+        specks = "1 speck" if row["specks"] == 1 else f"{row['specks']} specks"
+        detail = f"{specks}, {row['speck_px']} px in all, the smallest at row {y}, column {x}"
+        yield "stray specks", frame_id, detail
+    if not row["polyp_share"]:
+        yield "empty mask", frame_id, "no polyp pixel"
+
+
+def _compared(frames: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
+    """Findings that need all frames."""
+    if frames.empty:
+        return
+    for what, column in (("same bytes", "same_bytes"), ("same pixels", "same_pixels")):
+        for _, same in frames.groupby(column):
+            for frame_id in same["id"].iloc[1:]:
+                yield what, str(frame_id), f"as {same['id'].iloc[0]}"
+    for pair in pairs.itertuples():
+        detail = f"{pair.inliers} features agree with {pair.id_b}, scale {pair.scale:.2f}, "
+        detail += f"rotation {pair.rotation:.0f}°{', mirrored' if pair.mirrored else ''}"
+        yield "near-duplicate", str(pair.id_a), detail
+    sizes = frames["width"].astype(str) + "×" + frames["height"].astype(str) + " px"
+    pixels, light = (frames["height"] * frames["width"]).map(math.log), frames["brightness"]
+    for what, values, least, details in (
+        ("resolution outlier", pixels, math.log(2), sizes),
+        ("brightness outlier", light, 10, light.round().astype(str)),
+    ):
+        apart = (values - values.median()).abs() > least  # where all are alike, little is far
+        far = apart & (robust_z(values).abs() > OUTLIER_Z)
+        yield from zip(repeat(what), frames.loc[far, "id"], details[far], strict=False)
+
+
+def robust_z(values: pd.Series) -> pd.Series:
+    """Distance from the median in robust standard deviations (MAD, else mean deviation)."""
+    distance = values - values.median()
+    spread = 1.4826 * distance.abs().median() or 1.2533 * distance.abs().mean()
+    return distance / spread if spread else distance * 0

@@ -1,0 +1,94 @@
+"""Failures of a run: a table of them, the frames themselves, and mistaken kinds of polyp."""
+
+from collections.abc import Collection
+
+import numpy as np
+import pandas as pd
+import torch
+
+from polyp_utils.analyse.failure_types import dice_costs, find_objects, object_errors, pixel_errors
+from polyp_utils.analyse.frames import describe
+from polyp_utils.analyse.gallery import enlarged
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.known import sessile_ids
+from polyp_utils.data.labels import MISSED, POLYP, THRESHOLD
+from polyp_utils.score.evaluation import Evaluation
+from polyp_utils.score.intervals import mean_interval
+from polyp_utils.score.protocols import ORIGINAL
+
+
+def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
+    """A row per image, worst first: polyp scores at the original size, properties, errors.
+
+    Returns:
+        ``id``, ``group`` (frames that are drawn together in intervals), ``dice``, ``iou``,
+        ``precision``, ``recall``; what `describe` says; ``sessile`` where the data set holds
+        frames of Kvasir-Sessile; `object_errors`, `pixel_errors`, `dice_costs`, and ``pixels`` of
+        the frame.
+    """
+    per_image = evaluation.per_image
+    wanted = (per_image["class"] == POLYP) & (per_image["size"] == ORIGINAL)
+    sessile = sessile_ids() & {*dataset.ids}
+    rows = []
+    for frame_id in per_image.loc[wanted, "id"]:
+        image, mask = dataset.original(frame_id)
+        _, predicted = enlarged(evaluation.predictions, frame_id, mask.shape)
+        truth = mask > THRESHOLD
+        row = {"id": frame_id, "group": evaluation.groups.get(frame_id, frame_id)}
+        row |= describe(image, mask) | ({"sessile": frame_id in sessile} if sessile else {})
+        row |= object_errors(predicted, truth) | pixel_errors(predicted, truth)
+        row |= dice_costs(predicted, truth)
+        rows.append(row | {"pixels": mask.size})
+    scores = per_image.loc[wanted, ["id", "dice", "iou", "precision", "recall"]]
+    return scores.merge(pd.DataFrame(rows), on="id").sort_values("dice", ignore_index=True)
+
+
+def kind_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
+    """A row per true polyp: is it found, and is it given its kind?
+
+    A polyp's true kind is that of most of its pixels; the predicted one is the kind with the
+    higher mean probability over those of its pixels that are predicted as polyp.
+
+    Returns:
+        ``id``, ``kind``, ``predicted`` (a kind, or ``missed`` as in `find_objects`).
+    """
+    scheme = evaluation.predictions.scheme
+    names = list(scheme.kinds)
+    rows = []
+    for frame_id in evaluation.per_image["id"].unique():
+        mask = dataset.original_mask(frame_id)
+        probabilities, predicted = enlarged(evaluation.predictions, frame_id, mask.shape)
+        truth = scheme.encode(torch.from_numpy(mask)[None])[0].numpy()
+        per_kind = np.stack([probabilities[list(c)].sum(dim=0) for c in scheme.kinds.values()])
+        objects = find_objects(predicted, mask > THRESHOLD)
+        for polyp, found in zip(objects.polyps, objects.found, strict=True):
+            pixels = [np.isin(truth[polyp], c).sum() for c in scheme.kinds.values()]
+            row = {"id": frame_id, "kind": names[int(np.argmax(pixels))], "predicted": MISSED}
+            if found:
+                row["predicted"] = names[int(per_kind[:, polyp & predicted].mean(axis=1).argmax())]
+            rows.append(row)
+    return pd.DataFrame(rows, columns=["id", "kind", "predicted"])
+
+
+def kind_findings(table: pd.DataFrame, kinds: Collection[str]) -> list[str]:
+    """How often the kind is right given that the polyp is found, in sentences.
+
+    Args:
+        table: of `kind_table`.
+        kinds: that the label scheme knows.
+    """
+    if len(kinds) < 2:
+        return ["The label scheme knows one kind of polyp, so there is none to mistake."]
+    found = table[table["predicted"] != MISSED]
+    if found.empty:
+        return [f"None of {len(table)} polyps is found, so no kind is given."]
+    right = mean_interval(found["kind"] == found["predicted"])
+    usual = found["kind"].mode().iloc[0]
+    sentences = [
+        f"Of {len(table)} polyps {len(found)} are found; {right} of these are given their right "
+        f"kind (calling all of them {usual} would give {(found['kind'] == usual).mean():.3f})."
+    ]
+    for kind, group in found.groupby("kind"):
+        share = mean_interval(group["kind"] == group["predicted"])
+        sentences.append(f"Of the {len(group)} {kind} ones that are found: {share}.")
+    return sentences

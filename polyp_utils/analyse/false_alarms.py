@@ -1,0 +1,54 @@
+"""False alarms: how much a system marks where there is no polyp.
+
+The data sets show a polyp in nearly every frame, so stand-ins for frames without one are looked at:
+parts of frames, and phantoms, see `polyp_free`. `WORTH` says what that is worth.
+"""
+
+import pandas as pd
+
+from polyp_utils.score.intervals import Interval, mean_interval
+
+MIN_SHARE = 1 / 9  # of the frame that a crop must have: it is enlarged threefold at most
+CROPS, WITHIN = "crops beside the polyp", "the same crops, with the whole frame seen"
+PHANTOMS = "phantoms without a polyp"
+RATES = ("frames with any", "regions per frame", "share of the area")
+WORTH = (
+    "What that is worth: crops are enlarged parts of frames that were chosen for a polyp, and "
+    "phantoms are no mucosa. Neither is a normal colonoscopy; false alarms on whole videos are not "
+    "measured."
+)
+
+
+def rates(table: pd.DataFrame) -> dict[str, dict[str, Interval]]:
+    """How much is marked falsely, of `polyp_free.alarm_table`: kind of frames -> rate.
+
+    Rates are ``frames with any`` (a share of them), ``regions per frame`` and ``share of the
+    area``, each a mean with its 95 % interval, groups drawn together.
+    """
+    found = {}
+    for frames, part in table.dropna(subset="objects").groupby("frames", sort=False):
+        values = (part["objects"] > 0, part["objects"], part["share"])
+        intervals = [mean_interval(each, groups=part["group"]) for each in values]
+        found[str(frames)] = dict(zip(RATES, intervals, strict=True))
+    return found
+
+
+def alarm_findings(table: pd.DataFrame) -> list[str]:
+    """How often there are false alarms, and what that is worth, in sentences from the table."""
+    sentences = []
+    for frames, found in rates(table).items():
+        share, regions, area = found.values()
+        count = round(share.mean * share.n)
+        said = f"{frames.capitalize()} ({share.n}): one false alarm or more in {count}, {share}"
+        if not count:  # the rule of three, for frames that are independent
+            said += f" (none in so many fits any share up to {3 / share.n:.3f})"
+        sentences.append(f"{said}; {regions} regions are marked per frame, {area} of the area.")
+    crops = table[table["frames"] == CROPS]
+    kept = crops["of_frame"].dropna()
+    if len(kept):
+        sentences.append(
+            f"A crop has {100 * kept.median():.0f} % of its frame (median), so that the network "
+            f"sees it enlarged {kept.median() ** -0.5:.1f} times; {len(crops) - len(kept)} of "
+            f"{len(crops)} frames have no room for one of {100 * MIN_SHARE:.0f} %."
+        )
+    return [*sentences, WORTH]

@@ -1,0 +1,116 @@
+"""How far two annotations of one frame agree: a score above that is about the annotator.
+
+Some data sets hold a frame twice, as it is or re-cropped, with a mask drawn anew. Such pairs are
+looked for among the near-duplicates that are known: one frame must lie on the other by a shift of
+whole pixels alone, with grey levels that differ by no more than JPEG makes them.
+"""
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.known import known_pairs
+from polyp_utils.data.labels import THRESHOLD
+from polyp_utils.score.intervals import FEW, Interval, mean_interval
+
+MAX_SCALE, MAX_DEGREES = 0.01, 0.5  # of a fit to 384 px that is none
+MAX_DIFFERENCE = 3.0  # grey levels, mean: Kvasir-SEG's pairs have up to 2.2, or 9 and more
+_PAIR = ["id_a", "id_b", "mirrored", "scale", "rotation"]
+_DARK = 30  # grey level: border, and what is burned into one of the two
+
+
+def annotated_twice(dataset: PolypDataset) -> pd.DataFrame:
+    """Pairs of what is one frame, with two annotations.
+
+    Pairs whose masks agree in every pixel are left out: they are copies of one annotation.
+
+    Returns:
+        A row per pair: ``id_a``, ``id_b``, ``difference`` (mean, grey levels of 255, of what both
+        show), ``dice`` of the one mask against the other, at the original size, of what both show.
+    """
+    rows = []
+    for pair in _same_view(dataset).itertuples():
+        image_a, mask_a = dataset.original(str(pair.id_a))
+        image_b, mask_b = dataset.original(str(pair.id_b))
+        grey_a, grey_b = (cv2.cvtColor(i, cv2.COLOR_RGB2GRAY) for i in (image_a, image_b))
+        shift = _shift(grey_a, grey_b)
+        one, other = _common(grey_a, grey_b, shift)
+        lit = np.minimum(one, other) >= _DARK
+        difference = cv2.absdiff(one, other)[lit].mean() if lit.any() else np.inf
+        first, second = _common(mask_a > THRESHOLD, mask_b > THRESHOLD, shift)
+        if difference <= MAX_DIFFERENCE and (first != second).any():
+            dice = 2 * (first & second).sum() / (first.sum() + second.sum())
+            rows.append((pair.id_a, pair.id_b, difference, dice))
+    return pd.DataFrame(rows, columns=["id_a", "id_b", "difference", "dice"])
+
+
+def _same_view(dataset: PolypDataset) -> pd.DataFrame:
+    """The near-duplicates that are known and whose fit is a shift alone, at the original size."""
+    pairs = pd.DataFrame(known_pairs(dataset.name), columns=_PAIR)
+    longer = [dataset.sizes[dataset.rows(pairs[i])].max(dim=1).values.numpy() for i in _PAIR[:2]]
+    scale = pairs["scale"] * longer[1] / longer[0]  # the fit is of frames with equal longer sides
+    shifted = (abs(scale - 1) <= MAX_SCALE) & (abs(pairs["rotation"]) <= MAX_DEGREES)
+    return pairs[shifted & ~pairs["mirrored"].astype(bool)]
+
+
+def _shift(one: np.ndarray, other: np.ndarray) -> tuple[int, int]:
+    """(dy, dx): pixel (y, x) of one grey image lies at (y + dy, x + dx) of the other."""
+    height, width = np.minimum(one.shape, other.shape) // 2
+    top, left = one.shape[0] // 4, one.shape[1] // 4
+    centre = one[top : top + height, left : left + width]
+    match = cv2.matchTemplate(other, centre, cv2.TM_CCOEFF_NORMED)
+    y, x = np.unravel_index(match.argmax(), match.shape)
+    return int(y) - top, int(x) - left
+
+
+def _common(
+    one: np.ndarray, other: np.ndarray, shift: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What both show, cut out of each."""
+    start = [max(0, -d) for d in shift]
+    sizes = zip(one.shape, other.shape, shift, strict=True)
+    end = [min(length, longer - d) for length, longer, d in sizes]
+    cut = tuple(slice(a, b) for a, b in zip(start, end, strict=True))
+    moved = tuple(slice(a + d, b + d) for a, b, d in zip(start, end, shift, strict=True))
+    return one[cut], other[moved]
+
+
+def ceiling(twice: pd.DataFrame) -> Interval | None:
+    """Mean Dice of the pairs of `annotated_twice`; None if there are fewer than ten."""
+    return mean_interval(twice["dice"]) if len(twice) >= FEW else None
+
+
+def findings(twice: pd.DataFrame, scores: pd.Series, dataset: PolypDataset) -> list[str]:
+    """What is known of the label noise of a data set, in sentences.
+
+    Args:
+        twice: of `annotated_twice`.
+        scores: Dice of a system's frames.
+        dataset: that both are of.
+    """
+    title = dataset.info.title
+    if known_pairs(dataset.name) is None:
+        return [
+            f"Whether {title} holds frames that are annotated twice is not known: `python -m "
+            f"polyp_utils audit --dataset {dataset.name}` looks for them. So no line in the plots."
+        ]
+    if twice.empty:
+        return [
+            f"{title} has no frame that is known to be annotated twice, so its label noise cannot "
+            "be measured: no line in the plots."
+        ]
+    low, high = twice["dice"].min(), twice["dice"].max()
+    mean = ceiling(twice)
+    if mean is None:
+        return [
+            f"{len(twice)} pairs of frames of {title} look the same and are annotated each (Dice "
+            f"{low:.3f} to {high:.3f} between the two): too few for a line in the plots."
+        ]
+    return [
+        f"{mean.n} frames of {title}, in any part, are there twice, as they are or re-cropped, "
+        f"with two annotations: these agree at Dice {mean}, from {low:.3f} to {high:.3f}. That is "
+        "the line in the plots.",
+        f"{(scores >= mean.mean).sum()} of {scores.notna().sum()} frames here reach it: what "
+        "separates these from each other may be the annotator as much as the model.",
+    ]

@@ -1,0 +1,71 @@
+"""Does a system know when it is wrong? Its doubt about a frame, against what was wrong there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from polyp_utils.data.labels import Scheme
+from polyp_utils.score.intervals import RESAMPLES, Interval
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BAD_DICE = 0.7
+DOUBTS = ("disagreement of mirrored copies", "self-doubt of one pass")
+
+
+def self_doubt(probabilities: Tensor, scheme: Scheme) -> float:
+    """One minus the Dice that a prediction expects of itself, in [0, 1]; 0 if nothing is marked.
+
+    The soft Dice of the mask P(polyp) > 0.5 against P(polyp), of class probabilities (C, S, S):
+    what a single pass knows of its own quality.
+    """
+    polyp = scheme.polyp_probability(probabilities[None])[0]
+    mask = polyp > 0.5
+    return float(1 - 2 * polyp[mask].sum() / (polyp.sum() + mask.sum())) if mask.any() else 0.0
+
+
+def auroc(
+    score: Iterable[float],
+    bad: Iterable[bool],
+    groups: Iterable[object] | None = None,
+    seed: int = 0,
+) -> Interval:
+    """Chance that a bad frame has the higher score than a good one; ties count half.
+
+    The area under the ROC curve (Mann and Whitney 1947), with a percentile bootstrap over frames,
+    or over groups of them (near-duplicates); NaN where all are bad or all good.
+    """
+    values, labels = np.asarray(list(score), np.float64), np.asarray(list(bad), bool)
+    n = len(values)
+    if labels.all() or not labels.any():
+        return Interval(np.nan, np.nan, np.nan, n)
+    group, names = pd.factorize(np.arange(n) if groups is None else pd.Series(list(groups)))
+    equal = np.full(len(names), 1 / len(names))
+    drawn = np.random.default_rng(seed).multinomial(len(names), equal, size=RESAMPLES)
+    times = np.vstack([np.ones(n), drawn[:, group]])  # that each frame is drawn
+    higher = np.heaviside(values[labels][:, None] - values[~labels], 0.5)
+    pairs = times[:, labels].sum(axis=1) * times[:, ~labels].sum(axis=1)
+    won = (times[:, labels] @ higher * times[:, ~labels]).sum(axis=1)
+    whole, *areas = won[pairs > 0] / pairs[pairs > 0]
+    low, high = np.quantile(areas, [0.025, 0.975])
+    return Interval(float(whole), float(low), float(high), n)
+
+
+def risk_coverage(score: Iterable[float], dice: Iterable[float]) -> pd.DataFrame:
+    """Mean Dice of the frames that are kept when the most uncertain ones are handed over.
+
+    Returns:
+        Rows ``coverage`` (share that is kept), ``dice``, and ``best`` (if the worst were known).
+    """
+    scores, values = np.asarray(list(score), float), np.asarray(list(dice), float)
+    there = ~np.isnan(values)
+    scores, values = scores[there], values[there]
+    kept = np.arange(1, len(values) + 1)
+    by_score = values[np.argsort(scores, kind="stable")].cumsum() / kept
+    by_truth = np.sort(values)[::-1].cumsum() / kept
+    return pd.DataFrame({"coverage": kept / len(values), "dice": by_score, "best": by_truth})

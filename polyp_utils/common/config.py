@@ -1,0 +1,294 @@
+"""Settings of a run, the named recipes, and where things lie on disk.
+
+A recipe is complete: recipe, run seed and data give the result. ``RunConfig.from_recipe`` is the
+one way in, for notebooks and the command line alike; everything that differs from the recipe is
+an explicit override and is recorded in the run's ``config.json``.
+"""
+
+import ast
+import hashlib
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from polyp_utils.common.exceptions import unknown
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that decides a run. Sizes in pixels; ``image_size`` is the side of the square input.
+
+    Raises:
+        ValueError: a value out of range, with the value seen and what is allowed.
+    """
+
+    recipe: str = "seed"
+    dataset: str = "kvasir-seg"
+    split: str = "random-800-s42"
+    scheme: str = "trimap"
+    image_size: int = 256
+    width: int = 64  # channels of the first stage
+    epochs: int = 20  # passes over the training part
+    batch_size: int = 8  # frames per step, over all processes
+    micro_batches: int = 0  # a batch is taken in that many parts; 0 = one per process
+    init: str = ""  # run or safetensors file whose weights training starts from; empty = random
+    optimizer: str = "adam"  # adam (card), adamw, sgd (Nesterov momentum 0.9)
+    lr: float = 1e-4  # at its highest
+    weight_decay: float = 0.0  # of the convolutions' weights, by adamw and sgd
+    clip_norm: float = 0.0  # longer gradients are cut to this length; 0 = none
+    ema_decay: float = 0.0  # of the moving average of the weights that is kept; 0 = no average
+    schedule: str = "plateau"  # plateau (card), linear, cosine (see `polyp_utils.train.learner`)
+    lr_factor: float = 0.5  # plateau: ReduceLROnPlateau on the validation loss
+    lr_patience: int = 3
+    min_lr: float = 1e-6
+    warmup: float = 0.05  # linear, cosine: share of the steps in which lr rises
+    keep: str = "best"  # the epoch that is kept: best (on validation; card), last
+    ce_weight: float = 0.5  # cross-entropy, or BCE for a network with one logit
+    dice_weight: float = 0.5
+    dice_absent: str = "include"  # class absent from a batch: "include" (card) or "exclude"
+    class_weights: str = "none"  # in the cross-entropy: none (card), inverse-sqrt
+    augment: str = "none"  # none (card), mirror, light, strong
+    seed: int = 0  # weights and order; never the split
+    limit: int = 0  # first n ids of each part, for smoke runs; 0 = all
+    score_test: bool = True  # False: the test part is neither predicted nor scored
+    device: str = "auto"  # auto, cuda, mps, cpu
+    precision: str = "auto"  # auto (bf16 where the hardware has it), bf16, fp32
+    compile_mode: str = "none"  # torch.compile: none, default, reduce-overhead, max-autotune
+    deterministic: bool = False  # slower on CUDA, equal weights twice; the CPU always is
+    name: str = ""  # run folder; empty = derived from the settings
+
+    def __post_init__(self) -> None:
+        for name in ("width", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.width % 2:
+            raise ValueError(f"width is {self.width}; it must be even (the head halves it)")
+        if self.image_size < 32 or self.image_size % 16:
+            nearest = max(32, round(self.image_size / 16) * 16)
+            raise ValueError(
+                f"image_size is {self.image_size}; it must be a multiple of 16 and at least 32 "
+                f"(four poolings): take {nearest}"
+            )
+        for name in ("lr", "min_lr"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        if not 0 < self.lr_factor < 1:
+            raise ValueError(f"lr_factor is {self.lr_factor}; it must lie between 0 and 1")
+        for name, hint in (
+            ("warmup", ": it is a share of the run's steps"),
+            ("weight_decay", ""),
+            ("ema_decay", ": 0 averages nothing, 0.999 over some thousand steps"),
+        ):
+            if not 0 <= getattr(self, name) < 1:
+                value = getattr(self, name)
+                raise ValueError(f"{name} is {value}; it must be at least 0 and less than 1{hint}")
+        if self.weight_decay and self.optimizer == "adam":
+            raise ValueError(
+                f"weight_decay is {self.weight_decay} but optimizer adam has none: take adamw"
+            )
+        if not 0 <= self.clip_norm < math.inf:
+            raise ValueError(f"clip_norm is {self.clip_norm}; it must be finite and at least 0")
+        weights = (self.ce_weight, self.dice_weight)
+        if not all(0 <= weight < math.inf for weight in weights) or sum(weights) == 0:
+            raise ValueError(
+                f"ce_weight {self.ce_weight} and dice_weight {self.dice_weight}: neither may be "
+                "negative or infinite and one must be positive"
+            )
+        for name in ("limit", "lr_patience", "micro_batches", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.batch_size % max(1, self.micro_batches):
+            raise ValueError(
+                f"micro_batches is {self.micro_batches} but batch_size is {self.batch_size}: take "
+                "a number that divides it"
+            )
+        for name, valid in _CHOICES.items():
+            if getattr(self, name) not in valid:
+                raise unknown(name, getattr(self, name), valid)
+        if self.name != Path(self.name).name or self.name in {".", ".."}:
+            raise ValueError(f"name is {self.name!r}; it must be a plain folder name")
+
+    @classmethod
+    def from_recipe(cls, recipe: str = "seed", **overrides: Any) -> "RunConfig":
+        """A recipe's settings with explicit overrides; ``None`` means "as in the recipe".
+
+        Another data set than the recipe's comes with its split ``grouped``, if none is given.
+
+        Raises:
+            ValueError: unknown recipe or parameter (with the nearest valid name), or a value
+                that is out of range or of another type.
+        """
+        if recipe not in RECIPES:
+            raise unknown("recipe", recipe, RECIPES)
+        types = {field.name: type(field.default) for field in fields(cls)}
+        given = {key: value for key, value in overrides.items() if value is not None}
+        if "dataset" in given:
+            given.setdefault("split", _usual_split(RECIPES[recipe], given["dataset"]))
+        for key, value in given.items():
+            if key not in types or key == "recipe":
+                raise unknown("parameter", key, set(types) - {"recipe"})
+            if types[key] is float and isinstance(value, int) and not isinstance(value, bool):
+                given[key] = float(value)
+            elif type(value) is not types[key]:
+                raise ValueError(f"{key} is {value!r}; it must be of type {types[key].__name__}")
+        return replace(RECIPES[recipe], **given)
+
+    @classmethod
+    def from_notebook(cls, namespace: dict[str, Any]) -> "RunConfig":
+        """The settings that a notebook's variables give: ``from_notebook(globals())``.
+
+        Raises:
+            ValueError: as in `from_recipe`.
+        """
+        names = [field.name for field in fields(cls)]
+        return cls.from_recipe(**{name: namespace[name] for name in names if name in namespace})
+
+    @property
+    def run_name(self) -> str:
+        """Folder name of the run under the results folder."""
+        if self.name:
+            return self.name
+        usual = RECIPES.get(self.recipe, self)
+        data = f"-{Path(self.dataset).name}" if self.dataset != usual.dataset else ""
+        split = Path(self.split).stem if self.split != _usual_split(usual, self.dataset) else ""
+        middle = "".join(f"-{part}" for part in (split, self.scheme) if part)
+        limit = f"-n{self.limit}" if self.limit else ""
+        name = f"{self.recipe}{data}{middle}-w{self.width}-s{self.seed}{limit}"
+        for key, value in self.to_dict().items():
+            if key not in _NAMED and value != getattr(usual, key):
+                word = f"{value:g}" if isinstance(value, float) else Path(str(value)).stem
+                name += f"-{key}-{word}".replace("_", "-").lower()
+        if len(name) > _LONGEST_NAME:
+            rest = hashlib.sha256(name.encode()).hexdigest()[:8]
+            name = f"{name[: _LONGEST_NAME - 9]}-{rest}"
+        return name
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as written to ``config.json``."""
+        return asdict(self)
+
+
+def check_parameters(cells: Sequence[str] | None = None) -> None:
+    """Refuses what papermill would pass in silence: a ``-p`` name that the notebook does not have.
+
+    Papermill runs the given values in a cell of their own after the one with the defaults.
+
+    Args:
+        cells: that have run so far; None: those of the notebook that calls this.
+
+    Raises:
+        ValueError: with the nearest name that exists.
+    """
+    if cells is None:
+        from IPython import get_ipython  # not on every machine
+
+        shell = get_ipython()
+        cells = shell.user_ns["In"] if shell else []
+    for defaults, given in itertools.pairwise(cells):
+        if given.startswith("# Parameters\n"):
+            known = _assigned(defaults)
+            for name in _assigned(given):
+                if name not in known:
+                    raise unknown("parameter", name, known)
+
+
+def _assigned(cell: str) -> list[str]:
+    """Names that plain statements of a cell give a value."""
+    targets = (
+        getattr(line, "targets", None) or [getattr(line, "target", None)]
+        for line in ast.parse(cell).body
+    )
+    return [t.id for group in targets for t in group if isinstance(t, ast.Name)]
+
+
+def _usual_split(recipe: RunConfig, dataset: str) -> str:
+    """The recipe's on its own data set; elsewhere the one that every data set has."""
+    if dataset == recipe.dataset:
+        return recipe.split
+    return "phantom-240" if dataset == "phantom" else "grouped"
+
+
+# Settings that a run's name holds in another form, or that do not change the run.
+_NAMED = {"recipe", "dataset", "split", "scheme", "width", "seed", "limit", "device", "name"}
+_LONGEST_NAME = 120  # characters; file systems take 255
+
+_CHOICES = {
+    "dice_absent": ("include", "exclude"),
+    "class_weights": ("none", "inverse-sqrt"),
+    "augment": ("none", "mirror", "light", "strong"),
+    "optimizer": ("adam", "adamw", "sgd"),
+    "schedule": ("plateau", "linear", "cosine"),
+    "keep": ("best", "last"),
+    "device": ("auto", "cuda", "mps", "cpu"),
+    "precision": ("auto", "bf16", "fp32"),
+    "compile_mode": ("none", "default", "reduce-overhead", "max-autotune"),
+}
+
+_SEED = RunConfig()  # the defaults are the model card, number by number; it names no augmentation
+
+RECIPES: dict[str, RunConfig] = {
+    "seed": _SEED,
+    # The card's sibling: one logit, BCE instead of CE.
+    "seed-binary": replace(_SEED, recipe="seed-binary", scheme="binary"),
+    # The card's recipe at 1/64 of its arithmetic, for machines without a GPU.
+    "seed-small": replace(_SEED, recipe="seed-small", width=16, image_size=128, lr=1e-3),
+    # The card's network, trained as well as it can be: nothing is chosen but before training.
+    "release": replace(
+        _SEED,
+        recipe="release",
+        split="grouped",
+        width=32,
+        epochs=160,
+        batch_size=16,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=0.05,
+        clip_norm=1.0,
+        ema_decay=0.999,
+        schedule="cosine",
+        keep="last",
+        augment="strong",
+    ),
+    # A real third class. Its pixels are uneven (training part at 256 px: background 94.7 %,
+    # neoplastic 4.6 %, non-neoplastic 0.7 %), so the cross-entropy is weighted by 1/√frequency
+    # (0.8, 3.7, 9.6), and a kind that a batch lacks leaves the Dice loss, which otherwise would
+    # only push it down: a quarter of the frames show a non-neoplastic polyp.
+    "neopolyp": replace(
+        _SEED,
+        recipe="neopolyp",
+        dataset="neopolyp",
+        split="grouped",
+        scheme="neopolyp",
+        class_weights="inverse-sqrt",
+        dice_absent="exclude",
+        augment="light",
+    ),
+    # No GPU, no data: a narrow network on drawn frames, in about a minute. So few steps want large
+    # ones whose weights are averaged, mirror images, and a loss that is mostly Dice (chosen on
+    # validation; several seeds).
+    "quick": replace(
+        _SEED,
+        recipe="quick",
+        dataset="phantom",
+        split="phantom-240",
+        image_size=64,
+        width=8,
+        epochs=24,
+        batch_size=8,
+        optimizer="sgd",
+        lr=0.3,
+        weight_decay=1e-3,
+        ema_decay=0.97,
+        schedule="linear",
+        warmup=0.2,
+        ce_weight=0.1,
+        dice_weight=0.9,
+        augment="mirror",
+    ),
+}
+
+
+RELEASED = "prototype-release-w32"  # the published run whose weights are meant for use

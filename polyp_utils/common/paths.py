@@ -1,0 +1,34 @@
+"""Where data, cache and results lie on disk, as the environment says."""
+
+import os
+from pathlib import Path
+
+
+def repo_root() -> Path:
+    """The repository: the nearest folder upwards of the working folder, else of this file."""
+    for start in (Path.cwd(), Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if all((folder / name).is_dir() for name in ("notebooks", "polyp_utils")):
+                return folder
+    return Path.cwd()
+
+
+def _folder(variable: str, default: Path) -> Path:
+    value = os.environ.get(variable)
+    return (repo_root() / Path(value).expanduser()).resolve() if value else default
+
+
+def data_root() -> Path:
+    """``POLYP_DATA`` (relative: from the repository root), else ``data/`` in the repository."""
+    return _folder("POLYP_DATA", repo_root() / "data")
+
+
+def cache_root() -> Path:
+    """``POLYP_CACHE``, else ``polyp_utils`` in the user's cache folder."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return _folder("POLYP_CACHE", user / "polyp_utils")
+
+
+def results_root() -> Path:
+    """``POLYP_RESULTS``, else ``results/`` in the repository."""
+    return _folder("POLYP_RESULTS", repo_root() / "results")

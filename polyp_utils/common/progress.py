@@ -1,0 +1,79 @@
+"""Progress that suits the place: a live bar in JupyterLab and terminals, plain lines elsewhere.
+
+A notebook run headless by papermill keeps its output for readers on the web, where a widget is
+dead: there lines alone appear. Work that has said nothing for a while then says how far it is,
+rarely enough that hours fill no page.
+"""
+
+import os
+import sys
+import time
+from types import TracebackType
+
+from polyp_utils.common.processes import rank
+
+SILENCE = 8.0  # seconds without a line before one says how far the work is,
+SHARE = 0.05  # or this share of the time since the start, if that is longer
+
+
+def is_live_notebook() -> bool:
+    """Whether this process is a kernel with a person in front of it.
+
+    Jupyter servers name the notebook in ``JPY_SESSION_NAME`` for the kernels that they start; a
+    kernel started by papermill has no such name.
+    """
+    return "ipykernel" in sys.modules and "JPY_SESSION_NAME" in os.environ
+
+
+class Progress:
+    """A bar over ``total`` units, of which ``done`` are behind us; use as a context manager."""
+
+    def __init__(self, title: str, total: int, done: int = 0, unit: str = "step") -> None:
+        if is_live_notebook():
+            from tqdm.auto import tqdm  # brings widgets
+        else:
+            from tqdm import tqdm
+        self._plain = not is_live_notebook() and not sys.stderr.isatty()
+        hidden = self._plain or rank() > 0
+        self._bar = tqdm(desc=title, total=total, initial=done, unit=unit, disable=hidden)
+        self._total, self._done, self._first = total, done, done
+        self._start = self._said = time.perf_counter()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def advance(self, what: str) -> None:
+        """One unit is done; ``what`` it was, as in `beat`."""
+        self._done += 1
+        self._bar.update()
+        self.beat(what)
+
+    def beat(self, what: str) -> None:
+        """Prints ``what`` is being done, if there is no bar and no line has come for a while."""
+        now = time.perf_counter()
+        if self._plain and now - self._said >= max(SILENCE, SHARE * (now - self._start)):
+            done = self._done - self._first
+            left = (now - self._start) / done * (self._total - self._done) if done else None
+            self.line(what + (f"  about {duration(left)} left" if left else ""))
+
+    def line(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._bar.write(text, file=sys.stdout)
+        sys.stdout.flush()
+        self._said = time.perf_counter()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit of which there is one: ``3.2 min``."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,55 @@
+"""The near-duplicate pairs of a data set, kept in the cache."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from polyp_utils.common.exceptions import DataError
+from polyp_utils.common.files import write_csv
+from polyp_utils.common.paths import cache_root
+from polyp_utils.data import duplicates
+from polyp_utils.data.catalog import get_info
+from polyp_utils.data.sources import Source, open_source
+
+_VERSION = 1  # of the search; another one looks anew
+
+
+def near_duplicates(
+    source: Source, name: str, features: Sequence[duplicates.Features] = ()
+) -> pd.DataFrame:
+    """`find_near_duplicates` of a source at its original size, kept in the cache.
+
+    Args:
+        source: of the frames.
+        name: of the data set, for the cache.
+        features: of the frames, in the order of their ids, if they are at hand.
+    """
+    path = _cache(source, name)
+    if path.is_file():
+        return _read(path)
+    features = features or duplicates.extract_all(source.read_image, source.ids)
+    pairs = duplicates.find_near_duplicates(source.ids, features)
+    write_csv(path, pairs)
+    return pairs
+
+
+def cached_pairs(name: str) -> pd.DataFrame | None:
+    """The near-duplicates of a data set if they have been looked for here, else None."""
+    info = get_info(name)
+    try:
+        source = open_source(info)
+    except (FileNotFoundError, DataError):  # not here, or not whole
+        return None
+    path = _cache(source, info.name)
+    return _read(path) if path.is_file() else None
+
+
+def _cache(source: Source, name: str) -> Path:
+    state = f"{_VERSION} {source.fingerprint()} {' '.join(source.ids)}"
+    return cache_root() / f"{name}-pairs-{hashlib.sha256(state.encode()).hexdigest()[:16]}.csv"
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"id_a": str, "id_b": str})

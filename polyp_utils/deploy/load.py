@@ -1,0 +1,197 @@
+"""A trained model for frames of any size: from a run folder, a file or the Hub.
+
+Only safetensors files are read, never a pickle. Without Python: see the README.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polyp_utils.common.config import RELEASED
+from polyp_utils.common.device import Compute, explaining, get_compute
+from polyp_utils.common.exceptions import HubError, WeightsError
+from polyp_utils.common.paths import repo_root, results_root
+from polyp_utils.data.labels import SCHEMES, Scheme, get_scheme
+from polyp_utils.data.transforms import resize_image
+from polyp_utils.deploy.openvino import for_frames, threads_for
+from polyp_utils.model.predict import (
+    load_weights,
+    predict,
+    read_metadata,
+    shape_of,
+    to_original,
+    to_polyp_mask,
+)
+from polyp_utils.model.unet import UNet
+from polyp_utils.runs.run import list_runs
+
+FILE = "model.safetensors"
+_REPO = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network and what its output means.
+
+    Attributes:
+        network: for `predict`, see `for_frames`.
+        scheme: what the class indices mean.
+        image_size: side S of the square that frames are resized to, in pixels.
+        compute: device and precision.
+        metadata: what training wrote beside the weights; empty if another program wrote them.
+        mirrored: whether frames are also seen mirrored, see `predict`.
+    """
+
+    network: nn.Module
+    scheme: Scheme
+    image_size: int
+    compute: Compute
+    metadata: dict[str, Any]
+    mirrored: bool = False
+
+    def at_network_size(self, image: np.ndarray) -> Tensor:
+        """Class probabilities, float32 (C, S, S), of an RGB frame uint8 (H, W, 3) of any size.
+
+        Raises:
+            ValueError: another dtype or shape.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"the image is {image.dtype} {image.shape}; give RGB uint8 (H, W, 3)")
+        image_CHW = torch.from_numpy(image.copy()).permute(2, 0, 1)  # a view may be flipped
+        with threads_for(self.network):
+            square = resize_image(image_CHW, (self.image_size, self.image_size))[None]
+            (found,) = predict(self.network, square, self.compute, mirrored=self.mirrored)
+        return found
+
+    def probabilities(self, image: np.ndarray) -> Tensor:
+        """Likewise at the frame's size, float32 (C, H, W)."""
+        return to_original(self.at_network_size(image), (image.shape[0], image.shape[1]))
+
+    def class_map(self, image: np.ndarray) -> np.ndarray:
+        """The likeliest class per pixel, uint8 (H, W), at the frame's size."""
+        return self.probabilities(image).argmax(dim=0).to(torch.uint8).numpy()
+
+    def polyp_mask(self, image: np.ndarray) -> np.ndarray:
+        """Where P(any polyp class) > 0.5, bool (H, W), at the frame's size."""
+        size = (image.shape[0], image.shape[1])
+        with threads_for(self.network):
+            return to_polyp_mask(self.at_network_size(image), self.scheme, size).numpy()
+
+
+@explaining()
+def load_model(
+    source: str | Path = "",
+    scheme: str | None = None,
+    image_size: int | None = None,
+    device: str = "auto",
+    mirrored: bool = False,
+    precision: str = "auto",
+    runtime: str = "auto",
+) -> Model:
+    """Loads a model from a run folder, a safetensors file or the Hub.
+
+    Args:
+        source: folder, file, or repository id ``user/name`` or ``user/name@revision``; empty: the
+            weights that the repository releases, `RELEASED`.
+        scheme: name of the label scheme; needed only for weights that do not say it.
+        image_size: side of the network's input in pixels; the same, or to try another size.
+        device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
+        mirrored: see each frame mirrored too, at four times the cost (test-time augmentation).
+        precision: ``auto``, ``bf16`` or ``fp32``; bf16 is what ``auto`` takes where it is faster.
+        runtime: ``auto``, ``openvino`` or ``torch``; OpenVINO (extra ``fast``) is what ``auto``
+            takes on an x86 CPU if it is installed. Its model can be neither copied nor
+            pickled, and while it predicts PyTorch computes with one thread, see `threads_for`.
+
+    Raises:
+        FileNotFoundError: no such folder, file or repository id.
+        HubError: the Hub did not give the file.
+        ExtraError: the runtime is not installed.
+        DeviceError: the GPU has too little memory, is taken, or is of another kind.
+        WeightsError: not safetensors, not our U-Net, or a scheme that is unknown or does not fit.
+    """
+    path = _find(source)
+    metadata = read_metadata(path)
+    settings = metadata.get("settings", {})
+    width, logits = shape_of(path)
+    stored, size = settings.get("scheme"), image_size or settings.get("image_size")
+    fitting = [name for name, known in SCHEMES.items() if known.logits == logits]
+    if not (scheme or stored) or not size:
+        raise WeightsError(
+            f"{path} does not say its label scheme and input size: give scheme= ({logits} logits: "
+            f"one of {', '.join(fitting)}) and image_size= (pixels; the model card's is 256)"
+        )
+    if scheme and stored and scheme != stored:
+        raise WeightsError(f"{path} was trained with scheme {stored!r}, not {scheme!r}")
+    found = get_scheme(scheme or stored)
+    if found.logits != logits:
+        raise WeightsError(
+            f"{path} has {logits} logits but scheme {found.name!r} needs {found.logits}: "
+            f"one of {', '.join(fitting)} fits"
+        )
+    compute = get_compute(device, precision)
+    network = for_frames(load_weights(UNet(3, logits, width), path), compute, runtime)
+    return Model(network, found, size, compute, metadata, mirrored)
+
+
+def _released() -> Path:
+    path = repo_root() / "results/published" / RELEASED / FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the released weights, results/published/{RELEASED}/{FILE} of the repository, are not "
+            f"here ({repo_root()} is no clone of it with that file): run this in a clone, or fetch "
+            "that file by hand and give its path"
+        )
+    return path
+
+
+def _find(source: str | Path) -> Path:
+    if not str(source):
+        return _released()
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / FILE).is_file():
+            raise FileNotFoundError(
+                f"{path} holds no {FILE}: unfinished, or published without it; the README.md of a "
+                "published run has the command that makes it again"
+            )
+        return path / FILE
+    if path.is_file():
+        return path
+    match = _REPO.fullmatch(str(source))
+    here = path.parts and any(Path(root, path.parts[0]).is_dir() for root in (".", repo_root()))
+    if not match or here or path.suffix == ".safetensors":
+        runs = ", ".join(run.name for run in list_runs() if run.weights.is_file()) or "none"
+        raise FileNotFoundError(
+            f"{source} is no run folder, no file, and no repository id of the Hub (user/name or "
+            f"user/name@revision). Runs with weights under {results_root()}: {runs}"
+        )
+    return _download(match[1], match[2] or "main")
+
+
+def _download(repo_id: str, revision: str) -> Path:
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    by_hand = f"get {endpoint}/{repo_id}/resolve/{revision}/{FILE} by hand and give the file's path"
+    try:
+        from huggingface_hub import errors, hf_hub_download  # not on every machine
+    except ImportError as error:
+        raise HubError(f"huggingface_hub is not installed: install it, or {by_hand}") from error
+    unreachable = f"{repo_id} cannot be fetched from {endpoint}: try again online, or {by_hand}"
+    reasons = {
+        errors.RepositoryNotFoundError: f"{repo_id} is no file or folder here, and no repository "
+        f"that {endpoint} shows you; if it is private or gated, log in first (hf auth login)",
+        errors.RevisionNotFoundError: f"{repo_id} has no revision {revision!r}",
+        errors.LocalEntryNotFoundError: unreachable,  # before its base class
+        errors.EntryNotFoundError: f"{repo_id} has no {FILE} at revision {revision!r}; weights of "
+        "another format are not loaded",
+    }
+    try:
+        return Path(hf_hub_download(repo_id, FILE, revision=revision))
+    except Exception as error:  # the client's, httpx's and the system's alike
+        reason = next((text for kind, text in reasons.items() if isinstance(error, kind)), None)
+        raise HubError(f"{reason or unreachable} ({type(error).__name__})") from error

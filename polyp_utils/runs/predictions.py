@@ -1,0 +1,204 @@
+"""What a system says about each frame: of a run, of a folder of images, or of arrays.
+
+All become one thing, `Predictions`, so that every score is made in one way for every system.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from polyp_utils.common.device import Compute, get_compute
+from polyp_utils.common.exceptions import DataError
+from polyp_utils.data.cache import Rows
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.labels import Scheme, get_scheme
+from polyp_utils.data.splits import load_split
+from polyp_utils.model.predict import freeze, load_weights, predict
+from polyp_utils.model.unet import UNet
+from polyp_utils.runs.run import Run
+
+_FORMATS = (".png", ".tif", ".tiff", ".bmp")  # JPEG changes values near the outline
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Class probabilities per frame.
+
+    Attributes:
+        name: of the system, for tables.
+        scheme: what its classes mean.
+        ids: of the frames, in the order in which they are scored.
+        read: id -> probabilities, float32 (C, h, w) in [0, 1], of any size.
+    """
+
+    name: str
+    scheme: Scheme
+    ids: tuple[str, ...]
+    read: Callable[[str], Tensor]
+
+
+def of_run(run: Run, part: str = "test") -> Predictions:
+    """The predictions that a run has stored for ``val`` or ``test``, at network size."""
+    config, scheme = run.config, get_scheme(run.config.scheme)
+    ids = load_split(config.split, config.dataset).limited(config.limit).part(part)
+    read = partial(run.probabilities, part, scheme=scheme)
+    return Predictions(run.name, scheme, ids, read)
+
+
+def of_network(
+    run: Run,
+    dataset: PolypDataset,
+    ids: Iterable[str] = (),
+    device: str = "auto",
+    mirrored: bool = False,
+    weights: Path | None = None,
+) -> Predictions:
+    """What a run's weights say of frames of any data set; kept in memory with 8 bits, as stored.
+
+    Args:
+        run: whose weights are at hand.
+        dataset: opened at the run's network size.
+        ids: frames of it; empty: all.
+        device: as in `get_compute`.
+        mirrored: as in `predict`.
+        weights: another file of that run than its kept ones, see `Run.unaveraged`.
+
+    Raises:
+        FileNotFoundError: the run has no weights here.
+        ValueError: another network size.
+    """
+    network, compute = network_of(run, dataset, device, weights=weights)
+    names = tuple(ids) or dataset.ids
+    images = Rows(dataset.images, dataset.rows(names))
+    found = predict(network, images, compute, mirrored=mirrored)
+    name = f"{run.name}, mirrored" if mirrored else run.name
+    return of_probabilities(zip(names, found, strict=True), get_scheme(run.config.scheme), name)
+
+
+def network_of(
+    run: Run,
+    dataset: PolypDataset,
+    device: str = "auto",
+    precision: str = "auto",
+    weights: Path | None = None,
+) -> tuple[UNet, Compute]:
+    """A run's network, frozen for `predict`, and what it computes with.
+
+    Raises:
+        FileNotFoundError, ValueError: as in `of_network`.
+    """
+    config, scheme = run.config, get_scheme(run.config.scheme)
+    side = dataset.images.shape[-1]
+    if side != config.image_size:
+        raise ValueError(f"{run.name} sees {config.image_size} px: open the data set at that size")
+    compute = get_compute(device, precision)
+    network = load_weights(UNet(3, scheme.logits, config.width), weights or run.weights)
+    return freeze(network, compute), compute
+
+
+def of_probabilities(found: Iterable[tuple[str, Tensor]], scheme: Scheme, name: str) -> Predictions:
+    """Class probabilities, kept in memory with 8 bits, as a run stores them.
+
+    Args:
+        found: id and probabilities, float (C, h, w), of each frame.
+        scheme: what the classes mean.
+        name: for tables.
+    """
+    levels = {i: (p[1:] * 255).round().to(torch.uint8) for i, p in found}
+
+    def read(frame_id: str) -> Tensor:
+        rest = levels[frame_id].float() / 255
+        return torch.cat([(1 - rest.sum(dim=0, keepdim=True)).clamp(min=0), rest])
+
+    return Predictions(name, scheme, tuple(levels), read)
+
+
+def of_folder(folder: str | Path, ids: Iterable[str] = (), name: str = "") -> Predictions:
+    """Masks or maps of P(polyp) that any system wrote, one grey image ``<id>.png`` per frame.
+
+    Args:
+        folder: holds 8-bit images, 0 to 255, of any size, in a lossless format.
+        ids: frames that must be there, for example a test part; empty: all that are.
+        name: for tables; empty: the folder's.
+
+    Raises:
+        DataError: no such folder or no such image, two of one id, or pixels that are no map.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist: name a folder of predictions, <id>.png each")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in _FORMATS:
+            if path.stem in files:
+                raise DataError(f"{files[path.stem]} and {path} are both of {path.stem}: keep one")
+            files[path.stem] = path
+    wanted = tuple(ids) or tuple(files)
+    missing = [frame_id for frame_id in wanted if frame_id not in files]
+    if missing or not wanted:
+        first = f"first {missing[0]}" if missing else "it holds none"
+        raise DataError(
+            f"{folder} lacks {len(missing)} of {len(wanted)} predictions, {first}: write one image "
+            f"<id>.png per frame ({', '.join(_FORMATS)}; JPEG would change the scores)"
+        )
+    return Predictions(
+        name or folder.name, get_scheme("binary"), wanted, lambda i: _two(_read_map(files[i]))
+    )
+
+
+def _read_map(path: Path) -> np.ndarray:
+    """P(polyp) float32 (h, w) of a grey image; a colour image with equal channels is grey too."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:  # Pillow raises a dozen kinds
+        raise DataError(f"{path} cannot be decoded ({error}): write it again") from error
+    pixels = np.array(image.convert("L") if image.mode in ("1", "P") else image)
+    if pixels.ndim == 3:
+        colours = pixels[..., :3]
+        if (colours != colours[..., :1]).any():
+            raise DataError(f"{path} is coloured: write P(polyp) as grey, 0 to 255")
+        pixels = colours[..., 0]
+    if pixels.dtype != np.uint8:
+        raise DataError(f"{path} holds {pixels.dtype}: write 8-bit greys, 0 to 255")
+    if 0 < pixels.max() < 2:
+        raise DataError(f"{path} holds only 0 and 1, which is black: write polyp as 255")
+    return pixels.astype(np.float32) / 255
+
+
+def of_arrays(arrays: Mapping[str, np.ndarray], name: str = "arrays") -> Predictions:
+    """Masks or maps of P(polyp) in memory: id -> bool, uint8 0–255 or float in [0, 1], (h, w).
+
+    Raises:
+        ValueError: another type, shape or range.
+    """
+    for frame_id, values in arrays.items():
+        kind = values.dtype
+        known = kind in (bool, np.uint8) or np.issubdtype(kind, np.floating)
+        if not known or values.ndim != 2 or not values.size:
+            raise ValueError(
+                f"prediction {frame_id} is {kind} {values.shape}: give bool, uint8 or float (h, w)"
+            )
+        if np.issubdtype(kind, np.floating) and not 0 <= values.min() <= values.max() <= 1:
+            raise ValueError(
+                f"prediction {frame_id} holds {values.min():g} … {values.max():g}: "
+                "probabilities must lie in [0, 1]"
+            )
+
+    def read(frame_id: str) -> Tensor:
+        values = arrays[frame_id]
+        return _two(values.astype(np.float32) / (255 if values.dtype == np.uint8 else 1))
+
+    return Predictions(name, get_scheme("binary"), tuple(arrays), read)
+
+
+def _two(polyp: np.ndarray) -> Tensor:
+    """P(background) and P(polyp), (2, h, w)."""
+    values = torch.from_numpy(polyp)
+    return torch.stack([1 - values, values])

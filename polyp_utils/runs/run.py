@@ -1,0 +1,245 @@
+"""The run folder remembers: settings, history, weights, predictions. All writes are atomic.
+
+config.json          settings, fingerprints, versions, device, processes, commit
+history.csv          a row per epoch
+model.safetensors    of the epoch that the settings keep: averaged, if they say so
+unaveraged.safetensors  beside averaged weights, those of the last step
+last/state.pt        all that resume needs (removed at the end)
+predictions/<part>/  class probabilities at network size, 8-bit PNG
+training.json        time, memory, kept epoch; its presence means "finished"
+
+Whoever reads a run never changes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
+from polyp_utils.common.exceptions import RunError, TakenError, unknown
+from polyp_utils.common.files import atomic, write_csv
+from polyp_utils.common.paths import repo_root, results_root
+from polyp_utils.data.labels import Scheme
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. Reading it never changes it."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """``config.json``: ``settings``, fingerprints, versions, device, commit."""
+        return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings."""
+        return RunConfig(**self.record["settings"])
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """A row per epoch."""
+        return _table(self.path / "history.csv")
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """``training.json``: seconds, images/s, peak memory, kept epoch and its polyp Dice."""
+        stored = json.loads((self.path / "training.json").read_text(encoding="utf-8"))
+        return {key.replace("best_", "kept_"): value for key, value in stored.items()}  # older ones
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """``summary.json``: scores with intervals on the test part.
+
+        Raises:
+            RunError: the run is not evaluated.
+        """
+        return json.loads(self._evaluated("summary.json").read_text(encoding="utf-8"))
+
+    @property
+    def per_image(self) -> pd.DataFrame:
+        """``per_image.csv``: a row per test image, size and class.
+
+        Raises:
+            RunError: the run is not evaluated.
+        """
+        return _table(self._evaluated("per_image.csv"))
+
+    def _evaluated(self, name: str) -> Path:
+        path = self.path / name
+        if not path.is_file():
+            raise RunError(f"{path} is missing: evaluate the run first (03_evaluate.ipynb)")
+        return path
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are trained and the predictions written."""
+        return (self.path / "training.json").is_file()
+
+    @property
+    def weights(self) -> Path:
+        """The kept checkpoint; it may be absent in a published run."""
+        return self.path / "model.safetensors"
+
+    @property
+    def unaveraged(self) -> Path:
+        """Where weights are averaged, those of the last step; not published."""
+        return self.path / "unaveraged.safetensors"
+
+    @property
+    def is_seed(self) -> bool:
+        """Whether it is the model card's recipe, without a change."""
+        return self.config == RECIPES["seed"]
+
+    @property
+    def published(self) -> bool:
+        """Whether it lies in the repository, where only who names it should change it."""
+        return self.path.resolve().parent == repo_root() / "results/published"
+
+    def probabilities(self, part: str, frame_id: str, scheme: Scheme) -> Tensor:
+        """Stored class probabilities, float32 (C, H, W) at network size.
+
+        Raises:
+            RunError: the prediction is not in the folder.
+        """
+        import torch  # who reads scores alone does without
+
+        path = self.prediction_path(part, frame_id)
+        if not path.is_file():
+            raise RunError(f"{path} is missing: the run holds no prediction of {frame_id}")
+        with Image.open(path) as image:
+            values = torch.from_numpy(np.array(image)).float() / 255
+        rest = values[None] if values.ndim == 2 else values.permute(2, 0, 1)
+        if len(rest) != len(scheme.classes) - 1:
+            raise RunError(
+                f"{path} holds {len(rest) + 1} classes, scheme {scheme.name} has "
+                f"{len(scheme.classes)}"
+            )
+        return torch.cat([(1 - rest.sum(dim=0, keepdim=True)).clamp(min=0), rest])
+
+    def save_probabilities(self, part: str, frame_id: str, probabilities: Tensor) -> None:
+        """Stores probabilities (C, H, W), C from 2 to 4, as an 8-bit PNG (L, LA or RGB).
+
+        A channel per class but the background, which is what is left to 1.
+        """
+        levels = (probabilities[1:].float() * 255).round().byte().cpu().numpy()
+        image = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
+        with atomic(self.prediction_path(part, frame_id)) as temporary:
+            image.save(temporary, "PNG", optimize=True)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the folder for one process; the system lets go when the process ends or is killed.
+
+        Raises:
+            TakenError: another process holds it.
+            RunError: it cannot be written.
+        """
+        lock = FileLock(make_folder(self.path) / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise TakenError(
+                f"{self.path} is being trained by another process: wait for it, or give this run "
+                "another name"
+            ) from error
+        except OSError as error:
+            raise _read_only(self.path, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def save_table(self, name: str, table: pd.DataFrame) -> None:
+        """Stores a table as ``<name>.csv``."""
+        write_csv(self.path / f"{name}.csv", table)
+
+    def save_figure(self, name: str, figure: Figure) -> None:
+        """Stores a figure as ``figures/<name>.png``."""
+        with atomic(self.path / "figures" / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=100)
+
+    def prediction_path(self, part: str, frame_id: str) -> Path:
+        """Where the prediction of a frame lies."""
+        return self.path / "predictions" / part / f"{frame_id}.png"
+
+
+def _table(path: Path) -> pd.DataFrame:
+    import pandas as pd  # see `write_csv`
+
+    return pd.read_csv(path, dtype={"id": str})
+
+
+def make_folder(path: Path) -> Path:
+    """Makes a folder for results.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _read_only(path, error) from error
+    return path
+
+
+def _read_only(path: Path, error: OSError) -> RunError:
+    return RunError(f"{path} cannot be written ({error}): set POLYP_RESULTS to a folder that can")
+
+
+def list_runs() -> list[Run]:
+    """Finished runs: those of the results folder, newest first, then the published ones.
+
+    The first of the published is the released one, then newest first.
+    """
+    folders = (results_root(), results_root() / "published", repo_root() / "results/published")
+    runs: list[Run] = []
+    for folder in dict.fromkeys(folders):
+        found = [Run(path.parent) for path in folder.glob("*/training.json")]
+        found.sort(key=lambda run: run.training["finished"], reverse=True)
+        runs += sorted(found, key=lambda run: run.published and run.name != RELEASED)
+    return runs
+
+
+def find_run(name: str = "") -> Run:
+    """A finished run by name or path; without a name the newest, else the released one.
+
+    The newest that has a test part to look at, see ``score_test``.
+
+    Raises:
+        RunError: there is none.
+        ValueError: no run of that name, with the nearest one.
+    """
+    for path in (Path(name), repo_root() / name):
+        if name and (path / "training.json").is_file():
+            return Run(path)
+    runs = list_runs()
+    if not runs:
+        raise RunError(f"no finished run under {results_root()}: train one (02_train.ipynb)")
+    if not name:
+        return next((run for run in runs if run.config.score_test), runs[0])
+    for run in runs:
+        if run.name == name:
+            return run
+    raise unknown("run", name, [run.name for run in runs])

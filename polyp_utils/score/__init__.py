@@ -1,0 +1,4 @@
+"""From predictions and masks to scores with intervals, and beside others' figures.
+
+It may import from `common`, `data`, `model` and `runs`.
+"""

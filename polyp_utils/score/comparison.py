@@ -1,0 +1,120 @@
+"""Whether systems differ, on the same frames: paired, with what the test could have shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from polyp_utils.score.intervals import Interval, compare_paired, holm, seeds_interval
+from polyp_utils.score.protocols import ORIGINAL, polyp_scores
+
+if TYPE_CHECKING:
+    from polyp_utils.score.evaluation import Evaluation
+
+LARGE = 0.1  # difference of Dice that the eye sees at once
+
+
+def compare(one: Evaluation, others: Sequence[Evaluation], score: str = "dice") -> pd.DataFrame:
+    """Differences of one system from each of several, on the frames that both were scored on.
+
+    Args:
+        one: the system of interest.
+        others: what it is compared with.
+        score: a column of the table per image.
+
+    Returns:
+        A row per other: ``other``, ``difference`` (one minus other) with ``low`` and ``high``,
+        ``n``, ``p`` (permutation), ``p_holm`` (adjusted for their number) and ``detectable`` (the
+        smallest difference that such a test finds with 80 % power).
+
+    Raises:
+        ValueError: no frame in common.
+    """
+    rows = []
+    for other in others:
+        both = _paired(one, other, score)
+        groups = [one.groups.get(i, i) for i in both.index]
+        found = compare_paired(both["one"], both["other"], groups)
+        row = {"other": other.predictions.name, **found.difference._asdict(), "p": found.p}
+        rows.append(row | {"detectable": found.detectable})
+    table = pd.DataFrame(rows).rename(columns={"mean": "difference"})
+    table.insert(len(table.columns) - 1, "p_holm", holm(table["p"]))
+    return table
+
+
+def _paired(one: Evaluation, other: Evaluation, score: str) -> pd.DataFrame:
+    """Scores ``one`` and ``other`` of the frames that both were scored on, by id."""
+    systems = {"one": one, "other": other}
+    scores = {name: polyp_scores(system.per_image, score) for name, system in systems.items()}
+    both = pd.concat(scores, axis=1, join="inner")
+    if both.empty:
+        raise ValueError(
+            f"{one.predictions.name} and {other.predictions.name} share no frame: compare runs "
+            "that were scored on the same part of the same data"
+        )
+    return both
+
+
+def disagreements(one: Evaluation, other: Evaluation) -> pd.DataFrame:
+    """Where polyp Dice of two systems differs, most first, at the original size.
+
+    Returns:
+        Rows ``id``, ``one`` and ``other`` (Dice), ``difference`` (one minus other), of the frames
+        that both have a Dice for.
+
+    Raises:
+        ValueError: no frame in common.
+    """
+    both = _paired(one, other, "dice").dropna().rename_axis("id").reset_index()
+    both["difference"] = both["one"] - both["other"]
+    return both.sort_values("difference", key=abs, ascending=False, ignore_index=True)
+
+
+def far_apart(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Of `disagreements` the ``count`` frames that each of the two wins most clearly."""
+    sides = (table[table["difference"] > 0], table[table["difference"] < 0])
+    return pd.concat([side.head(count) for side in sides])
+
+
+def disagreement_findings(table: pd.DataFrame, one: str, other: str) -> list[str]:
+    """How often each of two systems wins, in sentences.
+
+    Args:
+        table: of `disagreements`.
+        one: name of the first.
+        other: name of the second.
+    """
+    wins = {one: table["difference"] > 0, other: table["difference"] < 0}
+    equal = len(table) - sum(int(won.sum()) for won in wins.values())
+    large = table["difference"].abs() > LARGE
+    return [
+        f"Of {len(table)} frames `{one}` is better on {wins[one].sum()}, `{other}` on "
+        f"{wins[other].sum()}; they are equal on {equal}.",
+        f"They are more than {LARGE} of Dice apart on {large.sum()}: `{one}` is better on "
+        f"{(wins[one] & large).sum()} of these, `{other}` on {(wins[other] & large).sum()}.",
+    ]
+
+
+def over_seeds(
+    per_image: Sequence[pd.DataFrame], groups: Mapping[str, int], size: str = ORIGINAL
+) -> tuple[Interval, float]:
+    """Polyp Dice over seeds and frames with an interval over both, and the sd of the seeds' means.
+
+    Args:
+        per_image: of each seed's `Evaluation` or run.
+        groups: id -> frames that are drawn together.
+        size: as in `polyp_scores`.
+
+    Raises:
+        ValueError: the runs were not scored on the same frames.
+    """
+    columns = [polyp_scores(of_seed, size=size) for of_seed in per_image]
+    table = pd.concat(columns, axis=1)
+    if any(len(column) != len(table) for column in columns):
+        raise ValueError("the runs were scored on different frames: take seeds of one split")
+    values = table.to_numpy().T
+    interval = seeds_interval(values, [groups[i] for i in table.index])
+    return interval, float(np.nanmean(values, axis=1).std(ddof=1))

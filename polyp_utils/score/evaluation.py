@@ -1,0 +1,277 @@
+"""Predictions and a data set -> a table of scores per image, and its summary with intervals.
+
+Everything is made from probabilities, stored or given, so a published run or another system's
+masks are scored without weights. The headline is the Dice of the merged polyp mask at the
+original size, one value per image, then the mean; `polyp_utils.score.protocols` has the other ways.
+"""
+
+import functools
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from polyp_utils.common.exceptions import RunError
+from polyp_utils.common.files import write_json
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.grouping import known_groups
+from polyp_utils.data.labels import POLYP, Scheme, get_scheme, is_polyp
+from polyp_utils.data.split import Split
+from polyp_utils.data.splits import load_split
+from polyp_utils.model.predict import polyp_and_classes, to_original
+from polyp_utils.runs.predictions import Predictions, of_run
+from polyp_utils.runs.run import Run
+from polyp_utils.score.detection import detection_counts
+from polyp_utils.score.intervals import mean_interval
+from polyp_utils.score.literature import CARD
+from polyp_utils.score.overlap import (
+    Counts,
+    card_dice,
+    confusion_matrix,
+    count,
+    counts_of,
+    dice,
+    iou,
+    precision,
+    recall,
+    specificity,
+)
+from polyp_utils.score.protocols import NETWORK, ORIGINAL, protocol_table, threshold_scores
+from polyp_utils.score.saliency import saliency_scores
+from polyp_utils.score.surface import surface_scores
+
+_SCORES = {
+    "dice": dice,
+    "iou": iou,
+    "precision": precision,
+    "recall": recall,
+    "specificity": specificity,
+}
+_NO_SCORE = {"id", "size", "class", *Counts._fields}
+
+PROTOCOL = (
+    "one value per image, then the mean; class probabilities brought bilinearly to the original "
+    "size, polyp where P(all polyp classes) > 0.5, classes by argmax; absent from truth and "
+    "prediction: left out, absent from the truth but predicted: 0; 95 % BCa bootstrap over images, "
+    "near-duplicates and frames of one sequence together"
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a system on some frames.
+
+    Attributes:
+        predictions: what was scored.
+        per_image: a row per image, size and class. ``id``, ``size`` (original or network),
+            ``class``; pixels ``tp``, ``fp``, ``fn``, ``tn``; the scores of `metrics`. At the
+            original size also those of `surface`; and for the merged polyp those of `saliency`,
+            the counts of `detection` and the threshold means of `protocols`.
+        confusion: pixels at the original size, int64 (C, C), rows are the truth's classes.
+        groups: id -> frames that are drawn together in intervals.
+        card: a run's scores by the card's convention, see `card_scores`; else empty.
+    """
+
+    predictions: Predictions
+    per_image: pd.DataFrame
+    confusion: np.ndarray
+    groups: dict[str, int]
+    card: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the scheme's classes."""
+        return self.predictions.scheme.classes
+
+    @functools.cached_property
+    def summary(self) -> pd.DataFrame:
+        """Mean and 95 % interval per size, class and score; the headline is the first row."""
+        rows = []
+        for size in (ORIGINAL, NETWORK):
+            of_size = self.per_image[self.per_image["size"] == size]
+            for name in (POLYP, *self.classes):
+                values = of_size[of_size["class"] == name]
+                groups = values["id"].map(self.groups)
+                for score in [str(c) for c in values if not _is_no_score(str(c))]:
+                    if score in _SCORES or values[score].notna().any():
+                        interval = mean_interval(values[score], groups=groups)
+                        row = {"size": size, "class": name, "score": score}
+                        rows.append(row | interval._asdict())
+        return pd.DataFrame(rows)
+
+    @functools.cached_property
+    def protocols(self) -> pd.DataFrame:
+        """The same predictions under each named protocol, see `protocol_table`."""
+        return protocol_table(self.per_image, self.groups)
+
+    @property
+    def headline(self) -> pd.Series:
+        """Polyp Dice at the original size: mean, low, high, n."""
+        return self.summary.iloc[0]
+
+    def save(self, run: Run, part: str = "test") -> None:
+        """Writes ``per_image.csv`` and ``summary.json`` into a run folder, atomically."""
+        run.save_table("per_image", self.per_image)
+        scores = [
+            {"protocol": f"{row.pop('size')} size, per image", **row}
+            for row in self.summary.to_dict("records")
+        ]
+        summary = {
+            "part": part,
+            "n": int(self.per_image["id"].nunique()),
+            "protocol": PROTOCOL,
+            "scores": [_plain(row) for row in scores],
+            "protocols": [_plain(row) for row in self.protocols.to_dict("records")],
+            "card": _plain(self.card),
+        }
+        write_json(run.path / "summary.json", summary)
+
+
+def _is_no_score(column: str) -> bool:
+    return column in _NO_SCORE or column.startswith(("found_", "missed_", "false_"))
+
+
+def evaluate(
+    predictions: Predictions, dataset: PolypDataset, all_scores: bool = True
+) -> Evaluation:
+    """Scores predictions against a data set.
+
+    Args:
+        predictions: of a run, a folder or arrays, see `polyp_utils.runs.predictions`.
+        dataset: holds their frames; opened at the network's size.
+        all_scores: also outlines, maps and objects, which take longer than overlap; without them
+            there are no ``protocols``.
+
+    Raises:
+        ValueError: a frame that is not in the data set.
+        RunError: a stored prediction is missing.
+        DataError: a prediction that cannot be used.
+    """
+    ids = list(predictions.ids)
+    rows = dataset.rows(ids).tolist()
+
+    def one(frame_id: str, row: int) -> tuple[pd.DataFrame, Tensor]:
+        probabilities = predictions.read(frame_id)
+        truth = torch.from_numpy(dataset.original_mask(frame_id))
+        tables = []
+        for size, levels in ((ORIGINAL, truth), (NETWORK, dataset.masks[row])):
+            enlarged = to_original(probabilities, (levels.shape[0], levels.shape[1]))
+            table, matrix = score_image(
+                enlarged, levels, predictions.scheme, all_scores and size == ORIGINAL
+            )
+            tables.append((table.assign(id=frame_id, size=size), matrix))
+        return pd.concat([table for table, _ in tables]), tables[0][1]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        scored = list(pool.map(one, ids, rows))
+    per_image = pd.concat([table for table, _ in scored], ignore_index=True)
+    first = ["id", "size", "class"]
+    per_image = per_image[[*first, *(c for c in per_image if c not in first)]]
+    confusion = torch.cat([matrix for _, matrix in scored]).sum(dim=0).numpy()
+    return Evaluation(predictions, per_image, confusion, known_groups(dataset, ids))
+
+
+def evaluate_run(run: Run, part: str = "test", dataset: PolypDataset | None = None) -> Evaluation:
+    """Scores a run's stored predictions for one part of its split, also by the card's convention.
+
+    Args:
+        run: a finished run, or a published one.
+        part: ``val`` or ``test``.
+        dataset: the run's data set at its network size, if it is open already.
+
+    Raises:
+        RunError: a prediction is missing, or the data are not those that the run was made with.
+    """
+    config = run.config
+    if part == "test" and not config.score_test:
+        raise RunError(
+            f"{run.name} was trained with score_test False: its test part is left alone. Train "
+            "without that, or look at its validation"
+        )
+    dataset = dataset or PolypDataset(config.dataset, config.image_size)
+    check_data(run, dataset, load_split(config.split, config.dataset).limited(config.limit))
+    found = evaluate(of_run(run, part), dataset)
+    card = card_scores(run, dataset) if config.score_test else {}
+    return Evaluation(found.predictions, found.per_image, found.confusion, found.groups, card)
+
+
+def check_data(run: Run, dataset: PolypDataset, split: Split) -> None:
+    """Refuses data or a split that are not those of the run.
+
+    Raises:
+        RunError: another fingerprint, with both.
+    """
+    made_with = run.record["fingerprints"]
+    for what, name, then, now in (
+        ("data set", run.config.dataset, made_with["data"], dataset.fingerprint),
+        ("split", split.name, made_with["split_ids"], split.fingerprint),
+    ):
+        if then != now:
+            raise RunError(
+                f"{run.name} was made with {what} {name} of fingerprint {then}, here it has {now}: "
+                "take the files, or the version of this package, that the run was made with"
+            )
+
+
+def card_scores(run: Run, dataset: PolypDataset) -> dict[str, float]:
+    """The run under the convention that explains the card's figures.
+
+    Dice: argmax at network size, pixels summed over batches of 8, absent class = 1, mean over
+    the scheme's classes, then over batches. Loss: as computed from logits at the end of training.
+    """
+    config = run.config
+    scheme, split = get_scheme(config.scheme), load_split(config.split, config.dataset)
+    scores = {}
+    for part in ("val", "test"):
+        ids = split.limited(config.limit).part(part)
+        target = scheme.encode(dataset.masks[dataset.rows(ids)])
+        predicted = [run.probabilities(part, i, scheme).argmax(dim=0) for i in ids]
+        scores[part] = card_dice(count(torch.stack(predicted), target, len(scheme.classes)))
+    loss = run.training["kept_at_network_size"]["test"]["loss"]
+    return dict(zip(CARD, (scores["val"], scores["test"], loss), strict=True))
+
+
+def score_image(
+    probabilities: Tensor, levels: Tensor, scheme: Scheme, all_scores: bool = True
+) -> tuple[pd.DataFrame, Tensor]:
+    """A row per class (merged polyp first), and the confusion matrix (1, C, C).
+
+    Args:
+        probabilities: float (C, H, W).
+        levels: of the mask, uint8 (H, W).
+        scheme: what the classes are.
+        all_scores: also outlines, maps and objects, which take longer than overlap.
+    """
+    polyp, classes = polyp_and_classes(probabilities, scheme)
+    target = scheme.encode(levels[None])
+    truth = is_polyp(levels)
+    matrix = confusion_matrix(classes[None], target, len(scheme.classes))
+    merged = counts_of(confusion_matrix(polyp[None], truth[None], 2))
+    pairs = zip(merged, counts_of(matrix), strict=True)
+    counts = Counts(*(torch.cat([m[:, 1:], c], dim=1) for m, c in pairs))
+    columns = {name: values[0].numpy() for name, values in counts._asdict().items()}
+    columns |= {name: score(counts)[0].numpy() for name, score in _SCORES.items()}
+    table = pd.DataFrame({"class": [POLYP, *scheme.classes], **columns})
+    if not all_scores:
+        return table, matrix
+    masks = [(polyp, truth)] + [(classes == c, target[0] == c) for c in range(len(scheme.classes))]
+    surfaces = pd.DataFrame([surface_scores(p.numpy(), t.numpy()) for p, t in masks])
+    chance = scheme.polyp_probability(probabilities[None])[0].clamp(0, 1).numpy()
+    of_polyp = {
+        **saliency_scores(chance, truth.numpy()),
+        **threshold_scores(chance, truth.numpy()),
+        **detection_counts(polyp.numpy(), truth.numpy()),
+    }
+    return pd.concat([table, surfaces, pd.DataFrame([of_polyp])], axis=1), matrix
+
+
+def _plain(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no numpy types."""
+    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+    return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in plain.items()}

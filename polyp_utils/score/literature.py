@@ -1,0 +1,120 @@
+"""Published figures, and a run's score beside each under the figure's own protocol.
+
+Figures of different protocols, training frames or test frames are not comparable: `Figure` keeps
+what each was made with and how far to trust it, and `beside` says what does not match ours. They
+stand in ``literature.csv``.
+"""
+
+import csv
+import functools
+import math
+from importlib import resources
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from polyp_utils.score.intervals import Interval
+
+# What the model card reports; `evaluation.card_scores` has the same keys.
+CARD = {"best validation Dice": 0.9036, "test Dice": 0.9169, "test loss": 0.3322}
+
+NOT_SAID = "not said"
+
+
+class Figure(NamedTuple):
+    """One published figure.
+
+    Attributes:
+        system: the network.
+        source: where it was published.
+        trained_on: data set and number of frames.
+        split: the package's split with the same lists; else ``own`` (lists of the authors),
+            ``random`` (drawn anew), ``pranet`` (its sets that are for testing alone), `NOT_SAID`.
+        tested_on: name of the data set in the catalogue.
+        protocol: the nearest of `protocols.PROTOCOLS`, by the paper's code where that
+            is public; empty if none is near: ``remark`` says why.
+        dice: of the polyp; NaN where it was not given.
+        iou: likewise.
+        pretrained: whether the network had seen other images before; else trained from scratch.
+        size: side of the input, in pixels; None where it was not given.
+        settings: of training, in a few words.
+        trust: what the figure is worth; empty where we have not looked into it.
+        remark: what else to know before reading it.
+    """
+
+    system: str
+    source: str
+    trained_on: str
+    split: str
+    tested_on: str
+    protocol: str
+    dice: float
+    iou: float
+    pretrained: bool
+    size: int | None
+    settings: str
+    trust: str
+    remark: str
+
+
+@functools.cache
+def figures() -> tuple[Figure, ...]:
+    """All published figures that are known here."""
+    text = (resources.files("polyp_utils.score") / "literature.csv").read_text(encoding="utf-8")
+    return tuple(map(_figure, csv.DictReader(text.splitlines())))
+
+
+def _figure(row: dict[str, Any]) -> Figure:
+    scores = {name: float(row[name] or "nan") for name in ("dice", "iou")}
+    size = int(row["size"]) if row["size"] else None
+    return Figure(**row | scores | {"pretrained": row["pretrained"] == "yes", "size": size})
+
+
+def beside(protocols: pd.DataFrame, dataset: str, split: str = "") -> pd.DataFrame:
+    """Published figures on a data set, and our score under the protocol of each.
+
+    A figure whose protocol cannot be matched stays, without a score of ours.
+
+    Args:
+        protocols: of our predictions there, see `polyp_utils.score.protocols.protocol_table`.
+        dataset: its name in the catalogue.
+        split: ours; empty if other frames than those of its test part were scored.
+
+    Returns:
+        A row of words per figure, those trained from scratch first: ``system``, ``trained on``,
+        ``same split`` (as ours: yes, no, not known), ``encoder``, ``px``, ``protocol``, ``score``
+        (IoU where no Dice was given), ``theirs``, ``ours [95 %]``, ``difference`` (ours minus
+        theirs), ``settings``, ``trust``. No rows if nothing is known of the set.
+    """
+    scores = protocols.set_index(["protocol", "score"]).astype(float)
+    known = [figure for figure in figures() if figure.tested_on == dataset]
+    known.sort(key=lambda figure: figure.pretrained)
+    return pd.DataFrame([_row(figure, scores, split) for figure in known])
+
+
+def _row(figure: Figure, scores: pd.DataFrame, split: str) -> dict[str, str]:
+    score, theirs = ("IoU", figure.iou) if math.isnan(figure.dice) else ("Dice", figure.dice)
+    ours = difference = "–"
+    if figure.protocol:
+        interval = Interval(*scores.loc[(figure.protocol, score.lower()), list(Interval._fields)])
+        ours, difference = str(interval), f"{interval.mean - theirs:+.3f}"
+    return {
+        "system": f"{figure.system} ({figure.source})",
+        "trained on": f"{figure.trained_on}; split {figure.split}",
+        "same split": _same_split(figure.split, split),
+        "encoder": "pretrained" if figure.pretrained else "from scratch",
+        "px": str(figure.size or NOT_SAID),
+        "protocol": figure.protocol or "cannot be matched",
+        "score": score,
+        "theirs": f"{theirs:.3f}",
+        "ours [95 %]": ours,
+        "difference": difference,
+        "settings": figure.settings or "–",
+        "trust": "; ".join(filter(None, (figure.trust, figure.remark))) or "–",
+    }
+
+
+def _same_split(theirs: str, ours: str) -> str:
+    if theirs == NOT_SAID or ours.endswith(".csv"):  # the user's lists may be theirs
+        return "not known"
+    return "yes" if theirs == ours else "no"

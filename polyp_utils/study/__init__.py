@@ -1,0 +1,4 @@
+"""Where the Dice of the rebuilt model card can come from.
+
+It may import from `analyse` and what lies below.
+"""

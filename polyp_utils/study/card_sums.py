@@ -1,0 +1,189 @@
+"""What a card's Dice and loss are made of: sums per image and class, and ways of averaging them.
+
+A run's validation and test frames become sums (`measure`, from its weights or predictions), kept
+in the run as ``card_sums.csv``: every way of averaging follows from these without weights or data,
+the loss included.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from polyp_utils.common.exceptions import RunError
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.splits import load_split
+from polyp_utils.data.transforms import to_input
+from polyp_utils.model.losses import EPSILON
+from polyp_utils.runs.predictions import network_of
+from polyp_utils.runs.run import Run
+from polyp_utils.score.overlap import CARD_BATCH, Counts, batch_dice, confusion_matrix, counts_of
+
+TABLE = "card_sums"
+_CHUNK = 8
+_LEVEL_0 = 1 / 1020  # of 255: what is stored as 0 lies between 0 and 1/510
+
+_Read = Callable[[str, Sequence[str], Tensor], tuple[Tensor, Tensor]]
+
+AVERAGES: dict[str, tuple[int, float, bool]] = {  # batch, absent, whether all classes
+    "absent 1, batches of 8": (CARD_BATCH, 1.0, True),
+    "absent 1, per image": (1, 1.0, True),
+    "absent 1, pooled": (0, 1.0, True),
+    "absent left out, batches of 8": (CARD_BATCH, np.nan, True),
+    "absent 0, batches of 8": (CARD_BATCH, 0.0, True),
+    "background and polyp, batches of 8": (CARD_BATCH, np.nan, False),
+}
+LOSSES: dict[str, tuple[float, float | None]] = {  # smoothing, soft Dice of an absent class
+    "absent as smoothed by 1e-6": (EPSILON, None),
+    "absent as smoothed by 1": (1.0, None),
+    "absent left out": (EPSILON, np.nan),
+    "absent counts 1": (EPSILON, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a part of the data adds up to, per image: N images, C classes.
+
+    Attributes:
+        counts: pixels by argmax at network size, int64 (N, C) each.
+        right: probability mass on true pixels of the class, float64 (N, C).
+        mass: probability mass of the class, float64 (N, C).
+        ce: mean cross-entropy, float64 (N,).
+    """
+
+    counts: Counts
+    right: Tensor
+    mass: Tensor
+    ce: Tensor
+
+    def __getitem__(self, rows: Tensor) -> "Sums":
+        counts = Counts(*(c[rows] for c in self.counts))
+        return Sums(counts, self.right[rows], self.mass[rows], self.ce[rows])
+
+    def __len__(self) -> int:
+        return len(self.ce)
+
+
+def is_measured(run: Run) -> bool:
+    """Whether the run holds the table of `measure`."""
+    return (run.path / f"{TABLE}.csv").is_file()
+
+
+def is_measurable(run: Run) -> bool:
+    """Whether the run holds what `measure` needs: weights, or predictions."""
+    return run.weights.is_file() or (run.path / "predictions").is_dir()
+
+
+def measure(run: Run, dataset: PolypDataset, device: str = "auto") -> pd.DataFrame:
+    """Sums of validation and test part at network size: by the run's weights in float32.
+
+    Where these are not at hand, by its stored predictions, whose 8 bits round each probability by
+    1/510 at most.
+
+    Returns:
+        A row per image and class: ``part``, ``id``, ``class``, ``tp``, ``fp``, ``fn``, ``tn``,
+        ``right``, ``mass``, ``ce`` (of the image).
+
+    Raises:
+        RunError: neither weights nor predictions are at hand.
+        ValueError: a run with one logit.
+    """
+    config, scheme = run.config, get_scheme(run.config.scheme)
+    if scheme.logits == 1:
+        raise ValueError(f"{run.name} has one logit; the card has three classes")
+    read = _computed(run, dataset, device) if run.weights.is_file() else _stored(run)
+    split = load_split(config.split, config.dataset).limited(config.limit)
+    tables = []
+    for part in ("val", "test"):
+        ids = split.part(part)
+        for names, rows in zip(_chunks(ids), dataset.rows(ids).split(_CHUNK), strict=True):
+            p, log = read(part, names, rows)
+            target = scheme.encode(dataset.masks[rows])
+            columns = counts_of(confusion_matrix(p.argmax(1), target, scheme.logits))._asdict()
+            truth = torch.nn.functional.one_hot(target, scheme.logits).permute(0, 3, 1, 2)
+            columns["right"] = (p * truth).sum((2, 3))
+            columns["mass"] = p.sum((2, 3))
+            columns["ce"] = -(log * truth).sum(1).mean((1, 2))[:, None].expand(-1, scheme.logits)
+            table = {name: values.flatten().numpy() for name, values in columns.items()}
+            index = {"id": np.repeat(names, scheme.logits), "class": [*scheme.classes] * len(names)}
+            tables.append(pd.DataFrame({"part": part, **index, **table}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _computed(run: Run, dataset: PolypDataset, device: str) -> _Read:
+    """Frames -> probabilities and their logarithm, float64 (B, C, H, W), by the run's weights."""
+    network, compute = network_of(run, dataset, device, "fp32")
+
+    def read(_part: str, _names: Sequence[str], rows: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
+            logits = network(to_input(dataset.images[rows], compute.device)).float().cpu()
+        log = logits.double().log_softmax(dim=1)
+        return log.exp(), log
+
+    return read
+
+
+def _stored(run: Run) -> _Read:
+    """The same from stored predictions."""
+    scheme = get_scheme(run.config.scheme)
+
+    def read(part: str, names: Sequence[str], _rows: Tensor) -> tuple[Tensor, Tensor]:
+        p = torch.stack([run.probabilities(part, name, scheme) for name in names]).double()
+        return p, p.clamp(min=_LEVEL_0).log()
+
+    return read
+
+
+def _chunks(ids: Sequence[str]) -> list[list[str]]:
+    return [list(ids[start : start + _CHUNK]) for start in range(0, len(ids), _CHUNK)]
+
+
+def read_sums(run: Run) -> pd.DataFrame:
+    """The table of `measure` that a run holds.
+
+    Raises:
+        RunError: it holds none.
+    """
+    if not is_measured(run):
+        raise RunError(f"{run.name} holds no {TABLE}.csv: run notebook 06 where its data are")
+    return pd.read_csv(run.path / f"{TABLE}.csv", dtype={"id": str})
+
+
+def sums_of(table: pd.DataFrame, part: str) -> Sums:
+    """``val`` or ``test`` of a table of `measure`."""
+    rows = table[table["part"] == part]
+    classes = rows["class"].nunique()
+
+    def column(name: str) -> Tensor:
+        return torch.tensor(rows[name].to_numpy()).view(-1, classes)
+
+    counts = Counts(*(column(name) for name in Counts._fields))
+    return Sums(counts, column("right"), column("mass"), column("ce")[:, 0])
+
+
+def average(sums: Sums, way: str) -> float:
+    """Dice by argmax under one of `AVERAGES`: mean over classes, then over batches."""
+    size, absent, every = AVERAGES[way]
+    per_class = batch_dice(sums.counts, size, absent)
+    return float((per_class if every else per_class[:, :2]).nanmean(dim=1).mean())
+
+
+def loss(sums: Sums, way: str) -> float:
+    """The card's loss, 0.5 CE + 0.5 Dice loss, under one of `LOSSES`; mean over images."""
+    smoothing, absent = LOSSES[way]
+    batch = torch.arange(len(sums)) // CARD_BATCH
+    size = torch.bincount(batch)
+    true = sums.counts.tp + sums.counts.fn
+    right, mass, true = (
+        torch.zeros(len(size), x.shape[1], dtype=torch.float64).index_add(0, batch, x.double())
+        for x in (sums.right, sums.mass, true)
+    )
+    dice = (2 * right + smoothing) / (mass + true + smoothing)
+    if absent is not None:
+        dice = torch.where(true > 0, dice, absent)
+    return float(0.5 * sums.ce.mean() + 0.5 * (1 - dice.nanmean(dim=1)) @ size.double() / len(sums))

@@ -1,0 +1,298 @@
+"""What makes the difference: from the card's recipe to ``release``, one choice at a time.
+
+Every setting is trained with several seeds and scored on **validation**; the test part is neither
+predicted nor scored. A finished run leaves two small files in ``results/published/ablation``, and
+whoever goes on starts from what lies there: its settings and times, and its scores per frame.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.exceptions import TakenError
+from polyp_utils.common.files import write_csv, write_json
+from polyp_utils.common.paths import repo_root
+from polyp_utils.runs.run import Run
+from polyp_utils.score.intervals import Interval, seeds_interval
+
+PLAIN, MIRRORED, UNAVERAGED = "plain", "mirrored", "unaveraged"  # ways to score a run
+ALL = "all of these together"
+
+
+class Setting(NamedTuple):
+    """A setting to be trained.
+
+    Attributes:
+        against: name of the setting that it differs from in one choice; empty for the first.
+        choice: what differs, in words.
+        recipe: that it starts from.
+        changes: to the recipe.
+    """
+
+    against: str
+    choice: str
+    recipe: str
+    changes: Mapping[str, Any]
+
+
+SETTINGS: dict[str, Setting] = {
+    "card": Setting("", "the card's recipe", "seed", {"epochs": 20}),
+    "longer": Setting("card", "40 epochs instead of 20", "seed", {"epochs": 40}),
+    "augmented": Setting("longer", "augmentation", "seed", {"epochs": 40, "augment": "strong"}),
+    "release": Setting("augmented", "optimizer, schedule, averaging", "release", {"epochs": 40}),
+    "shorter": Setting("release", "20 epochs instead of 40", "release", {"epochs": 20}),
+    "no-augmentation": Setting(
+        "release", "no augmentation", "release", {"epochs": 40, "augment": "none"}
+    ),
+    "light-augmentation": Setting(
+        "release", "light augmentation", "release", {"epochs": 40, "augment": "light"}
+    ),
+    "binary": Setting("release", "scheme binary", "release", {"epochs": 40, "scheme": "binary"}),
+    "unused-third": Setting(
+        "release", "scheme unused-third", "release", {"epochs": 40, "scheme": "unused-third"}
+    ),
+}
+
+
+def folder_of(width: int, image_size: int) -> Path:
+    """Where the runs of one size leave their files."""
+    return repo_root() / f"results/published/ablation/w{width}-{image_size}px"
+
+
+def config_of(name: str, seed: int, **size: Any) -> RunConfig:
+    """The settings of one run.
+
+    Args:
+        name: of `SETTINGS`.
+        seed: of the run.
+        size: ``width``, ``image_size`` and what else all runs share, as in `RunConfig`.
+    """
+    setting = SETTINGS[name]
+    shared = {"split": "grouped", "score_test": False, **size, "seed": seed}
+    config = RunConfig.from_recipe(setting.recipe, **shared, **setting.changes)
+    run_name = f"ablation-w{config.width}-{config.image_size}px-{name}-s{seed}"
+    return RunConfig(**{**config.to_dict(), "name": run_name})
+
+
+def ablate(seeds: int, folder: Path, **size: Any) -> None:
+    """Trains what is not in the folder yet, seed by seed, and stores each run as it ends.
+
+    Several processes may work side by side: a run that another one trains is left to it.
+
+    Args:
+        seeds: how many, from 0 on.
+        folder: of `folder_of`.
+        size: as in `config_of`.
+
+    Raises:
+        ValueError, RunError: as in `fit`; the folder's own file is of other settings.
+    """
+    from polyp_utils.train.trainer import fit
+
+    for seed in range(seeds):
+        for name in SETTINGS:
+            config = config_of(name, seed, **size)
+            stem = folder / f"{name}-s{seed}"
+            if _is_stored(stem, config):
+                continue
+            try:
+                run = fit(config)
+            except TakenError:
+                print(f"{config.run_name} is being trained by another process")
+                continue
+            store(run, stem)
+            print(f"wrote {stem}.csv and .json", flush=True)
+
+
+def _is_stored(stem: Path, config: RunConfig) -> bool:
+    path = stem.with_suffix(".json")
+    if not path.is_file():
+        return False
+    settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    stored = RunConfig(**settings).to_dict()
+    for key, value in config.to_dict().items():
+        if key not in {"device", "precision", "name"} and stored[key] != value:
+            raise ValueError(
+                f"{path} is of a run with {key} {stored[key]!r}, not {value!r}: move it away, or "
+                "ask for its settings"
+            )
+    return True
+
+
+def store(run: Run, stem: Path) -> None:
+    """Writes ``<stem>.csv``, a row per validation frame, and then ``<stem>.json``.
+
+    The rows hold ``id``, ``group`` and the polyp Dice at original size, `PLAIN`, `MIRRORED` and,
+    of a run that averages its weights, `UNAVERAGED`.
+    """
+    write_csv(stem.with_suffix(".csv"), scores_of(run))
+    history, record = run.history, run.record
+    write_json(
+        stem.with_suffix(".json"),
+        {
+            "settings": run.config.to_dict(),
+            "fingerprints": record["fingerprints"],
+            "seconds_per_epoch": history["seconds"].round(2).tolist(),
+            "val_polyp_dice": history["val_polyp_dice"].round(4).tolist(),
+            **{key: record[key] for key in ("device", "commit", "started", "versions")},
+        },
+    )
+
+
+def scores_of(run: Run) -> pd.DataFrame:
+    """Polyp Dice of a run's validation frames, as in `store`."""
+    from polyp_utils.data.dataset import PolypDataset
+    from polyp_utils.data.splits import load_split
+    from polyp_utils.runs.predictions import of_network, of_run
+    from polyp_utils.score.evaluation import evaluate
+    from polyp_utils.score.protocols import polyp_scores
+
+    config = run.config
+    dataset = PolypDataset(config.dataset, config.image_size)
+    ids = load_split(config.split, config.dataset).limited(config.limit).val
+    ways = {PLAIN: of_run(run, "val"), MIRRORED: of_network(run, dataset, ids, mirrored=True)}
+    if run.unaveraged.is_file():
+        ways[UNAVERAGED] = of_network(run, dataset, ids, weights=run.unaveraged)
+    found = {
+        way: evaluate(predictions, dataset, all_scores=False) for way, predictions in ways.items()
+    }
+    table = pd.DataFrame({way: polyp_scores(e.per_image) for way, e in found.items()})
+    groups = found[PLAIN].groups
+    table.insert(0, "group", [groups.get(i, i) for i in table.index])
+    return table.round(5).reset_index()
+
+
+class Results(NamedTuple):
+    """What lies in a folder.
+
+    Attributes:
+        records: the JSON of each run, by setting and seed.
+        scores: the table of each run, by setting and seed, indexed by ``id``.
+    """
+
+    records: dict[tuple[str, int], dict[str, Any]]
+    scores: dict[tuple[str, int], pd.DataFrame]
+
+
+def load(folder: Path) -> Results:
+    """The finished runs of a folder; those of settings that are no more are left out."""
+    records, scores = {}, {}
+    for name in SETTINGS:
+        for path in sorted(folder.glob(f"{name}-s*.json")):
+            seed = int(path.stem.removeprefix(f"{name}-s"))
+            records[name, seed] = json.loads(path.read_text(encoding="utf-8"))
+            table = pd.read_csv(path.with_suffix(".csv"), dtype={"id": str, "group": str})
+            scores[name, seed] = table.set_index("id")
+    return Results(records, scores)
+
+
+def comparisons(results: Results) -> pd.DataFrame:
+    """Every choice beside what it is compared with, on validation.
+
+    A trained setting stands against the one that it differs from in one choice, with the seeds
+    that both have, and ``release`` against the card's recipe too; averaging and mirrored copies
+    against the same runs of ``release`` without.
+
+    Returns:
+        A row per choice: ``choice``; ``setting`` and ``way``, `PLAIN` but in the last two;
+        ``against`` (empty: nothing); ``seeds``; ``dice``, an `Interval` over seeds and frames (with
+        n = 0 if there is no run yet); ``gain``, likewise of the paired differences; ``seconds`` of
+        a run, see `seconds_of`, and ``times``, over those of what it is compared with.
+    """
+    rows = [
+        _row(results, name, PLAIN, setting.against, PLAIN, setting.choice)
+        for name, setting in SETTINGS.items()
+    ]
+    rows += [
+        _row(results, "release", PLAIN, "card", PLAIN, ALL),
+        _row(results, "release", PLAIN, "release", UNAVERAGED, "averaged weights"),
+        _row(results, "release", MIRRORED, "release", PLAIN, "mirrored copies (inference)"),
+    ]
+    return pd.DataFrame(rows)
+
+
+def table(found: pd.DataFrame) -> pd.DataFrame:
+    """`comparisons` for the eye, all text."""
+    return pd.DataFrame(
+        {
+            "choice": found["choice"],
+            "against": found["against"].replace("", "–"),
+            "seeds": found["seeds"].astype(str),
+            "validation Dice [95 %]": [_said(i, "not run yet") for i in found["dice"]],
+            "gain [95 %]": [_said(i, "–", "+") for i in found["gain"]],
+            "seconds": ["–" if np.isnan(s) else f"{s:.0f}" for s in found["seconds"]],
+            "times as long": ["–" if np.isnan(t) else f"{t:.1f}" for t in found["times"]],
+        }
+    )
+
+
+def _said(found: Interval, missing: str, sign: str = "") -> str:
+    if not found.n:
+        return missing
+    if np.isnan(found.low):
+        return f"{found.mean:{sign}.3f} (one seed)"
+    return f"{found.mean:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
+
+
+def findings(found: pd.DataFrame) -> list[str]:
+    """What `comparisons` say, in sentences."""
+    sentences = []
+    for row in found.to_dict("records"):
+        gain = row["gain"]
+        if not gain.n:
+            continue
+        verdict = "a gain" if gain.low > 0 else "a loss" if gain.high < 0 else "no clear difference"
+        if np.isnan(gain.low):
+            verdict = "one seed, so no interval"
+        what = f"{row['choice']} (`{row['setting']}` against `{row['against']}`)"
+        sentences.append(f"{what[0].upper()}{what[1:]}: {_said(gain, '', '+')}, {verdict}.")
+    runs = sum(found.loc[: len(SETTINGS) - 1, "seeds"])
+    missing = found.loc[found["seeds"] == 0, "choice"].tolist()
+    sentences.append(
+        f"{runs} runs have been trained"
+        + (f"; of these choices there is none yet: {', '.join(missing)}." if missing else ".")
+    )
+    return sentences
+
+
+def _row(
+    results: Results, name: str, way: str, against: str, other: str, choice: str
+) -> dict[str, Any]:
+    own = _values(results, name, way)
+    base = _values(results, against, other)
+    both = sorted(own.keys() & base.keys())
+    groups = next((table["group"].tolist() for table in results.scores.values()), [])
+    dice = _over([own[seed] for seed in sorted(own)], groups)
+    gain = _over([own[seed] - base[seed] for seed in both], groups)
+    seconds, others = seconds_of(results, name), seconds_of(results, against)
+    row = {"choice": choice, "setting": name, "way": way, "against": against, "seeds": len(own)}
+    return row | {"dice": dice, "gain": gain, "seconds": seconds, "times": seconds / others}
+
+
+def _values(results: Results, name: str, way: str) -> dict[int, pd.Series]:
+    return {
+        seed: table[way]
+        for (setting, seed), table in results.scores.items()
+        if setting == name and way in table
+    }
+
+
+def _over(columns: list[pd.Series], groups: list[str]) -> Interval:
+    if not columns:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    return seeds_interval(np.stack([column.to_numpy() for column in columns]), groups)
+
+
+def seconds_of(results: Results, name: str) -> float:
+    """What a run of a setting takes: its fastest epoch times their number, with validation.
+
+    Other jobs can only slow an epoch down. NaN if there is no run.
+    """
+    runs = [r for (setting, _), r in results.records.items() if setting == name]
+    each = [min(r["seconds_per_epoch"]) * len(r["seconds_per_epoch"]) for r in runs]
+    return min(each, default=np.nan)

@@ -1,0 +1,251 @@
+"""What training does with a batch: one optimizer step after another, with nothing on disk.
+
+A step slices its batch out of uint8 tensors, on the device or in a memory map (see
+:func:`polyp_utils.train.validation.load_parts`), so no loader is needed, and reads nothing from the
+device. Order follows from (seed, epoch), augmentation from (seed, epoch, frame) and, but for
+schedule ``plateau``, the learning rate from the step: what was killed goes on without their state.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from polyp_utils.common import processes
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.device import Compute, keep_freed_memory
+from polyp_utils.data.augment import PRESETS, augment, draw
+from polyp_utils.data.labels import Scheme
+from polyp_utils.data.parts import Data
+from polyp_utils.model.losses import CombinedLoss
+from polyp_utils.model.unet import UNet
+from polyp_utils.train.validation import validate
+
+COSINE_END = 1e-3  # of the highest learning rate
+
+
+class Learner:
+    """A network in training.
+
+    Attributes:
+        config, scheme, compute: as given.
+        model: the network, channels last on the device.
+        average: the moving average of its weights and statistics, or None.
+        loss: what it minimises.
+        optimizer, scheduler: of its weights; the scheduler acts in `after_epoch`.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        scheme: Scheme,
+        compute: Compute,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        keep_freed_memory()
+        if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
+        torch.use_deterministic_algorithms(config.deterministic)
+        torch.manual_seed(config.seed)
+        self.config, self.scheme, self.compute = config, scheme, compute
+        model = UNet(3, scheme.logits, config.width)
+        self.model = model.to(memory_format=torch.channels_last).to(compute.device)
+        self.average: AveragedModel | None = None
+        self.start_average()
+        self._replica = self._forward = processes.replica(self.model)
+        if config.compile_mode != "none":  # by shape: a short last batch is one more
+            compiled = torch.compile(self._replica, mode=config.compile_mode, dynamic=False)
+            self._forward = cast(nn.Module, compiled)
+        self._micro_batches = micro_batches(config)
+        parts = (config.ce_weight, config.dice_weight, config.dice_absent)
+        self.loss = CombinedLoss(*parts, class_weights)
+        self.optimizer = _optimizer(self.model, config, compute)
+        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer,
+            factor=config.lr_factor,
+            patience=config.lr_patience,
+            min_lr=config.min_lr,
+        )
+
+    def start_average(self) -> None:
+        """Begins the moving average, if there is one, with the weights as they are."""
+        if self.config.ema_decay:
+            self.average = _moving_average(self.model, self.config.ema_decay)
+
+    @property
+    def kept(self) -> UNet:
+        """The network that is validated and kept: the average, if there is one."""
+        return cast(UNet, self.average.module) if self.average else self.model
+
+    def epoch(self, data: Data, number: int) -> Iterator[Tensor]:
+        """The losses of each `step` of an epoch, the first is number 0."""
+        steps, schedule = -(-len(data) // self.config.batch_size), _SCHEDULES[self.config.schedule]
+        for step, batch in enumerate(self.batches(data, number)):
+            if schedule:
+                done = (number * steps + step) / (self.config.epochs * steps)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = schedule(done, self.config.warmup) * self.config.lr
+            yield self.step(*batch)
+
+    def after_epoch(self, val_loss: float) -> None:
+        """Lowers the learning rate of schedule ``plateau`` when it is time to."""
+        if self.config.schedule == "plateau":
+            self.scheduler.step(val_loss)
+
+    def batches(self, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of each batch, in the epoch's order, augmented.
+
+        Frames are known by their row in the part.
+        """
+        seed, preset = self.config.seed, PRESETS.get(self.config.augment)
+        for batch in epoch_order(seed, epoch, len(data)).split(self.config.batch_size):
+            rows = processes.own_share(batch, self._micro_batches)
+            images, masks = data.batch(rows)
+            if preset and len(rows):
+                images, masks = augment(images, masks, draw(preset, seed, epoch, rows.tolist()))
+            yield images, masks
+
+    def step(self, images: Tensor, masks: Tensor) -> Tensor:
+        """One optimizer step on this process's frames of a batch, one micro-batch after the other.
+
+        The model is in training mode, whatever it was in before.
+
+        Returns:
+            Loss, CE and Dice part, (3,), still on the device: the sum over the processes is the
+            mean over the frames of the batch.
+        """
+        self.model.train()
+        each = self._micro_batches // processes.size()
+        pairs = list(zip(images.tensor_split(each), masks.tensor_split(each), strict=True))
+        frames = processes.total(images.new_full((), len(images)))  # of the whole batch
+        losses = []
+        with processes.running_statistics(self.model, updates=min(each, len(images))):
+            for pair in pairs[:-1]:
+                with processes.accumulating(self._replica):
+                    losses.append(self._backward(*pair, frames))
+            losses.append(self._backward(*pairs[-1], frames))
+        if self.config.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update_parameters(self.model)
+        return torch.stack(losses).sum(dim=0)
+
+    def _backward(self, images: Tensor, masks: Tensor, frames: Tensor) -> Tensor:
+        """Adds a micro-batch's share of the gradient; its share of loss, CE and Dice part, (3,).
+
+        Without a frame (in a short last batch) it adds nothing, but takes part in the exchange.
+        """
+        forward = self._forward if len(images) else self._replica  # no compiling for nothing
+        with self.compute.autocast():
+            logits = forward(images)
+        if not len(images):
+            logits.sum().backward()
+            return torch.zeros(3, device=images.device)
+        ce, dice_loss = self.loss.terms(logits, self.scheme.encode(masks))
+        loss = self.loss.ce_weight * ce + self.loss.dice_weight * dice_loss
+        share = len(images) / frames
+        (share * processes.size() * loss).backward()  # of the processes the mean is taken
+        return share * torch.stack([loss.detach(), ce.detach(), dice_loss.detach()])
+
+    def validate(self, data: Data, beat: Callable[[], object] = lambda: None) -> dict[str, float]:
+        """Losses and Dice on a part, see `polyp_utils.train.validation.validate`."""
+        size = self.config.batch_size
+        return validate(self.kept, data, self.scheme, self.loss, self.compute, size, beat)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on as if nothing had happened, after an epoch."""
+        return {name: part.state_dict() for name, part in self._stateful.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from another's `state_dict`."""
+        for name, part in self._stateful.items():
+            part.load_state_dict(state[name])
+
+    @property
+    def _stateful(self) -> dict[str, Any]:
+        parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        return parts | ({"average": self.average} if self.average else {})
+
+
+def micro_batches(config: RunConfig) -> int:
+    """Into how many parts a batch is cut: as many for each process, as large for each.
+
+    Raises:
+        ValueError: that cannot be.
+    """
+    ranks = processes.size()
+    count = config.micro_batches or ranks
+    if count % ranks:
+        raise ValueError(
+            f"micro_batches is {count} but there are {ranks} processes: take a multiple, or 0 "
+            "for one per process"
+        )
+    if config.batch_size % count:
+        raise ValueError(
+            f"batch_size is {config.batch_size} but there are {ranks} processes, which share "
+            "a batch equally: take a multiple, or another number of processes"
+        )
+    return count
+
+
+def _optimizer(model: nn.Module, config: RunConfig, compute: Compute) -> torch.optim.Optimizer:
+    fused = compute.device.type in ("cpu", "cuda")
+    if config.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), config.lr, fused=fused)
+    kernels = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]  # biases, scales of batch norms
+    decayed = {"params": kernels, "weight_decay": config.weight_decay}
+    groups: list[dict[str, Any]] = [decayed, {"params": others, "weight_decay": 0.0}]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, config.lr, fused=fused)
+    return torch.optim.SGD(groups, config.lr, momentum=0.9, nesterov=True, fused=fused)
+
+
+def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of weights and batch norm's statistics, a step at a time.
+
+    After t steps its decay is min(``decay``, (1 + t) / (10 + t)), so that the first weights, which
+    are random, are soon forgotten.
+    """
+
+    def update(averaged: Any, current: Any, _: object) -> None:
+        if not averaged[0].is_floating_point():  # batch norm's counters, which nothing reads
+            return
+        t = int(average.n_averaged)  # on the CPU, whatever the device: nothing is waited for
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + t) / (10 + t)))
+
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return average
+
+
+def linear(done: float, warmup: float) -> float:
+    """Learning rate as a share of the highest: rises from near 0, then falls to 0 at the end.
+
+    Args:
+        done: share of all steps that lies behind, in [0, 1).
+        warmup: share of them in which it rises, in [0, 1).
+    """
+    return (done / warmup) if done < warmup else (1 - done) / (1 - warmup)
+
+
+def cosine(done: float, warmup: float) -> float:
+    """Likewise, but it falls as half a cosine (Loshchilov and Hutter 2017) to `COSINE_END`."""
+    if done < warmup:
+        return done / warmup
+    fallen = (1 - math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
+    return 1 - (1 - COSINE_END) * fallen
+
+
+_SCHEDULES = {"plateau": None, "linear": linear, "cosine": cosine}
+
+
+def epoch_order(seed: int, epoch: int, frames: int) -> Tensor:
+    """The rows of the training part, int64 (frames,), in the order of an epoch."""
+    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(frames))

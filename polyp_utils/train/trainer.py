@@ -1,0 +1,376 @@
+"""Training: ``fit(config)`` makes a run folder, or goes on with it.
+
+Epochs of the steps of a `Learner`, each followed by validation and a safe state on disk: a run that
+was killed ends like one that was not. Losses stay on the device and are read every `READ_EVERY`
+steps: no synchronisation per step. Under ``torchrun`` several processes train one run
+(`polyp_utils.common.processes`).
+"""
+
+import contextlib
+import math
+import shutil
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyp_utils.common import processes
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.device import (
+    Compute,
+    explaining,
+    get_compute,
+    has_compiler,
+    peak_memory_mib,
+)
+from polyp_utils.common.exceptions import DivergedError, WeightsError
+from polyp_utils.common.files import atomic, write_csv, write_json
+from polyp_utils.common.progress import Progress, duration
+from polyp_utils.data.catalog import get_info
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.labels import Scheme, get_scheme
+from polyp_utils.data.parts import Data, load_parts
+from polyp_utils.data.splits import load_split
+from polyp_utils.model.losses import inverse_sqrt_weights
+from polyp_utils.model.predict import freeze, load_weights, predict, save_weights
+from polyp_utils.runs.run import Run
+from polyp_utils.train.initial import find_initial
+from polyp_utils.train.learner import Learner, micro_batches
+from polyp_utils.train.start import open_run
+
+READ_EVERY = 50  # steps between two looks at the losses
+ESTIMATE_STEPS = (2, 6)  # the first steps are slow: the estimate is made between these two
+
+
+def fit(config: RunConfig) -> Run:
+    """Trains a run to its end, or says that it is finished.
+
+    ``batch_size`` is that of the optimizer's step, whatever the number of processes.
+
+    Raises:
+        ValueError: settings or data that cannot work, before any step.
+        RunError: the run folder holds something else.
+        DivergedError: the loss is not finite.
+        DeviceError: the GPU has too little memory, is taken, or is of another kind.
+        ProcessError: another of several processes cannot start.
+    """
+    sizes = {key: getattr(config, key) for key in ("batch_size", "micro_batches", "width")}
+    settings = ", ".join(f"{key} {value}" for key, value in sizes.items())
+    with processes.joined(), explaining(settings), contextlib.ExitStack() as held:
+        with processes.agreed():
+            scheme, compute, parts, fingerprints = _prepare(config)
+            initial = find_initial(config)
+            if initial:
+                fingerprints["init_weights"] = initial.fingerprint
+            run = held.enter_context(open_run(config, fingerprints, compute.describe()))
+        if processes.from_first(lambda: run.finished):
+            print(f"{run.name} is finished: nothing to train")
+            if processes.rank() == 0:  # if it was killed before that
+                shutil.rmtree(run.path / "last", ignore_errors=True)
+            return run
+        frames = f"{len(parts['train'])} frames of {get_info(config.dataset).title}"
+        frames += f" at {config.image_size} px, {len(parts['val'])} for validation"
+        slow = "" if config.compile_mode == "none" else "; the first steps compile, for minutes"
+        print(f"{run.name}: {frames}, on {compute.describe()}{slow}", flush=True)
+        learner = Learner(config, scheme, compute, _class_weights(config, parts["train"]))
+        trainer = Trainer(learner, run)
+        if not trainer.resume() and initial:
+            print(initial.load(learner.model))
+            learner.start_average()
+        trainer.train(parts["train"], parts["val"])
+        held_out = ("val", "test") if config.score_test else ("val",)
+        trainer.finish({part: parts[part] for part in held_out})
+    return run
+
+
+def _prepare(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[str, str]]:
+    """What the settings name, checked: scheme, device, parts of the data, their fingerprints."""
+    scheme = get_scheme(config.scheme)
+    split = load_split(config.split, config.dataset).limited(config.limit)
+    compute = get_compute(config.device, config.precision)
+    micro_batches(config)
+    _check_compiler(config, compute)
+    if config.class_weights != "none" and scheme.logits == 1:
+        raise ValueError(
+            f"class_weights is {config.class_weights!r} but scheme {scheme.name} has one logit: "
+            "take class_weights 'none', or a scheme with classes"
+        )
+    if config.batch_size > len(split.train):
+        raise ValueError(
+            f"batch_size is {config.batch_size} but the training part of {split.name} has "
+            f"{len(split.train)} frames: take at most that"
+        )
+    dataset = PolypDataset(config.dataset, config.image_size)
+    scheme.check(dataset.masks, dataset.info.title)
+    parts = load_parts(dataset, split, compute.device)
+    return scheme, compute, parts, {"data": dataset.fingerprint, "split_ids": split.fingerprint}
+
+
+def _check_compiler(config: RunConfig, compute: Compute) -> None:
+    if config.compile_mode == "none":
+        return
+    if not has_compiler(compute.device):
+        raise ValueError(
+            f"compile_mode is {config.compile_mode!r} but this machine has no C++ compiler (on a "
+            "GPU: no triton): install one, or take compile_mode 'none'"
+        )
+    graphs = compute.device.type == "cuda" and config.compile_mode != "default"
+    if graphs and micro_batches(config) > processes.size():  # pytorch/pytorch#169545
+        raise ValueError(
+            f"compile_mode is {config.compile_mode!r}, whose CUDA graphs cannot add up gradients, "
+            f"but micro_batches is {config.micro_batches}: take 0, or compile_mode 'default'"
+        )
+
+
+def _class_weights(config: RunConfig, train: Data) -> Tensor | None:
+    """Of the cross-entropy, from the pixels of the training part."""
+    if config.class_weights == "none":
+        return None
+    scheme = get_scheme(config.scheme)
+    pixels = [
+        torch.bincount(scheme.encode(train.masks[rows]).flatten(), minlength=len(scheme.classes))
+        for rows in torch.arange(len(train)).split(64)
+    ]
+    weights = inverse_sqrt_weights(torch.stack(pixels).sum(dim=0).cpu())  # float64 lacks on MPS
+    return weights.to(train.device)
+
+
+class Trainer:
+    """A run in progress: its learner, its history, and what of both is safe on disk."""
+
+    def __init__(self, learner: Learner, run: Run) -> None:
+        self.learner, self.run, self.config = learner, run, learner.config
+        self.history: list[dict[str, float]] = []
+
+    def train(self, train: Data, val: Data) -> None:
+        """Trains the epochs that are left; each ends with validation and a safe state on disk."""
+        first, last = len(self.history), self.config.epochs
+        steps = -(-len(train) // self.config.batch_size)
+        with Progress(self.config.run_name, total=last * steps, done=first * steps) as progress:
+            for epoch in range(first, last):
+                start = time.perf_counter()
+                losses = self._train_epoch(train, epoch, progress)
+                trained = time.perf_counter() - start
+                beat = partial(progress.beat, f"epoch {epoch + 1}/{last}  validation")
+                scores = self.learner.validate(val, beat)
+                row = {
+                    "epoch": epoch + 1,
+                    "lr": self.learner.optimizer.param_groups[0]["lr"],
+                    **{f"train_{key}": value for key, value in losses.items()},
+                    **{f"val_{key}": value for key, value in scores.items()},
+                    "train_seconds": trained,
+                    "images_per_second": len(train) / trained,
+                    "seconds": time.perf_counter() - start,
+                    "peak_memory_mib": peak_memory_mib(self.learner.compute),
+                }
+                if not math.isfinite(row["val_loss"]):  # the last step may have spoilt the weights
+                    raise self._diverged(row["val_loss"], f"in the validation of epoch {epoch + 1}")
+                self.learner.after_epoch(row["val_loss"])
+                self.history.append(row)
+                self._save()
+                progress.line(
+                    f"epoch {epoch + 1}/{last}  train loss {row['train_loss']:.4f}  "
+                    f"val loss {row['val_loss']:.4f}  val polyp Dice {row['val_polyp_dice']:.4f}  "
+                    f"lr {row['lr']:.1e}  {row['seconds']:.0f} s"
+                )
+
+    def _train_epoch(self, data: Data, epoch: int, progress: Progress) -> dict[str, float]:
+        """One pass over the training part; mean losses, weighted by images."""
+        unread: list[Tensor] = []
+        read: list[Tensor] = []
+        of_epoch = f"epoch {epoch + 1}/{self.config.epochs}"
+        sizes = [len(rows) for rows in torch.arange(len(data)).split(self.config.batch_size)]
+        start = time.perf_counter()
+        for step, losses in enumerate(self.learner.epoch(data, epoch)):
+            unread.append(losses)
+            if len(unread) == READ_EVERY:
+                read.append(self._read(unread, epoch, step))
+            if not self.history and step + 1 in ESTIMATE_STEPS:
+                self._read(unread[:], epoch, step)  # synchronises
+                before, start = start, time.perf_counter()
+                if step + 1 == ESTIMATE_STEPS[1]:
+                    images = sum(sizes[slice(*ESTIMATE_STEPS)])
+                    progress.line(self._estimate((start - before) / images, len(data)))
+            progress.advance(f"{of_epoch}  step {step + 1}/{len(sizes)}")
+        if unread:
+            read.append(self._read(unread, epoch, len(sizes) - 1))
+        weights = torch.tensor(sizes, dtype=torch.float64)
+        means = (torch.cat(read).double() * weights[:, None]).sum(0) / weights.sum()
+        return dict(zip(("loss", "ce", "dice_loss"), means.tolist(), strict=True))
+
+    def _read(self, unread: list[Tensor], epoch: int, step: int) -> Tensor:
+        """Brings losses to the host, (n, 3), and empties the list."""
+        losses = processes.total(torch.stack(unread)).cpu()
+        bad = (~losses.isfinite()).any(dim=1).nonzero()
+        if len(bad):
+            first = step - len(unread) + 1 + int(bad[0])
+            value = losses[int(bad[0]), 0].item()
+            raise self._diverged(value, f"since step {first + 1} of epoch {epoch + 1}")
+        unread.clear()
+        return losses
+
+    def _diverged(self, value: float, where: str) -> BaseException:
+        lr = self.learner.optimizer.param_groups[0]["lr"]
+        return processes.once(
+            DivergedError(
+                f"the loss is {value} {where}; {len(self.history)} finished epochs are safe in "
+                f"{self.run.path}. Try a smaller lr (now {lr:.1e}) or precision fp32"
+            )
+        )
+
+    def _estimate(self, seconds_per_image: float, images: int) -> str:
+        """What training will cost here, validation aside, and what would be quicker."""
+        seconds = seconds_per_image * images * self.config.epochs
+        compute = self.learner.compute
+        text = (
+            f"about {duration(seconds)} for {self.config.epochs} epochs on {compute.describe()}, "
+            f"{peak_memory_mib(compute) / 1024:.1f} GiB of memory"
+        )
+        work = (self.config.width * self.config.image_size) ** 2 / (16 * 128) ** 2
+        if seconds > 1800 and work > 1:
+            text += f"; quicker: recipe seed-small (width 16, 128 px: {work:.0f} times less work)"
+        return text
+
+    def _save(self) -> None:
+        """Makes the epoch safe: the state last, so that a kill before it repeats the epoch."""
+        if processes.rank():
+            return
+        row = self.history[-1]
+        ended, kept_last = len(self.history) == self.config.epochs, self.config.keep == "last"
+        if self._kept() == len(self.history) - 1 and (ended or not kept_last):
+            metadata = metadata_of(self.run, self.learner.scheme) | row
+            save_weights(self.run.weights, self.learner.kept, metadata)
+            if self.learner.average:
+                save_weights(self.run.unaveraged, self.learner.model, metadata)
+        write_csv(self.run.path / "history.csv", self.history)
+        with atomic(self.run.path / "last/state.pt") as temporary:
+            torch.save(self.learner.state_dict() | {"history": self.history}, temporary)
+
+    def _kept(self) -> int:
+        """Which of the epochs behind is kept, as the settings say; the first is 0."""
+        if self.config.keep == "last":
+            return len(self.history) - 1
+        scores = np.nan_to_num([row["val_polyp_dice"] for row in self.history], nan=-1)
+        return int(scores.argmax())
+
+    def resume(self) -> bool:
+        """Goes on from the last finished epoch; False if there is none."""
+        state = processes.from_first(self._last_state)
+        if state is None:
+            return False
+        self.history = state.pop("history")
+        self.learner.load_state_dict(state)
+        print(f"{self.run.name}: going on after epoch {len(self.history)}")
+        return True
+
+    def _last_state(self) -> dict[str, Any] | None:
+        for leftover in self.run.path.rglob(".*.tmp"):  # of a process that was killed
+            leftover.unlink()
+        path = self.run.path / "last/state.pt"
+        return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+
+    def finish(self, parts: dict[str, Data]) -> None:
+        """Stores the kept checkpoint's predictions and losses and marks the run as finished."""
+        learner = self.learner
+        if processes.rank() == 0:
+            load_weights(learner.kept, self.run.weights)
+        processes.copy_from_first(learner.kept)
+        at_network_size = predict_parts(learner, self.run, parts)
+        if processes.rank():
+            return
+        history = {key: np.array([row[key] for row in self.history]) for key in self.history[0]}
+        kept = self.history[self._kept()]
+        mark_finished(
+            self.run,
+            kept_epoch=int(kept["epoch"]),
+            kept_val_polyp_dice=float(kept["val_polyp_dice"]),
+            seconds=float(history["seconds"].sum()),
+            images_per_second=float(np.median(history["images_per_second"])),
+            peak_memory_mib=float(history["peak_memory_mib"].max()),
+            device=learner.compute.describe(),
+            kept_at_network_size=at_network_size,
+        )
+        shutil.rmtree(self.run.path / "last", ignore_errors=True)
+
+
+def predict_parts(
+    learner: Learner, run: Run, parts: dict[str, Data]
+) -> dict[str, dict[str, float]]:
+    """Stores what the kept network predicts for each part; its losses and Dice there.
+
+    Losses need logits: they cannot be had from 8-bit predictions later.
+    """
+    frozen = freeze(learner.kept, learner.compute)
+    at_network_size = {}
+    with Progress("predictions", total=sum(map(len, parts.values())), unit="frame") as progress:
+        for part, data in parts.items():
+            what = f"predictions for {part}"
+            at_network_size[part] = learner.validate(data, partial(progress.beat, what))
+            predictions = predict(frozen, data.images, learner.compute, learner.config.batch_size)
+            for frame_id, probabilities in zip(data.ids, predictions, strict=True):
+                if processes.rank() == 0:
+                    run.save_probabilities(part, frame_id, probabilities)
+                progress.advance(what)
+    return at_network_size
+
+
+def mark_finished(run: Run, **facts: Any) -> None:
+    """Writes ``training.json``, the last file of a run."""
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(run.path / "training.json", {"finished": finished, **facts})
+
+
+def adopt(config: RunConfig, note: str) -> Run:
+    """Makes a finished run of weights that were trained elsewhere, the file ``config.init``.
+
+    They can then be scored, looked at and published like those of a run of this package. What is
+    not known of their training (history, time, hardware) is left out.
+
+    Args:
+        config: how they were trained, as far as it is known: data set, split, scheme, size, ….
+        note: who made them, and how; it stands in the run's record and on its model card.
+
+    Raises:
+        ValueError, RunError: as in `fit`.
+        WeightsError: not weights of that width and scheme.
+    """
+    if not config.init or not note:
+        raise ValueError("to adopt weights give the file (init) and a note that says who made them")
+    scheme, compute, parts, fingerprints = _prepare(config)
+    initial = find_initial(config)
+    if initial is None or initial.new_head:
+        raise WeightsError(f"{config.init} is not of scheme {scheme.name}: give the one it is of")
+    fingerprints["init_weights"] = initial.fingerprint
+    config = replace(config, init="")  # they are these weights, not what training starts from
+    with open_run(config, fingerprints, compute.describe(), note) as run:
+        if run.finished:
+            print(f"{run.name} is finished: nothing to adopt")
+            return run
+        learner = Learner(config, scheme, compute)
+        initial.load(learner.model)
+        learner.start_average()
+        save_weights(run.weights, learner.kept, metadata_of(run, scheme))
+        held_out = ("val", "test") if config.score_test else ("val",)
+        scores = predict_parts(learner, run, {part: parts[part] for part in held_out})
+        mark_finished(
+            run,
+            kept_val_polyp_dice=scores["val"]["polyp_dice"],
+            kept_at_network_size=scores,
+        )
+    return run
+
+
+def metadata_of(run: Run, scheme: Scheme) -> dict[str, Any]:
+    """What the header of weights says, beside the scores of their epoch."""
+    return {
+        "run": run.name,
+        "commit": run.record["commit"],
+        "settings": run.config.to_dict(),
+        "classes": scheme.classes,
+        "use": "for research only; not a medical device",
+    }
