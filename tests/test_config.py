@@ -67,7 +67,10 @@ def test_whole_number_is_taken_for_a_float():
         ({"limit": 8}, "seed-trimap-w64-s0-n8"),
         ({"name": "my-run"}, "my-run"),
         ({"image_size": 128, "lr": 0.002}, "seed-trimap-w64-s0-image-size-128-lr-0.002"),
-        ({"init": "runs/one.safetensors"}, "seed-trimap-w64-s0-init-one"),
+        ({"init": "runs/one-0.5.safetensors"}, "seed-trimap-w64-s0-init-one-0.5"),
+        ({"init": "a/run-lr-0.7/model.safetensors"}, "seed-trimap-w64-s0-init-run-lr-0.7"),
+        ({"init": "run-lr-0.7"}, "seed-trimap-w64-s0-init-run-lr-0.7"),
+        ({"epochs": 30, "schedule": "cosine"}, "seed-trimap-w64-s0"),  # refused where it has begun
         ({"device": "cpu"}, "seed-trimap-w64-s0"),
     ],
 )

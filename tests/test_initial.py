@@ -1,5 +1,6 @@
 """Training that starts from given weights."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.predict import read_metadata, save_weights
 from polyp_utils.model.unet import UNet
+from polyp_utils.publish.run_card import write_model_card
 from polyp_utils.train.initial import find_initial
 from polyp_utils.train.trainer import fit
 
@@ -64,9 +66,11 @@ def test_weights_that_do_not_say_their_classes_are_taken_if_their_number_fits(ru
 
 def test_a_run_records_what_it_started_from(run, capsys):
     there = fit(config(init=run.name, lr=1e-9))
-    assert (
-        there.name == f"seed-phantom-trimap-w4-s0-n8-init-{run.name}"[:120] or "init" in there.name
-    )
+    assert f"-n8-init-{run.name}-lr-1e-09" in there.name
+    assert there.record["init_leak"] == find_initial(there.config).leak
+    assert there.record["init_leak"] in write_model_card(there).read_text()
+    shutil.rmtree(run.path)
+    assert fit(there.config) == there  # it is finished, and needs them no more
     assert there.config.init == run.name
     assert there.record["fingerprints"]["init_weights"] == find_initial(there.config).fingerprint
     assert "starting from the weights of" in capsys.readouterr().out
@@ -137,4 +141,5 @@ def test_near_duplicates_of_seen_frames_are_counted(kvasir_like):
     assert seen_before([a, b], "kvasir-seg", [b], "kvasir-seg") == (1, 0)
     assert seen_before([a], "cvc-clinicdb", [b], "kvasir-seg") == (0, 0)
     mine = str(kvasir_like)  # in which no one has looked
+    assert seen_before([a], "kvasir-seg", [a, b], mine) == (1, None)
     assert seen_before(["x"], mine, ["x"], mine) == (1, None)

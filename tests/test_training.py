@@ -423,6 +423,8 @@ def test_weights_that_were_trained_elsewhere_become_a_run(run, tmp_path, ema_dec
     text = write_model_card(there).read_text()
     assert "**someone made them**" in text
     assert "No command of this repository made them" in text
+    with pytest.raises(RunError, match="note is 'someone made them' there and '' now"):
+        fit(there.config)
     with pytest.raises(WeightsError, match="not of scheme binary"):
         adopt(replace(settings, scheme="binary"), "x")
     with pytest.raises(ValueError, match="and a note that says who made them"):

@@ -159,12 +159,20 @@ class RunConfig:
         name = f"{self.recipe}{data}{middle}-w{self.width}-s{self.seed}{limit}"
         for key, value in self.to_dict().items():
             if key not in _NAMED and value != getattr(usual, key):
-                word = f"{value:g}" if isinstance(value, float) else Path(str(value)).stem
-                name += f"-{key}-{word}".replace("_", "-").lower()
+                word = f"{value:g}" if isinstance(value, float) else str(value)
+                if key == "init":
+                    path = Path(word.removesuffix("/model.safetensors"))
+                    word = path.name.removesuffix(".safetensors")
+                name += f"-{key.replace('_', '-')}-{word}"
         if len(name) > _LONGEST_NAME:
             rest = hashlib.sha256(name.encode()).hexdigest()[:8]
             name = f"{name[: _LONGEST_NAME - 9]}-{rest}"
         return name
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The parts that a finished run has predictions for."""
+        return ("val", "test") if self.score_test else ("val",)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as written to ``config.json``."""
@@ -211,8 +219,10 @@ def _usual_split(recipe: RunConfig, dataset: str) -> str:
     return "phantom-240" if dataset == "phantom" else "grouped"
 
 
-# Settings that a run's name holds in another form, or that do not change the run.
+# Settings that a run's name holds in another form, that do not change the run, or whose change is
+# refused where a run of that name has begun, so that no one trains anew what should have gone on.
 _NAMED = {"recipe", "dataset", "split", "scheme", "width", "seed", "limit", "device", "name"}
+_NAMED |= {"epochs", "schedule", "warmup", "lr_factor", "lr_patience", "min_lr"}
 _LONGEST_NAME = 120  # characters; file systems take 255
 
 _CHOICES = {
@@ -235,7 +245,7 @@ RECIPES: dict[str, RunConfig] = {
     "seed-binary": replace(_SEED, recipe="seed-binary", scheme="binary"),
     # The card's recipe at 1/64 of its arithmetic, for machines without a GPU.
     "seed-small": replace(_SEED, recipe="seed-small", width=16, image_size=128, lr=1e-3),
-    # The card's network, trained as well as it can be: nothing is chosen but before training.
+    # The card's network, trained as well as it can be; nothing is selected once training has begun.
     "release": replace(
         _SEED,
         recipe="release",

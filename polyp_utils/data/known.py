@@ -111,14 +111,15 @@ def seen_before(
         test_of: the data set that they are of.
 
     Returns:
-        Both are 0 where the two data sets share no frames; the second is None where no one has
-        looked for near-duplicates.
+        Both are 0 for two sets of the catalogue that share no frames; the second is None where no
+        one has looked for near-duplicates, as between a folder and another set.
     """
-    if not set(_sets(seen_of)) & set(_sets(test_of)):
+    catalogued = {seen_of, test_of} <= CATALOG.keys()
+    if catalogued and not set(_sets(seen_of)) & set(_sets(test_of)):
         return 0, 0
     before, held_out = set(seen), set(test)
     same, pairs = before & held_out, known_ids(test_of)
-    if pairs is None:
+    if pairs is None or not (catalogued or seen_of == test_of):
         return len(same), None
     both_ways = [*pairs, *((b, a) for a, b in pairs)]
     return len(same), len({b for a, b in both_ways if a in before and b in held_out - same})

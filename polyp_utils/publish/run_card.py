@@ -6,6 +6,7 @@ Every number comes from the run's files, so a card is written again, not edited.
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,8 @@ Label scheme `{scheme.name}`: {scheme.note}.
 
 ## Training
 
-- Epochs: {config.epochs}, batches of {config.batch_size}, seed {config.seed}.
+- Epochs{" planned" if "note" in record else ""}: {config.epochs}, in batches of
+  {config.batch_size}; seed {config.seed}.
 - {_optimization(config)}
 - Loss: {config.ce_weight:g} × {"binary cross-entropy" if binary else "cross-entropy"}
   + {config.dice_weight:g} × Dice loss.
@@ -159,7 +161,7 @@ Weights: {where}.
 ## Limits
 
 - One split, one seed: how much another would change the scores is not in their intervals.
-- {_leaks(split, config)}
+- {" ".join(filter(None, (_leaks(split, config), record.get("init_leak"))))}
 - Frames are resized to {size}×{size} px, whatever their shape; small polyps suffer first.
 - {unseen}
 - For research and teaching. Not a medical device.
@@ -173,7 +175,6 @@ import torch
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 
-from polyp_utils.train.learner import COSINE_END
 from polyp_utils.model import UNet
 
 model = UNet(in_channels=3, num_classes={scheme.logits}, width={width})
@@ -189,7 +190,7 @@ with torch.no_grad():
 Frames of any size, uint8 RGB (H, W, 3), to a mask of their size:
 
 ```python
-from polyp_utils.deploy.load import load_model
+from polyp_utils import load_model
 
 mask = load_model("{repo_id}").polyp_mask(frame)  # bool (H, W)
 ```
@@ -213,7 +214,7 @@ def _made(run: Run) -> str:
 No command of this repository made them; the nearest is
 
 ```bash
-{_command(run.config)}
+{_command(replace(run.config, name=""))}
 ```"""
     commits = dict.fromkeys(stage["commit"] for stage in (record, *record.get("resumed", [])))
     rows = {
@@ -276,13 +277,14 @@ def _start(config: RunConfig, record: dict[str, Any]) -> str:
 
 
 def _kept(config: RunConfig, training: dict[str, Any]) -> str:
-    average = ""
+    weights = "weights"
     if config.ema_decay:
-        average = f" with weights averaged exponentially over the steps (decay {config.ema_decay})"
+        weights = f"weights averaged exponentially over the steps (decay {config.ema_decay:g})"
+    which = "the best epoch on val" if config.keep == "best" else "the last epoch"
+    if "kept_epoch" in training:
+        which += f", {training['kept_epoch']}"
     score = f"{training['kept_val_polyp_dice']:.3f} on val at {config.image_size} px"
-    chosen = "the best on val" if config.keep == "best" else "the last; nothing is chosen on val"
-    epoch = f"epoch {training['kept_epoch']}, " if "kept_epoch" in training else ""
-    return f"{epoch}{chosen}{average}: polyp Dice {score}"
+    return f"{weights} of {which}; polyp Dice {score}"
 
 
 def _front_matter(run: Run, summary: dict[str, Any]) -> str:

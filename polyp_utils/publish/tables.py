@@ -37,8 +37,7 @@ from polyp_utils.score.comparison import over_seeds
 from polyp_utils.score.intervals import Interval, mean_interval
 from polyp_utils.score.literature import CARD, beside
 from polyp_utils.score.protocols import NETWORK, ORIGINAL, PROTOCOLS, polyp_scores
-from polyp_utils.train.ablation import comparisons, folder_of, load
-from polyp_utils.train.ablation import table as ablation_frame
+from polyp_utils.train.ablation import comparisons, folder_of, load, shown
 
 DOCUMENTS = ("README.md", "results/README.md")
 
@@ -389,7 +388,7 @@ TABLES = {
     "equivalence": lambda _: _frame(equivalence_table()),
     "classes": class_table,
     "kinds": kind_table,
-    "ablation": lambda _: _frame(ablation_frame(comparisons(load(folder_of(16, 128))))),
+    "ablation": lambda _: _frame(shown(comparisons(load(folder_of(16, 128))))),
     "cost": cost_table,
     "times": times_table,
 }

@@ -238,7 +238,8 @@ def find_run(name: str = "") -> Run:
     if not runs:
         raise RunError(f"no finished run under {results_root()}: train one (02_train.ipynb)")
     if not name:
-        return next((run for run in runs if run.config.score_test), runs[0])
+        scored = (run for run in runs if run.record["settings"].get("score_test", True))
+        return next(scored, runs[0])
     for run in runs:
         if run.name == name:
             return run

@@ -6,6 +6,7 @@ original size, one value per image, then the mean; `polyp_utils.score.protocols`
 """
 
 import functools
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -192,13 +193,14 @@ def evaluate_run(run: Run, part: str = "test", dataset: PolypDataset | None = No
     if part == "test" and not config.score_test:
         raise RunError(
             f"{run.name} was trained with score_test False: its test part is left alone. Train "
-            "without that, or look at its validation"
+            "without that, or look at its validation (03_evaluate.ipynb -p part val)"
         )
     dataset = dataset or PolypDataset(config.dataset, config.image_size)
     check_data(run, dataset, load_split(config.split, config.dataset).limited(config.limit))
     found = evaluate(of_run(run, part), dataset)
-    card = card_scores(run, dataset) if config.score_test else {}
-    return Evaluation(found.predictions, found.per_image, found.confusion, found.groups, card)
+    return Evaluation(
+        found.predictions, found.per_image, found.confusion, found.groups, card_scores(run, dataset)
+    )
 
 
 def check_data(run: Run, dataset: PolypDataset, split: Split) -> None:
@@ -224,17 +226,19 @@ def card_scores(run: Run, dataset: PolypDataset) -> dict[str, float]:
 
     Dice: argmax at network size, pixels summed over batches of 8, absent class = 1, mean over
     the scheme's classes, then over batches. Loss: as computed from logits at the end of training.
+    The test part's are NaN where the run leaves it alone.
     """
     config = run.config
     scheme, split = get_scheme(config.scheme), load_split(config.split, config.dataset)
     scores = {}
-    for part in ("val", "test"):
+    for part in config.held_out:
         ids = split.limited(config.limit).part(part)
         target = scheme.encode(dataset.masks[dataset.rows(ids)])
         predicted = [run.probabilities(part, i, scheme).argmax(dim=0) for i in ids]
         scores[part] = card_dice(count(torch.stack(predicted), target, len(scheme.classes)))
-    loss = run.training["kept_at_network_size"]["test"]["loss"]
-    return dict(zip(CARD, (scores["val"], scores["test"], loss), strict=True))
+    at_the_end = run.training["kept_at_network_size"].get("test", {})
+    found = (scores["val"], scores.get("test", math.nan), at_the_end.get("loss", math.nan))
+    return dict(zip(CARD, found, strict=True))
 
 
 def score_image(

@@ -1,4 +1,4 @@
-"""What makes the difference: from the card's recipe to ``release``, one choice at a time.
+"""What makes the difference: from the card's recipe to ``release``, step by step.
 
 Every setting is trained with several seeds and scored on **validation**; the test part is neither
 predicted nor scored. A finished run leaves two small files in ``results/published/ablation``, and
@@ -22,14 +22,15 @@ from polyp_utils.score.intervals import Interval, seeds_interval
 
 PLAIN, MIRRORED, UNAVERAGED = "plain", "mirrored", "unaveraged"  # ways to score a run
 ALL = "all of these together"
+NOISE = 0.015  # of Dice: about what another seed makes, see `literature`
 
 
 class Setting(NamedTuple):
     """A setting to be trained.
 
     Attributes:
-        against: name of the setting that it differs from in one choice; empty for the first.
-        choice: what differs, in words.
+        against: name of the setting that it is compared with; empty for the first.
+        choice: what differs from that one, in words.
         recipe: that it starts from.
         changes: to the recipe.
     """
@@ -44,7 +45,12 @@ SETTINGS: dict[str, Setting] = {
     "card": Setting("", "the card's recipe", "seed", {"epochs": 20}),
     "longer": Setting("card", "40 epochs instead of 20", "seed", {"epochs": 40}),
     "augmented": Setting("longer", "augmentation", "seed", {"epochs": 40, "augment": "strong"}),
-    "release": Setting("augmented", "optimizer, schedule, averaging", "release", {"epochs": 40}),
+    "release": Setting(
+        "augmented",
+        "AdamW, lr 1e-3, cosine, batches of 16, clipping, averaging",
+        "release",
+        {"epochs": 40},
+    ),
     "shorter": Setting("release", "20 epochs instead of 40", "release", {"epochs": 20}),
     "no-augmentation": Setting(
         "release", "no augmentation", "release", {"epochs": 40, "augment": "none"}
@@ -155,9 +161,9 @@ def scores_of(run: Run) -> pd.DataFrame:
     config = run.config
     dataset = PolypDataset(config.dataset, config.image_size)
     ids = load_split(config.split, config.dataset).limited(config.limit).val
-    ways = {PLAIN: of_run(run, "val"), MIRRORED: of_network(run, dataset, ids, mirrored=True)}
+    ways = {PLAIN: of_run(run, "val"), MIRRORED: of_network(run, dataset, ids, config.device, True)}
     if run.unaveraged.is_file():
-        ways[UNAVERAGED] = of_network(run, dataset, ids, weights=run.unaveraged)
+        ways[UNAVERAGED] = of_network(run, dataset, ids, config.device, weights=run.unaveraged)
     found = {
         way: evaluate(predictions, dataset, all_scores=False) for way, predictions in ways.items()
     }
@@ -180,7 +186,7 @@ class Results(NamedTuple):
 
 
 def load(folder: Path) -> Results:
-    """The finished runs of a folder; those of settings that are no more are left out."""
+    """The finished runs of a folder, of today's settings."""
     records, scores = {}, {}
     for name in SETTINGS:
         for path in sorted(folder.glob(f"{name}-s*.json")):
@@ -194,15 +200,16 @@ def load(folder: Path) -> Results:
 def comparisons(results: Results) -> pd.DataFrame:
     """Every choice beside what it is compared with, on validation.
 
-    A trained setting stands against the one that it differs from in one choice, with the seeds
-    that both have, and ``release`` against the card's recipe too; averaging and mirrored copies
+    A trained setting stands against the one that it is to be compared with, by the seeds that both
+    have, and ``release`` against the card's recipe too; averaging and mirrored copies
     against the same runs of ``release`` without.
 
     Returns:
         A row per choice: ``choice``; ``setting`` and ``way``, `PLAIN` but in the last two;
-        ``against`` (empty: nothing); ``seeds``; ``dice``, an `Interval` over seeds and frames (with
-        n = 0 if there is no run yet); ``gain``, likewise of the paired differences; ``seconds`` of
-        a run, see `seconds_of`, and ``times``, over those of what it is compared with.
+        ``against`` (empty: nothing); ``seeds`` (with ``against``: that both have); ``dice``, an
+        `Interval` over seeds and frames (with n = 0 if there is no run yet); ``gain``, likewise of
+        the paired differences; ``seconds`` of a run, see `seconds_of`, and ``times``, over those of
+        what it is compared with on the same device.
     """
     rows = [
         _row(results, name, PLAIN, setting.against, PLAIN, setting.choice)
@@ -216,7 +223,7 @@ def comparisons(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def table(found: pd.DataFrame) -> pd.DataFrame:
+def shown(found: pd.DataFrame) -> pd.DataFrame:
     """`comparisons` for the eye, all text."""
     return pd.DataFrame(
         {
@@ -247,6 +254,8 @@ def findings(found: pd.DataFrame) -> list[str]:
         if not gain.n:
             continue
         verdict = "a gain" if gain.low > 0 else "a loss" if gain.high < 0 else "no clear difference"
+        if abs(gain.mean) < NOISE and not gain.low <= 0 <= gain.high:
+            verdict += f", but below the {NOISE} that one seed makes"
         if np.isnan(gain.low):
             verdict = "one seed, so no interval"
         what = f"{row['choice']} (`{row['setting']}` against `{row['against']}`)"
@@ -270,8 +279,11 @@ def _row(
     dice = _over([own[seed] for seed in sorted(own)], groups)
     gain = _over([own[seed] - base[seed] for seed in both], groups)
     seconds, others = seconds_of(results, name), seconds_of(results, against)
-    row = {"choice": choice, "setting": name, "way": way, "against": against, "seeds": len(own)}
-    return row | {"dice": dice, "gain": gain, "seconds": seconds, "times": seconds / others}
+    times = {seconds[device] / others[device] for device in seconds.keys() & others.keys()}
+    row: dict[str, Any] = {"choice": choice, "setting": name, "way": way, "against": against}
+    row |= {"seeds": len(both if against else own), "dice": dice, "gain": gain}
+    row["seconds"] = min(seconds.values(), default=np.nan)
+    return row | {"times": min(times, default=np.nan)}
 
 
 def _values(results: Results, name: str, way: str) -> dict[int, pd.Series]:
@@ -288,11 +300,14 @@ def _over(columns: list[pd.Series], groups: list[str]) -> Interval:
     return seeds_interval(np.stack([column.to_numpy() for column in columns]), groups)
 
 
-def seconds_of(results: Results, name: str) -> float:
-    """What a run of a setting takes: its fastest epoch times their number, with validation.
+def seconds_of(results: Results, name: str) -> dict[str, float]:
+    """What a run of a setting takes, by device: its fastest epoch times their number.
 
-    Other jobs can only slow an epoch down. NaN if there is no run.
+    Validation included. Other jobs can only slow an epoch down.
     """
-    runs = [r for (setting, _), r in results.records.items() if setting == name]
-    each = [min(r["seconds_per_epoch"]) * len(r["seconds_per_epoch"]) for r in runs]
-    return min(each, default=np.nan)
+    found: dict[str, float] = {}
+    for (setting, _), record in results.records.items():
+        if setting == name:
+            epochs, device = record["seconds_per_epoch"], record["device"]
+            found[device] = min(found.get(device, np.inf), min(epochs) * len(epochs))
+    return found

@@ -12,6 +12,7 @@ import torch
 
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import WeightsError
+from polyp_utils.common.paths import repo_root
 from polyp_utils.data.known import seen_before
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
@@ -58,8 +59,11 @@ def find_initial(config: RunConfig) -> Initial | None:
     """
     if not config.init:
         return None
-    path = Path(config.init).expanduser()
-    path = path if path.is_file() else find_run(config.init).weights
+    given = Path(config.init).expanduser()
+    found = next((p for p in (given, repo_root() / given) if p.is_file()), None)
+    if found is None and given.suffix == ".safetensors":
+        raise FileNotFoundError(f"init {given} does not exist: name a file or a finished run")
+    path = found or find_run(config.init).weights
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: init needs a run with its weights")
     metadata, scheme = read_metadata(path), get_scheme(config.scheme)
@@ -91,13 +95,20 @@ def _leak(config: RunConfig, metadata: dict[str, Any]) -> str:
     try:
         theirs = RunConfig(**metadata["settings"])
         seen_split = load_split(theirs.split, theirs.dataset).limited(theirs.limit)
-    except (KeyError, ValueError, OSError):  # not said, or their data or split are not here
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+    ):  # not said, or not here
         return "Which frames they have seen is not known: none of them should be in the test part"
     test = load_split(config.split, config.dataset).limited(config.limit).test
     seen = seen_split.train + seen_split.val
     same, alike = seen_before(seen, theirs.dataset, test, config.dataset)
     text = f"Of {len(test)} test frames they have seen {same} in training or validation"
-    if alike is not None:
+    if alike is None:
+        text += " by their ids; whether others are near-duplicates of seen ones is not known"
+    else:
         text += f", and near-duplicates of {alike} more"
     if theirs.init:
         text += f"; what {theirs.init} had seen, from which they started, is not counted"

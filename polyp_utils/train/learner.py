@@ -222,11 +222,11 @@ def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + t) / (10 + t)))
 
     average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
-    return average
+    return average  # `update` reads its count
 
 
 def linear(done: float, warmup: float) -> float:
-    """Learning rate as a share of the highest: rises from near 0, then falls to 0 at the end.
+    """Learning rate as a share of the highest: rises from 0, then falls to 0 at the end.
 
     Args:
         done: share of all steps that lies behind, in [0, 1).

@@ -24,7 +24,7 @@ from polyp_utils.runs.run import Run
 
 @contextlib.contextmanager
 def open_run(
-    config: RunConfig, fingerprints: dict[str, str], device: str, note: str = ""
+    config: RunConfig, fingerprints: dict[str, str], device: str, **remarks: str
 ) -> Iterator[Run]:
     """The folder for a run, held for this process: made anew, or the one that is there.
 
@@ -35,7 +35,8 @@ def open_run(
         config: the settings asked for.
         fingerprints: of data and split.
         device: description, for the record.
-        note: of weights that were trained elsewhere, who made them.
+        remarks: ``note`` (of weights that were trained elsewhere, who made them) and ``init_leak``
+            (what the weights at the start have seen of the test part), for the record.
 
     Raises:
         RunError: the folder holds a run with other settings or data, another process trains it,
@@ -45,29 +46,33 @@ def open_run(
     if rank():
         yield run
         return
+    given = {**fingerprints, "note": remarks.get("note", "")}
     if run.finished:
-        _is_same(run, config, fingerprints)
+        _is_same(run, config, given)
         yield run
         return
     with run.lock():
-        if (run.path / "config.json").is_file() and _is_same(run, config, fingerprints):
+        if (run.path / "config.json").is_file() and _is_same(run, config, given):
             if not run.finished:
                 _note_change(run, device)
         else:
             record: dict[str, Any] = {"settings": config.to_dict(), "fingerprints": fingerprints}
-            record |= {"note": note} if note else {}
+            record |= {name: text for name, text in remarks.items() if text}
             write_json(run.path / "config.json", {**record, **_circumstances(device)})
         yield run
 
 
-def _is_same(run: Run, config: RunConfig, fingerprints: dict[str, str]) -> bool:
+def _is_same(run: Run, config: RunConfig, given: dict[str, str]) -> bool:
     """Whether the folder holds the run that is asked for; False for another without an epoch yet.
+
+    ``given``: fingerprints, and the note of an adopted run (empty for one that is trained).
 
     Raises:
         RunError: another, with epochs.
     """
-    there = {**run.config.to_dict(), **run.record["fingerprints"]}
-    asked = {**config.to_dict(), **fingerprints}
+    record = run.record
+    there = {**run.config.to_dict(), **record["fingerprints"], "note": record.get("note", "")}
+    asked = {**config.to_dict(), **given}
     ignored = {"device", "name"}  # noted, not refused
     different = [
         f"{key} is {there.get(key)!r} there and {value!r} now"

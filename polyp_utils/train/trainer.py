@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,9 @@ from polyp_utils.common.device import (
     has_compiler,
     peak_memory_mib,
 )
-from polyp_utils.common.exceptions import DivergedError, WeightsError
+from polyp_utils.common.exceptions import DivergedError, RunError, WeightsError
 from polyp_utils.common.files import atomic, write_csv, write_json
+from polyp_utils.common.paths import results_root
 from polyp_utils.common.progress import Progress, duration
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
@@ -39,7 +41,7 @@ from polyp_utils.data.splits import load_split
 from polyp_utils.model.losses import inverse_sqrt_weights
 from polyp_utils.model.predict import freeze, load_weights, predict, save_weights
 from polyp_utils.runs.run import Run
-from polyp_utils.train.initial import find_initial
+from polyp_utils.train.initial import Initial, find_initial
 from polyp_utils.train.learner import Learner, micro_batches
 from polyp_utils.train.start import open_run
 
@@ -64,10 +66,11 @@ def fit(config: RunConfig) -> Run:
     with processes.joined(), explaining(settings), contextlib.ExitStack() as held:
         with processes.agreed():
             scheme, compute, parts, fingerprints = _prepare(config)
-            initial = find_initial(config)
+            initial, leak = _initial(config), ""
             if initial:
-                fingerprints["init_weights"] = initial.fingerprint
-            run = held.enter_context(open_run(config, fingerprints, compute.describe()))
+                fingerprints["init_weights"], leak = initial.fingerprint, initial.leak
+            opened = open_run(config, fingerprints, compute.describe(), init_leak=leak)
+            run = held.enter_context(opened)
         if processes.from_first(lambda: run.finished):
             print(f"{run.name} is finished: nothing to train")
             if processes.rank() == 0:  # if it was killed before that
@@ -83,8 +86,7 @@ def fit(config: RunConfig) -> Run:
             print(initial.load(learner.model))
             learner.start_average()
         trainer.train(parts["train"], parts["val"])
-        held_out = ("val", "test") if config.score_test else ("val",)
-        trainer.finish({part: parts[part] for part in held_out})
+        trainer.finish({part: parts[part] for part in config.held_out})
     return run
 
 
@@ -109,6 +111,19 @@ def _prepare(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[
     scheme.check(dataset.masks, dataset.info.title)
     parts = load_parts(dataset, split, compute.device)
     return scheme, compute, parts, {"data": dataset.fingerprint, "split_ids": split.fingerprint}
+
+
+def _initial(config: RunConfig) -> Initial | None:
+    """The weights to start from; those that a run with an epoch has started from may be gone."""
+    run = Run(results_root() / config.run_name)
+    try:
+        return find_initial(config)
+    except (FileNotFoundError, RunError, ValueError):
+        if not (run.path / "history.csv").is_file() or "init_weights" not in (
+            there := run.record["fingerprints"]
+        ):
+            raise
+        return Initial(Path(config.init), there["init_weights"], {}, False, "")
 
 
 def _check_compiler(config: RunConfig, compute: Compute) -> None:
@@ -341,13 +356,18 @@ def adopt(config: RunConfig, note: str) -> Run:
     """
     if not config.init or not note:
         raise ValueError("to adopt weights give the file (init) and a note that says who made them")
+    with explaining(f"width {config.width}"):
+        return _adopted(config, note)
+
+
+def _adopted(config: RunConfig, note: str) -> Run:
     scheme, compute, parts, fingerprints = _prepare(config)
     initial = find_initial(config)
     if initial is None or initial.new_head:
         raise WeightsError(f"{config.init} is not of scheme {scheme.name}: give the one it is of")
     fingerprints["init_weights"] = initial.fingerprint
     config = replace(config, init="")  # they are these weights, not what training starts from
-    with open_run(config, fingerprints, compute.describe(), note) as run:
+    with open_run(config, fingerprints, compute.describe(), note=note) as run:
         if run.finished:
             print(f"{run.name} is finished: nothing to adopt")
             return run
@@ -355,8 +375,7 @@ def adopt(config: RunConfig, note: str) -> Run:
         initial.load(learner.model)
         learner.start_average()
         save_weights(run.weights, learner.kept, metadata_of(run, scheme))
-        held_out = ("val", "test") if config.score_test else ("val",)
-        scores = predict_parts(learner, run, {part: parts[part] for part in held_out})
+        scores = predict_parts(learner, run, {part: parts[part] for part in config.held_out})
         mark_finished(
             run,
             kept_val_polyp_dice=scores["val"]["polyp_dice"],
@@ -367,9 +386,11 @@ def adopt(config: RunConfig, note: str) -> Run:
 
 def metadata_of(run: Run, scheme: Scheme) -> dict[str, Any]:
     """What the header of weights says, beside the scores of their epoch."""
+    record = run.record
+    made = {"note": record["note"]} if "note" in record else {"commit": record["commit"]}
     return {
         "run": run.name,
-        "commit": run.record["commit"],
+        **made,
         "settings": run.config.to_dict(),
         "classes": scheme.classes,
         "use": "for research only; not a medical device",
