@@ -17,7 +17,6 @@ from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.parts import load_parts
 from polyp_utils.data.splits import load_split
-from polyp_utils.train import validation
 
 COUNT = 7
 
@@ -104,7 +103,7 @@ def test_rows_are_those_of_the_tensor():
 def test_half_of_the_free_memory_decides(monkeypatch, spare, kind):
     dataset, split = PolypDataset("phantom", 32), load_split("phantom-240").limited(10)
     free = 2 * 360 * 32 * 32 * 4 + spare
-    monkeypatch.setattr(validation, "free_memory", lambda device: free)
+    monkeypatch.setattr("polyp_utils.data.parts.free_memory", lambda device: free)
     parts = load_parts(dataset, split, torch.device("cpu"))
     for part, data in parts.items():
         assert isinstance(data.images, kind)

@@ -296,7 +296,8 @@ import json, re, sys
 from pathlib import Path
 from huggingface_hub import hf_hub_download
 from polyp_utils.data import phantom
-from polyp_utils.deploy.load import load_model, push
+from polyp_utils.deploy.load import load_model
+from polyp_utils.publish.hub import push
 from polyp_utils.runs.run import Run
 answers = {}
 for source in json.loads(sys.argv[1]):

@@ -166,7 +166,7 @@ def test_the_card_has_adam_and_no_schedule_but_the_plateau():
     card = RECIPES["seed"]
     assert (card.optimizer, card.schedule, card.weight_decay) == ("adam", "plateau", 0)
     assert (card.clip_norm, card.ema_decay, card.keep, card.init) == (0, 0, "best", "")
-    learner = started(optimizer="adam", weight_decay=0.0, schedule="plateau", lr=0.1)
+    learner = started(optimizer="adam", weight_decay=0.0, schedule="plateau", lr=0.1, ema_decay=0.0)
     assert learner.kept is learner.model
     assert type(learner.optimizer) is torch.optim.Adam
     assert len(learner.optimizer.param_groups) == 1

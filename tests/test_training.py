@@ -30,7 +30,7 @@ from polyp_utils.model.unet import UNet
 from polyp_utils.publish.run_card import write_model_card
 from polyp_utils.runs.run import Run
 from polyp_utils.score.evaluation import evaluate_run
-from polyp_utils.train import trainer, validation
+from polyp_utils.train import trainer
 from polyp_utils.train.learner import Learner
 from polyp_utils.train.trainer import Trainer, adopt, fit
 
@@ -279,7 +279,7 @@ def test_a_run_that_died_while_writing_goes_on_to_the_same_end(
 
 def test_where_the_frames_lie_changes_nothing(monkeypatch, base, in_folder):
     """Read from the memory map, batch by batch, or at once onto the device."""
-    monkeypatch.setattr(validation, "free_memory", lambda device: 2**40)
+    monkeypatch.setattr("polyp_utils.data.parts.free_memory", lambda device: 2**40)
     resident = in_folder(base.config)
     assert same_tensors(base, resident)
     assert same_history(base, resident)

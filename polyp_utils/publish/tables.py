@@ -177,6 +177,20 @@ def headline_table(_: list[Run]) -> str:
     return _table(head, rows)
 
 
+def away_table(runs: list[Run]) -> str:
+    """Markdown: how runs do on data that they were not trained on."""
+    rows = []
+    for run in (run for run in runs if (run.path / "generalise.csv").is_file()):
+        for row in pd.read_csv(run.path / "generalise.csv").to_dict("records"):
+            dice = Interval(row["dice"], row["low"], row["high"], row["n"])
+            drop = "–"
+            if not pd.isna(row["drop"]):
+                drop = str(Interval(row["drop"], row["drop_low"], row["drop_high"], row["n"]))
+            below = f"{100 * row['below_half']:.0f} %"
+            rows.append([_link(run), row["tested_on"], str(row["n"]), str(dice), drop, below])
+    return _table(["run", "tested on", "n", "polyp Dice [95 %]", "drop [95 %]", "below 0.5"], rows)
+
+
 def mirror_table(runs: list[Run]) -> str:
     """Markdown: what mirrored copies gain and cost, and whether their disagreement finds errors."""
     rows = []
@@ -378,6 +392,7 @@ TABLES = {
     "literature": literature_table,
     "prototypes": prototype_table,
     "headline": headline_table,
+    "away": away_table,
     "mirrors": mirror_table,
     "false alarms": false_alarm_table,
     "training speed": lambda _: _frame(training_speed()),

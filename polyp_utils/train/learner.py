@@ -1,7 +1,7 @@
 """What training does with a batch: one optimizer step after another, with nothing on disk.
 
 A step slices its batch out of uint8 tensors, on the device or in a memory map (see
-:func:`polyp_utils.train.validation.load_parts`), so no loader is needed, and reads nothing from the
+`polyp_utils.data.parts.load_parts`), so no loader is needed, and reads nothing from the
 device. Order follows from (seed, epoch), augmentation from (seed, epoch, frame) and, but for
 schedule ``plateau``, the learning rate from the step: what was killed goes on without their state.
 """
