@@ -1,1 +1,4 @@
-"""Data sets: where they come from, what their pixels mean, how they are split and loaded."""
+"""Data sets: where they come from, what their pixels mean, how they are split and loaded.
+
+It may import from `common`.
+"""
