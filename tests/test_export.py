@@ -12,12 +12,12 @@ import torch
 
 from polyp_utils import cli
 from polyp_utils.common.config import RunConfig
-from polyp_utils.common.exceptions import ExtraError
+from polyp_utils.common.exceptions import ExtraError, WeightsError
 from polyp_utils.data.catalog import CATALOG
-from polyp_utils.deploy import load
 from polyp_utils.deploy.onnx import export_int8, export_onnx
 from polyp_utils.model.predict import save_weights, to_probabilities
 from polyp_utils.model.unet import UNet
+from polyp_utils.runs.run import Run
 
 SETTINGS = {"scheme": "trimap", "image_size": 64, "dataset": "kvasir-seg"}
 
@@ -129,7 +129,7 @@ def test_the_file_stands_alone_and_says_what_it_is(file, request, exported):
 def test_weights_that_say_nothing_need_scheme_and_size(tmp_path):
     pytest.importorskip("onnxscript")
     save_weights(tmp_path / "bare.safetensors", UNet(width=4), {})
-    with pytest.raises(load.WeightsError, match="give scheme="):
+    with pytest.raises(WeightsError, match="give scheme="):
         export_onnx(tmp_path / "bare.safetensors", tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 
@@ -160,7 +160,7 @@ def test_a_missing_package_is_one_line_with_how_to_install_it(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ExtraError, match=f"{name} .*--extra export"):
         export_onnx("nowhere", tmp_path / "model.onnx")
-    monkeypatch.setattr("polyp_utils.runs.run.find_run", lambda name: load.Run(tmp_path))
+    monkeypatch.setattr("polyp_utils.runs.run.find_run", lambda name: Run(tmp_path))
     assert cli.main(["export", "--path", str(tmp_path / "model.onnx")]) == 2
     assert "--extra export" in capsys.readouterr().err
     assert not (tmp_path / "model.onnx").exists()

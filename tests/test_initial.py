@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import RunError, WeightsError
+from polyp_utils.data import known
 from polyp_utils.data.known import known_pairs, seen_before
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
@@ -69,14 +70,14 @@ def test_a_run_records_what_it_started_from(run, capsys):
     assert "-init-" in there.name
     assert there.record["init_leak"] == find_initial(there.config).leak
     assert there.record["init_leak"] in write_model_card(there).read_text()
-    shutil.rmtree(run.path)
-    assert fit(there.config) == there  # it is finished, and needs them no more
     assert there.config.init == run.name
     assert there.record["fingerprints"]["init_weights"] == find_initial(there.config).fingerprint
     assert "starting from the weights of" in capsys.readouterr().out
     before, after = (load_file(r.weights)["bottleneck.0.weight"] for r in (run, there))
     torch.testing.assert_close(after, before, rtol=0, atol=1e-6)  # with next to no learning rate
     assert read_metadata(there.weights)["settings"]["init"] == run.name
+    shutil.rmtree(run.path)
+    assert fit(there.config) == there  # it is finished, and needs them no more
 
 
 def test_an_average_starts_from_them_too(run):
@@ -133,13 +134,15 @@ def test_what_frames_of_a_data_set_that_is_gone_had_been_is_not_known(run, tmp_p
     assert "Which frames they have seen is not known" in find_initial(config(init=run.name)).leak
 
 
-def test_near_duplicates_of_seen_frames_are_counted(kvasir_like):
+def test_near_duplicates_of_seen_frames_are_counted(monkeypatch):
     pair = known_pairs("kvasir-seg").iloc[0]
     a, b = pair["id_a"], pair["id_b"]
     assert seen_before([a], "kvasir-seg", [b], "kvasir-seg") == (0, 1)
     assert seen_before([b], "kvasir-seg", [a], "kvasir-seg") == (0, 1)
     assert seen_before([a, b], "kvasir-seg", [b], "kvasir-seg") == (1, 0)
     assert seen_before([a], "cvc-clinicdb", [b], "kvasir-seg") == (0, 0)
-    mine = str(kvasir_like)  # in which no one has looked
-    assert seen_before([a], "kvasir-seg", [a, b], mine) == (1, None)
-    assert seen_before(["x"], mine, ["x"], mine) == (1, None)
+    monkeypatch.setattr(known, "known_ids", lambda dataset: [])  # of a folder that was searched
+    assert seen_before(["x"], "my/frames", ["x"], "my/frames") == (1, 0)
+    assert seen_before([a], "kvasir-seg", [a, b], "my/frames") == (1, None)
+    monkeypatch.setattr(known, "known_ids", lambda dataset: None)
+    assert seen_before(["x"], "my/frames", ["x"], "my/frames") == (1, None)
