@@ -90,6 +90,7 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
         f"| {index} | {name} | {'yes' if index in scheme.polyp else 'no'} |"
         for index, name in enumerate(scheme.classes)
     )
+    planned = " planned" if "note" in record else ""
     has_alarms = (run.path / "false_alarms.csv").is_file()
     where = f"{parameters * 4 / 1e6:.1f} MB"
     if run.weights.is_file():
@@ -140,8 +141,7 @@ Label scheme `{scheme.name}`: {scheme.note}.
 
 ## Training
 
-- Epochs{" planned" if "note" in record else ""}: {config.epochs}, in batches of
-  {config.batch_size}; seed {config.seed}.
+- Epochs{planned}: {config.epochs}, in batches of {config.batch_size}; seed {config.seed}.
 - {_optimization(config)}
 - Loss: {config.ce_weight:g} × {"binary cross-entropy" if binary else "cross-entropy"}
   + {config.dice_weight:g} × Dice loss.
