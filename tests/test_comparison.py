@@ -1,4 +1,4 @@
-"""Comparisons of whole evaluations; the statistics themselves are in test_stats."""
+"""Comparisons of whole evaluations; the statistics themselves are in test_intervals."""
 
 import numpy as np
 import pandas as pd
