@@ -523,10 +523,8 @@ def test_publishing_leaves_out_heavy_weights_and_state(run, tmp_path, monkeypatc
     assert not [n for n in names if n.endswith((".png", ".ipynb", ".safetensors"))]
     assert "not in this folder" in (light.path / "README.md").read_text()
 
-    limit = run.weights.stat().st_size * 3 // 4
-    monkeypatch.setattr(run_card, "MAX_COMMITTED_BYTES", limit)
     halved = publish(run).weights
-    assert halved.stat().st_size < limit
+    assert halved.stat().st_size < 0.75 * run.weights.stat().st_size  # a header, and some float32
     assert read_metadata(halved) == read_metadata(run.weights)
     model = load_weights(UNet(width=4), halved)
     for key, value in load_file(run.weights).items():

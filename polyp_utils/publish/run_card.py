@@ -51,10 +51,9 @@ def write_model_card(run: Run, repo_id: str = "") -> Path:
 
 
 def publish(run: Run, light: bool = False) -> Run:
-    """Copies a finished run to ``results/published``, without weights above 20 MB.
+    """Copies a finished run to ``results/published``, with weights of up to 20 MB, in 16 bits.
 
-    Weights that are below that with 16 bits are stored so. The card is written anew, as it says
-    where the weights are. ``light``: only settings and tables, which is what a run needs that takes
+    The card is written anew, as it says where the weights are. ``light``: only settings and tables, which is what a run needs that takes
     part in a study and is not looked at by itself.
 
     Raises:
@@ -67,13 +66,12 @@ def publish(run: Run, light: bool = False) -> Run:
         return run
     if (target / "config.json").is_file() and Run(target).record != run.record:
         raise RunError(f"{target} holds another run of that name: rename one of them")
-    size = run.weights.stat().st_size if run.weights.is_file() and not light else 0
-    names = [] if 0 < size <= MAX_COMMITTED_BYTES else [run.weights.name]
-    names.append(run.unaveraged.name)
+    names = [run.weights.name, run.unaveraged.name]
     names += ["predictions", "figures", "*.ipynb"] if light else []
     left_out = shutil.ignore_patterns("last", ".*", *names)
     shutil.copytree(run.path, target, ignore=left_out, dirs_exist_ok=True)
-    if MAX_COMMITTED_BYTES < size < 2 * MAX_COMMITTED_BYTES:
+    there = run.weights.is_file() and not light
+    if there and run.weights.stat().st_size <= 2 * MAX_COMMITTED_BYTES:
         halve_weights(run.weights, Run(target).weights)
     write_model_card(Run(target))
     return Run(target)
