@@ -53,8 +53,8 @@ def write_model_card(run: Run, repo_id: str = "") -> Path:
 def publish(run: Run, light: bool = False) -> Run:
     """Copies a finished run to ``results/published``, with weights of up to 20 MB, in 16 bits.
 
-    The card is written anew, as it says where the weights are. ``light``: only settings and tables, which is what a run needs that takes
-    part in a study and is not looked at by itself.
+    The card is written anew, as it says where the weights are. ``light``: only settings and tables,
+    which is what a run needs that takes part in a study and is not looked at by itself.
 
     Raises:
         RunError: the run is not finished, or another one of that name is published.
