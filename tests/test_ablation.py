@@ -156,8 +156,8 @@ def test_what_is_found_is_said_and_drawn():
         "40 epochs instead of 20 (`longer` against `card`): +0.100 [+0.100, +0.100], a gain."
     )
     assert said[1].endswith("against `longer`): -0.050 [-0.050, -0.050], a loss.")
-    assert said[2].endswith("(one seed), one seed, so no interval.")
-    assert said[-1].startswith("7 runs have been trained; of these choices there is none yet: 20 e")
+    assert said[2].endswith("(one seed).")
+    assert said[-1].startswith("There is no run yet of: 20 e")
     shown = ablation.shown(found)
     assert list(shown["validation Dice [95 %]"].iloc[4:9]) == ["not run yet"] * 5
     (axes,) = plots.gains(found).axes

@@ -256,16 +256,12 @@ def findings(found: pd.DataFrame) -> list[str]:
         verdict = "a gain" if gain.low > 0 else "a loss" if gain.high < 0 else "no clear difference"
         if abs(gain.mean) < NOISE and not gain.low <= 0 <= gain.high:
             verdict += f", but below the {NOISE} that one seed makes"
-        if np.isnan(gain.low):
-            verdict = "one seed, so no interval"
+        verdict = "" if np.isnan(gain.low) else f", {verdict}"  # of one seed there is no interval
         what = f"{row['choice']} (`{row['setting']}` against `{row['against']}`)"
-        sentences.append(f"{what[0].upper()}{what[1:]}: {_said(gain, '', '+')}, {verdict}.")
-    runs = sum(found.loc[: len(SETTINGS) - 1, "seeds"])
+        sentences.append(f"{what[0].upper()}{what[1:]}: {_said(gain, '', '+')}{verdict}.")
     missing = found.loc[found["seeds"] == 0, "choice"].tolist()
-    sentences.append(
-        f"{runs} runs have been trained"
-        + (f"; of these choices there is none yet: {', '.join(missing)}." if missing else ".")
-    )
+    if missing:
+        sentences.append(f"There is no run yet of: {', '.join(missing)}.")
     return sentences
 
 
