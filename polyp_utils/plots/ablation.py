@@ -33,6 +33,7 @@ def gains(found: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("gain in polyp Dice on validation, 95 % over seeds and frames")
+    axes.set_title("What each choice gains (circles: one seed, so no interval)", fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     return figure
@@ -53,6 +54,7 @@ def curves(results: Results) -> Figure:
             label = f"{name}: {SETTINGS[name].choice}"
             axes.plot(range(1, len(mean) + 1), mean, color=colour, linewidth=2, label=label)
     axes.set(xlabel="epoch", ylabel="polyp Dice on validation, at network size", ylim=(0, 1))
+    axes.set_title("From the card's recipe to release, thin: each seed", fontsize=10)
     axes.legend(fontsize=8, loc="lower right")
     axes.grid(alpha=0.3)
     figure.tight_layout()
