@@ -45,7 +45,7 @@ def curves(results: Results) -> Figure:
     At network size, as training sees it.
     """
     figure, axes = plt.subplots(figsize=(9, 4))
-    for name, colour in _COLOURS.items():
+    for name, colour in reversed(_COLOURS.items()):  # the card's above what equals it for a while
         seeds = [r["val_polyp_dice"] for (n, _), r in results.records.items() if n == name]
         for dice in seeds:
             axes.plot(range(1, len(dice) + 1), dice, color=colour, alpha=0.35, linewidth=0.8)
