@@ -185,6 +185,7 @@ def test_without_a_source_the_released_weights_are_loaded(tmp_path, monkeypatch)
     model = load_model(precision="fp32", runtime="torch")
     assert (model.metadata["run"], model.image_size, model.scheme.name) == (RELEASED, 256, "trimap")
     assert "research only" in model.metadata["use"]
+    assert load_model(RELEASED, precision="fp32", runtime="torch").metadata == model.metadata
     monkeypatch.setattr("polyp_utils.deploy.load.repo_root", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match=r"released weights, .* run this in a clone"):
         load_model()

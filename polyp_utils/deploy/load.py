@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from polyp_utils.common.config import RELEASED
 from polyp_utils.common.device import Compute, explaining, get_compute
 from polyp_utils.common.exceptions import HubError, WeightsError
-from polyp_utils.common.paths import repo_root, results_root
+from polyp_utils.common.paths import repo_root
 from polyp_utils.data.labels import SCHEMES, Scheme, get_scheme
 from polyp_utils.data.transforms import resize_image
 from polyp_utils.deploy.openvino import for_frames, threads_for
@@ -97,8 +97,8 @@ def load_model(
     """Loads a model from a run folder, a safetensors file or the Hub.
 
     Args:
-        source: folder, file, or repository id ``user/name`` or ``user/name@revision``; empty: the
-            weights that the repository releases, `RELEASED`.
+        source: a run by name or folder, a file, or a repository id ``user/name`` or
+            ``user/name@revision``; empty: the weights that the repository releases, `RELEASED`.
         scheme: name of the label scheme; needed only for weights that do not say it.
         image_size: side of the network's input in pixels; the same, or to try another size.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
@@ -163,13 +163,16 @@ def _find(source: str | Path) -> Path:
         return path / FILE
     if path.is_file():
         return path
+    named = [run for run in list_runs() if run.weights.is_file()]
+    if found := [run.weights for run in named if run.name == str(source)]:
+        return found[0]
     match = _REPO.fullmatch(str(source))
     here = path.parts and any(Path(root, path.parts[0]).is_dir() for root in (".", repo_root()))
     if not match or here or path.suffix == ".safetensors":
-        runs = ", ".join(run.name for run in list_runs() if run.weights.is_file()) or "none"
+        runs = ", ".join(run.name for run in named) or "none"
         raise FileNotFoundError(
             f"{source} is no run folder, no file, and no repository id of the Hub (user/name or "
-            f"user/name@revision). Runs with weights under {results_root()}: {runs}"
+            f"user/name@revision). Runs with weights here: {runs}"
         )
     return _download(match[1], match[2] or "main")
 

@@ -166,7 +166,7 @@ Weights: {where}.
 
 ## Use
 
-With `polyp_utils`, the package of the repository at the commit above:
+With `polyp_utils`, the package of the repository; `{repo_id}` stands for where the weights lie:
 
 ```python
 import torch
@@ -208,7 +208,7 @@ def _made(run: Run) -> str:
     record, training = run.record, run.training
     if "note" in record:
         sha = record["fingerprints"]["init_weights"]
-        return f"""Trained elsewhere: the SHA-256 of the weights' file begins with `{sha}`.
+        return f"""Trained elsewhere: the SHA-256 of the file as it was given begins with `{sha}`.
 No command of this repository made them; the nearest is
 
 ```bash

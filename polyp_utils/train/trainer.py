@@ -65,8 +65,8 @@ def fit(config: RunConfig) -> Run:
     settings = ", ".join(f"{key} {value}" for key, value in sizes.items())
     with processes.joined(), explaining(settings), contextlib.ExitStack() as held:
         with processes.agreed():
+            initial, leak = _initial(config), ""  # before frames are decoded
             scheme, compute, parts, fingerprints = _prepare(config)
-            initial, leak = _initial(config), ""
             if initial:
                 fingerprints["init_weights"], leak = initial.fingerprint, initial.leak
             opened = open_run(config, fingerprints, compute.describe(), init_leak=leak)
@@ -87,6 +87,7 @@ def fit(config: RunConfig) -> Run:
             learner.start_average()
         trainer.train(parts["train"], parts["val"])
         trainer.finish({part: parts[part] for part in config.held_out})
+        print(f"{run.name} is finished, in {run.path}")
     return run
 
 
