@@ -194,7 +194,7 @@ def test_without_a_source_the_released_weights_are_loaded(tmp_path, monkeypatch)
 def test_a_run_folder_that_is_not_there_is_not_asked_of_the_hub(tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no run folder.* Runs with weights under"):
+    with pytest.raises(FileNotFoundError, match=r"no run folder.* Runs with weights"):
         load_model("results/quick-trimap-w16-s0")
 
 
