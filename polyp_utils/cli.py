@@ -112,7 +112,7 @@ def _train(recipe: str, **overrides: Any) -> None:
 
 
 def _adopt(note: str, recipe: str, **overrides: Any) -> None:
-    from polyp_utils.train.trainer import adopt
+    from polyp_utils.train.adopt import adopt
 
     print(f"adopted as {adopt(RunConfig.from_recipe(recipe, **overrides), note).path}")
 

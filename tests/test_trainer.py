@@ -31,8 +31,9 @@ from polyp_utils.publish.run_card import write_model_card
 from polyp_utils.runs.run import Run
 from polyp_utils.score.evaluation import evaluate_run
 from polyp_utils.train import trainer
+from polyp_utils.train.adopt import adopt
 from polyp_utils.train.learner import Learner
-from polyp_utils.train.trainer import Trainer, adopt, fit
+from polyp_utils.train.trainer import Trainer, fit
 
 SMALL = {"dataset": "phantom", "limit": 12, "width": 4, "image_size": 32, "epochs": 2}
 SMALL |= {"batch_size": 4, "lr": 1e-3, "device": "cpu"}

@@ -1,4 +1,4 @@
-"""Settings of a run, the named recipes, and where things lie on disk.
+"""Settings of a run, and the named recipes.
 
 A recipe is complete: recipe, run seed and data give the result. ``RunConfig.from_recipe`` is the
 one way in, for notebooks and the command line alike; everything that differs from the recipe is
@@ -299,6 +299,5 @@ RECIPES: dict[str, RunConfig] = {
         augment="mirror",
     ),
 }
-
 
 RELEASED = "prototype-release-w32"  # the published run whose weights are meant for use

@@ -95,12 +95,7 @@ def _leak(config: RunConfig, metadata: dict[str, Any]) -> str:
     try:
         theirs = RunConfig(**metadata["settings"])
         seen_split = load_split(theirs.split, theirs.dataset).limited(theirs.limit)
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        OSError,
-    ):  # not said, or not here
+    except (KeyError, TypeError, ValueError, OSError):  # not said, or no longer here
         return "Which frames they have seen is not known: none of them should be in the test part"
     test = load_split(config.split, config.dataset).limited(config.limit).test
     seen = seen_split.train + seen_split.val

@@ -10,7 +10,6 @@ import contextlib
 import math
 import shutil
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from polyp_utils.common.device import (
     has_compiler,
     peak_memory_mib,
 )
-from polyp_utils.common.exceptions import DivergedError, RunError, WeightsError
+from polyp_utils.common.exceptions import DivergedError, RunError
 from polyp_utils.common.files import atomic, write_csv, write_json
 from polyp_utils.common.paths import results_root
 from polyp_utils.common.progress import Progress, duration
@@ -66,7 +65,7 @@ def fit(config: RunConfig) -> Run:
     with processes.joined(), explaining(settings), contextlib.ExitStack() as held:
         with processes.agreed():
             initial, leak = _initial(config), ""  # before frames are decoded
-            scheme, compute, parts, fingerprints = _prepare(config)
+            scheme, compute, parts, fingerprints = prepare(config)
             if initial:
                 fingerprints["init_weights"], leak = initial.fingerprint, initial.leak
             opened = open_run(config, fingerprints, compute.describe(), init_leak=leak)
@@ -91,7 +90,7 @@ def fit(config: RunConfig) -> Run:
     return run
 
 
-def _prepare(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[str, str]]:
+def prepare(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[str, str]]:
     """What the settings name, checked: scheme, device, parts of the data, their fingerprints."""
     scheme = get_scheme(config.scheme)
     split = load_split(config.split, config.dataset).limited(config.limit)
@@ -339,50 +338,6 @@ def mark_finished(run: Run, **facts: Any) -> None:
     """Writes ``training.json``, the last file of a run."""
     finished = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(run.path / "training.json", {"finished": finished, **facts})
-
-
-def adopt(config: RunConfig, note: str) -> Run:
-    """Makes a finished run of weights that were trained elsewhere, the file ``config.init``.
-
-    They can then be scored, looked at and published like those of a run of this package. What is
-    not known of their training (history, time, hardware) is left out.
-
-    Args:
-        config: how they were trained, as far as it is known: data set, split, scheme, size, ….
-        note: who made them, and how; it stands in the run's record and on its model card.
-
-    Raises:
-        ValueError, RunError: as in `fit`.
-        WeightsError: not weights of that width and scheme.
-    """
-    if not config.init or not note:
-        raise ValueError("to adopt weights give the file (init) and a note that says who made them")
-    with explaining(f"width {config.width}"):
-        return _adopted(config, note)
-
-
-def _adopted(config: RunConfig, note: str) -> Run:
-    scheme, compute, parts, fingerprints = _prepare(config)
-    initial = find_initial(config)
-    if initial is None or initial.new_head:
-        raise WeightsError(f"{config.init} is not of scheme {scheme.name}: give the one it is of")
-    fingerprints["init_weights"] = initial.fingerprint
-    config = replace(config, init="")  # they are these weights, not what training starts from
-    with open_run(config, fingerprints, compute.describe(), note=note) as run:
-        if run.finished:
-            print(f"{run.name} is finished: nothing to adopt")
-            return run
-        learner = Learner(config, scheme, compute)
-        initial.load(learner.model)
-        learner.start_average()
-        save_weights(run.weights, learner.kept, metadata_of(run, scheme))
-        scores = predict_parts(learner, run, {part: parts[part] for part in config.held_out})
-        mark_finished(
-            run,
-            kept_val_polyp_dice=scores["val"]["polyp_dice"],
-            kept_at_network_size=scores,
-        )
-    return run
 
 
 def metadata_of(run: Run, scheme: Scheme) -> dict[str, Any]:
