@@ -205,8 +205,8 @@ def _equivalence(
     dataset: str, width: int, image_size: int, epochs: int, seeds: int, limit: int
 ) -> None:
     from polyp_utils.bench.agreement import differences
-    from polyp_utils.bench.equivalence import compare
-    from polyp_utils.bench.run import FOLDER, describe
+    from polyp_utils.bench.equivalence import compare_loops
+    from polyp_utils.bench.run import FOLDER, describe_machine
     from polyp_utils.common.device import get_compute
     from polyp_utils.common.files import write_json
     from polyp_utils.common.paths import results_root
@@ -215,8 +215,8 @@ def _equivalence(
     changes = {"dataset": dataset, **size, "epochs": epochs, "limit": limit}
     config = RunConfig.from_recipe("seed", **changes)
     path = results_root() / FOLDER / "equivalence.csv"
-    measured = describe(get_compute(), **changes, seeds=seeds)
-    found = compare(config, path, range(seeds))
+    measured = describe_machine(get_compute(), **changes, seeds=seeds)
+    found = compare_loops(config, path, range(seeds))
     write_json(path.with_suffix(".json"), measured)
     print(differences(found).to_string(index=False))
     print(f"written to {path}")
@@ -224,12 +224,12 @@ def _equivalence(
 
 def _runtimes(runs: str, **settings: Any) -> None:
     from polyp_utils.bench.dice import dice_of_runs, find_weights
-    from polyp_utils.bench.run import FOLDER, describe
+    from polyp_utils.bench.run import FOLDER, describe_machine
     from polyp_utils.common.device import get_compute
     from polyp_utils.common.files import write_csv, write_json
     from polyp_utils.common.paths import results_root
 
-    path, measured = results_root() / FOLDER / "runtimes.csv", describe(get_compute("cpu"))
+    path, measured = results_root() / FOLDER / "runtimes.csv", describe_machine(get_compute("cpu"))
     table = dice_of_runs([find_weights(name, **settings) for name in runs.split(",")])
     write_csv(path, table)
     write_json(path.with_suffix(".json"), measured)

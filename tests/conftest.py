@@ -145,7 +145,7 @@ def drawn_folder(tmp_path_factory):
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     for index in range(8):
-        image, mask = phantom.draw(index)
+        image, mask = phantom.draw_phantom(index)
         Image.fromarray(image).save(folder / "images" / f"frame-{index}.jpg", quality=95)
         rgb_mask = Image.fromarray(mask).convert("RGB")
         rgb_mask.save(folder / "masks" / f"frame-{index}.jpg", quality=95)  # 0–8 and 246–255

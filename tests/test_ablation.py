@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from polyp_utils import plots
 from polyp_utils.common.config import RECIPES
 from polyp_utils.common.exceptions import TakenError
-from polyp_utils.plots import ablation as plots
 from polyp_utils.runs.run import list_runs
 from polyp_utils.score.evaluation import evaluate_run
 from polyp_utils.score.protocols import polyp_scores
@@ -151,7 +151,7 @@ def test_what_is_found_is_said_and_drawn():
     scores["release", 0] = pd.DataFrame({"group": ["a", "b"], "plain": [0.9, 0.7]})
     records["release", 0] = record([1.0])
     found = comparisons(Results(records, scores))
-    said = ablation.findings(found)
+    said = ablation.ablation_findings(found)
     assert said[0] == (
         "40 epochs instead of 20 (`longer` against `card`): +0.100 [+0.100, +0.100], a gain."
     )
@@ -160,10 +160,12 @@ def test_what_is_found_is_said_and_drawn():
     assert said[-1].startswith("There is no run yet of: 20 e")
     shown = ablation.shown(found)
     assert list(shown["validation Dice [95 %]"].iloc[4:9]) == ["not run yet"] * 5
-    (axes,) = plots.gains(found).axes
+    (axes,) = plots.ablation_gains(found).axes
     assert len([line for line in axes.lines if line.get_marker() == "o"]) == 4
     assert [text.get_text() for text in axes.texts] == ["not run yet"] * 7
-    assert len(plots.curves(Results(records, scores)).axes[0].get_legend().get_texts()) == 4
+    assert (
+        len(plots.ablation_curves(Results(records, scores)).axes[0].get_legend().get_texts()) == 4
+    )
 
 
 def test_published_runs_can_be_read():

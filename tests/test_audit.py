@@ -26,7 +26,7 @@ def folder(tmp_path):
         (root / name).mkdir(parents=True)
     index = 0
     while len(list((root / "masks").iterdir())) < 12:
-        image, mask = phantom.draw(index)
+        image, mask = phantom.draw_phantom(index)
         if mask.any():
             Image.fromarray(image).save(root / f"images/{index:02d}.png")
             Image.fromarray(mask).save(root / f"masks/{index:02d}.png")

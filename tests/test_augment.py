@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from polyp_utils.data.augment import PRESETS, Preset, augment, draw, draw_many
+from polyp_utils.data.augment import PRESETS, Preset, augment, augmented_copies, draw_parameters
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme, inner_rim, is_polyp, rim_width
 
@@ -18,7 +18,7 @@ ROWS = list(range(6))
 
 def parameters(count, **values):
     """No change at all, but for the values given."""
-    found = draw(NOTHING, 0, 0, list(range(count)))
+    found = draw_parameters(NOTHING, 0, 0, list(range(count)))
     found["mirror_x"], found["mirror_y"] = torch.ones(count), torch.ones(count)
     return found | {name: torch.full((count,), float(value)) for name, value in values.items()}
 
@@ -40,25 +40,28 @@ def test_nothing_drawn_changes_nothing(batch):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_frame_is_drawn_alike_in_any_batch(preset, batch):
-    whole = augment(*batch, draw(PRESETS[preset], 3, 7, ROWS))
+    whole = augment(*batch, draw_parameters(PRESETS[preset], 3, 7, ROWS))
     for rows in ([4, 1], [5]):
-        part = augment(*(t[rows] for t in batch), draw(PRESETS[preset], 3, 7, rows))
+        part = augment(*(t[rows] for t in batch), draw_parameters(PRESETS[preset], 3, 7, rows))
         torch.testing.assert_close(part[0], whole[0][rows], atol=1e-5, rtol=0)
         assert torch.equal(part[1], whole[1][rows])
-    again = augment(*batch, draw(PRESETS[preset], 3, 7, ROWS))
+    again = augment(*batch, draw_parameters(PRESETS[preset], 3, 7, ROWS))
     assert torch.equal(again[0], whole[0])
 
 
 @pytest.mark.parametrize("preset", ["light", "strong"])
 def test_draws_differ_by_seed_epoch_and_frame(preset):
-    seen = [draw(PRESETS[preset], *key) for key in ((0, 0, [0, 1]), (0, 1, [0, 1]), (1, 0, [0, 1]))]
+    seen = [
+        draw_parameters(PRESETS[preset], *key)
+        for key in ((0, 0, [0, 1]), (0, 1, [0, 1]), (1, 0, [0, 1]))
+    ]
     for name in ("rotation", "zoom", "shift_x", "shift_y", "brightness", "contrast"):
         assert len({value for drawn in seen for value in drawn[name].tolist()}) == 6
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_draws_stay_in_their_ranges_and_reach_their_ends(preset):
-    p, drawn = PRESETS[preset], draw(PRESETS[preset], 0, 0, list(range(4000)))
+    p, drawn = PRESETS[preset], draw_parameters(PRESETS[preset], 0, 0, list(range(4000)))
     ends = {
         "rotation": (-math.radians(p.rotation), math.radians(p.rotation)),
         "shear": (-math.radians(p.shear), math.radians(p.shear)),
@@ -83,7 +86,7 @@ def test_draws_stay_in_their_ranges_and_reach_their_ends(preset):
 
 
 def test_mirror_images_are_all_that_mirror_makes(batch):
-    drawn = draw(PRESETS["mirror"], 0, 0, ROWS)
+    drawn = draw_parameters(PRESETS["mirror"], 0, 0, ROWS)
     signs = list(zip(drawn["mirror_x"], drawn["mirror_y"], strict=True))
     assert len(set(map(tuple, torch.tensor(signs).tolist()))) > 1
     for before, after in zip(batch, augment(*batch, drawn), strict=True):
@@ -97,7 +100,7 @@ def test_image_and_mask_move_together(batch):
     masks = batch[1]
     images = is_polyp(masks).float()[:, None].repeat(1, 3, 1, 1)
     geometry = replace(PRESETS["strong"], brightness=0, contrast=0, saturation=0, hue=0, blur=0)
-    moved, levels = augment(images, masks, draw(geometry, 0, 0, ROWS))
+    moved, levels = augment(images, masks, draw_parameters(geometry, 0, 0, ROWS))
     shown, polyp = moved[:, 0] > 0.5, is_polyp(levels)
     assert polyp.any(dim=(1, 2)).all()
     assert (shown != polyp).float().mean() < 0.02
@@ -136,7 +139,7 @@ def test_outside_is_black_background(batch):
 
 
 def test_the_rim_is_built_after_the_geometry(batch):
-    levels = augment(batch[0], batch[1], draw(PRESETS["strong"], 0, 0, ROWS))[1]
+    levels = augment(batch[0], batch[1], draw_parameters(PRESETS["strong"], 0, 0, ROWS))[1]
     rim = get_scheme("trimap").encode(levels) == 2
     assert torch.equal(rim, inner_rim(is_polyp(levels), rim_width(64, 64)))
 
@@ -177,12 +180,12 @@ def test_blur_is_that_of_torchvision(batch):
     torch.testing.assert_close(images[inner], expected[inner], atol=3e-3, rtol=0)
 
 
-def test_draw_many_shows_the_frame_and_its_draws():
+def test_augmented_copies_show_the_frame_and_its_draws():
     data = PolypDataset("phantom", 32)
-    images, masks = draw_many(data, data.ids[3], "light", 5)
+    images, masks = augmented_copies(data, data.ids[3], "light", 5)
     assert images.shape == (5, 32, 32, 3)
     assert masks.shape == (5, 32, 32)
     np.testing.assert_allclose(images[0], data.images[3].permute(1, 2, 0) / 255, atol=1e-6)
     assert all(np.abs(images[i] - images[0]).mean() > 0.01 for i in range(1, 5))
     with pytest.raises(ValueError, match=r"unknown augment 'lite': did you mean 'light'\?"):
-        draw_many(data, data.ids[3], "lite", 5)
+        augmented_copies(data, data.ids[3], "lite", 5)

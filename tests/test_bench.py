@@ -19,10 +19,10 @@ from polyp_utils.bench.report import (
     NOT_HELD,
     dice_table,
     find_benchmark,
-    frame_table,
-    kind_table,
+    frame_speed_table,
     layer_table,
     live_findings,
+    operation_table,
     speed_table,
 )
 from polyp_utils.bench.run import COLUMNS, COMPARED, benchmark
@@ -147,7 +147,7 @@ def test_both_loops_learn_the_same_from_the_same(tmp_path):
     """From equal weights and frames; in fp32 only the way frames are made smaller differs."""
     short = {"epochs": 2, "lr": 0.01, "device": "cpu", "width": 4, "image_size": 32, "limit": 24}
     config = RunConfig.from_recipe("seed", dataset="phantom", **short)
-    table = equivalence.compare(config, tmp_path / "e.csv", seeds=(0, 1), steps=4)
+    table = equivalence.compare_loops(config, tmp_path / "e.csv", seeds=(0, 1), steps=4)
     assert pd.read_csv(tmp_path / "e.csv").shape == table.shape
     losses = table[table["what"] == "loss"].pivot(index=["seed", "at"], columns="loop")["value"]
     assert len(losses) == 8
@@ -166,7 +166,7 @@ def test_both_loops_learn_the_same_from_the_same(tmp_path):
     half = 6.313752 * abs(delta[0] - delta[1]) / 2  # t of 0.95 with one degree of freedom
     assert first["high"] - first["difference"] == pytest.approx(half, rel=1e-5)
     assert first["rounding"] < 0.02
-    assert agreement.findings(found)[1].endswith("seeds): within ±0.02.")
+    assert agreement.equivalence_findings(found)[1].endswith("seeds): within ±0.02.")
 
 
 def test_the_order_of_the_plain_loop_is_ours_in_each_epoch():
@@ -178,7 +178,7 @@ def test_the_order_of_the_plain_loop_is_ours_in_each_epoch():
 
 def test_one_seed_is_no_interval(tmp_path):
     with pytest.raises(ValueError, match="an interval needs at least two"):
-        equivalence.compare(training.settings(4, 32, 8), tmp_path / "e.csv", seeds=(0,))
+        equivalence.compare_loops(training.settings(4, 32, 8), tmp_path / "e.csv", seeds=(0,))
 
 
 def test_a_benchmark_is_written_and_can_be_read(measured):
@@ -196,7 +196,7 @@ def test_a_benchmark_is_written_and_can_be_read(measured):
     assert row.Index == 4
     assert row.ratio == pytest.approx(row.ours / row.plain)
     assert row.tflops == pytest.approx(row.share * row.ceiling)
-    kinds = kind_table(bench)
+    kinds = operation_table(bench)
     assert list(kinds.columns) == [4]
     assert (
         kinds.loc[["convolution, forward", "convolution, gradients", "batch norm"]]
@@ -210,7 +210,7 @@ def test_a_benchmark_is_written_and_can_be_read(measured):
 
 
 def test_a_whole_frame_has_a_row_per_runtime(measured):
-    table = frame_table(pd.read_csv(measured / "bench.csv")).reset_index()
+    table = frame_speed_table(pd.read_csv(measured / "bench.csv")).reset_index()
     places = table[["width", "image_size", "runtime"]].values.tolist()
     assert places == [[4, 32, name] for name in (CARD, "ours, PyTorch fp32")]
     assert (table["frames_per_second"] * (table["predict"] + table["mask"])).tolist() == (
@@ -237,15 +237,15 @@ def test_the_fastest_runtime_of_each_run_that_costs_little_is_named():
 
 def test_figures_of_a_benchmark(measured):
     bench = pd.read_csv(measured / "bench.csv")
-    rates = speed.rates(bench)
+    rates = speed.training_rates(bench)
     assert [axes.get_title() for axes in rates.axes] == ["training", "validation"]
-    kinds = kind_table(bench)
-    drawn = speed.kinds(kinds).axes[0].patches
+    kinds = operation_table(bench)
+    drawn = speed.operation_shares(kinds).axes[0].patches
     assert sum(bar.get_width() for bar in drawn) == pytest.approx(100)
-    layers = speed.layers(layer_table(bench, 4))
+    layers = speed.layer_times(layer_table(bench, 4))
     assert len(layers.axes[0].get_yticklabels()) == 24
     points = _law_points((0.1, 2e-12, 3e-10), (300, 1e-5, 1e-6))
-    law = speed.law(points, cost.fit(points))
+    law = speed.cost_law(points, cost.fit_cost(points))
     for axes in law.axes:
         xy = [line.get_xydata()[0] for line in axes.lines if len(line.get_xydata()) == 1]
         assert np.allclose([x for x, _ in xy], [y for _, y in xy], rtol=1e-3)
@@ -263,7 +263,7 @@ def _law_points(step, memory):
 
 def test_the_law_is_found_in_what_it_made():
     step, memory = (0.02, 2e-12, 3e-9), (300, 1e-5, 1e-6)
-    model = cost.fit(_law_points(step, memory))
+    model = cost.fit_cost(_law_points(step, memory))
     assert model.step == pytest.approx(step, rel=1e-6)
     assert model.memory == pytest.approx(memory, rel=1e-6)
     assert max(model.error) < 1e-9
@@ -273,7 +273,7 @@ def test_the_law_is_found_in_what_it_made():
 
 def test_two_points_are_no_law():
     with pytest.raises(ValueError, match="2 points of step: three are needed"):
-        cost.fit(_law_points((1, 1, 1), (1, 1, 1)).head(4))
+        cost.fit_cost(_law_points((1, 1, 1), (1, 1, 1)).head(4))
 
 
 def test_a_data_set_that_is_too_small_is_refused(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from polyp_utils.bench.dice import dice_by_runtime, dice_of_runs, find_weights
 from polyp_utils.bench.inference import speed, whole_frame
 from polyp_utils.bench.report import NOT_HELD
 from polyp_utils.bench.run import _named
-from polyp_utils.bench.runtimes import CARD, FORWARDS, load_forward, prepare, runtimes_here
+from polyp_utils.bench.runtimes import CARD, FORWARDS, load_forward, prepare_runtimes, runtimes_here
 from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.splits import load_split
@@ -42,7 +42,7 @@ def network(run):
 @pytest.fixture(scope="module")
 def prepared(run, network, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
-    return prepare(folder, network, run.config.to_dict(), calibration_images(run.config))
+    return prepare_runtimes(folder, network, run.config.to_dict(), calibration_images(run.config))
 
 
 @pytest.mark.parametrize("name", FORWARDS)
@@ -60,7 +60,7 @@ def test_every_runtime_gives_the_probabilities_of_the_cards_snippet(name, prepar
 
 def test_int8_is_calibrated_on_frames_of_the_training_part(run, monkeypatch):
     data, given = PolypDataset("phantom", 32), []
-    spy = lambda *what: given.append(what[-1]) or prepare(*what)  # noqa: E731
+    spy = lambda *what: given.append(what[-1]) or prepare_runtimes(*what)  # noqa: E731
     monkeypatch.setattr("polyp_utils.bench.dice.prepare", spy)
     dice_by_runtime(run, data, [CARD])
     train = data.images[data.rows(load_split("phantom-240").limited(run.config.limit).train)]

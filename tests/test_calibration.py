@@ -11,7 +11,7 @@ from polyp_utils.analyse.calibration import (
     fit_temperature,
     level_counts,
     outline_band,
-    reliability,
+    reliability_table,
     scaled,
 )
 from polyp_utils.data.dataset import PolypDataset
@@ -32,7 +32,7 @@ def test_an_honest_system_has_no_error_and_temperature_1():
     honest = counts_of(levels, levels / 255)
     assert calibration_error(honest).mean < 1e-5
     assert fit_temperature(honest) == pytest.approx(1, abs=1e-2)
-    table = reliability(honest)
+    table = reliability_table(honest)
     np.testing.assert_allclose(table["said"], table["true"], atol=1e-5)
     assert len(table) == 15
     assert table["share"].sum() == pytest.approx(1)

@@ -7,7 +7,7 @@ import pytest
 from polyp_utils.data.labels import POLYP, get_scheme
 from polyp_utils.runs.predictions import Predictions
 from polyp_utils.score.comparison import (
-    compare,
+    compare_systems,
     disagreement_findings,
     disagreements,
     far_apart,
@@ -44,7 +44,7 @@ def test_the_better_is_told_from_the_equal(images):
         evaluation("worse", images + rng.normal(0, 0.01, 60)),
         evaluation("like it", images + 0.02 + rng.normal(0, 0.01, 60)),
     ]
-    table = compare(one, others).set_index("other")
+    table = compare_systems(one, others).set_index("other")
     assert table.loc["worse", "difference"] == pytest.approx(0.02, abs=0.004)
     assert table.loc["worse", "p_holm"] == pytest.approx(2 * table.loc["worse", "p"])
     assert table.loc["worse", "p_holm"] < 0.001
@@ -60,7 +60,7 @@ def test_frames_are_matched_by_id_and_drawn_in_groups(images):
     shuffled = Evaluation(
         other.predictions, other.per_image.sample(frac=1, random_state=0), other.confusion, {}
     )
-    (row,) = compare(one, [shuffled]).to_dict("records")
+    (row,) = compare_systems(one, [shuffled]).to_dict("records")
     expected = compare_paired(images[10:], images[10:] * 0.98, [i // 5 for i in range(10, 60)])
     assert row["n"] == 50
     assert (row["difference"], row["p"]) == pytest.approx((expected.difference.mean, expected.p))
@@ -68,7 +68,7 @@ def test_frames_are_matched_by_id_and_drawn_in_groups(images):
 
 def test_runs_without_a_common_frame_are_refused(images):
     with pytest.raises(ValueError, match="one and far share no frame"):
-        compare(evaluation("one", images), [evaluation("far", images, first=100)])
+        compare_systems(evaluation("one", images), [evaluation("far", images, first=100)])
 
 
 def test_seeds_by_hand(images):

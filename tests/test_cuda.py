@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from polyp_utils.cli import main
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.device import get_compute, has_compiler
-from polyp_utils.data.augment import PRESETS, augment, draw
+from polyp_utils.data.augment import PRESETS, augment, draw_parameters
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.parts import load_parts
@@ -212,7 +212,7 @@ def test_the_first_losses_are_those_of_the_cpu(full_float32):
 @needs_gpu
 def test_frames_are_augmented_as_on_the_cpu(dataset, full_float32):
     frames, masks = dataset.images[:8] / 255, dataset.masks[:8]
-    drawn = draw(PRESETS["strong"], 0, 0, list(range(8)))
+    drawn = draw_parameters(PRESETS["strong"], 0, 0, list(range(8)))
     expected, expected_masks = augment(frames, masks, drawn)
     found, found_masks = augment(frames.cuda(), masks.cuda(), drawn)
     assert found.is_cuda

@@ -57,7 +57,7 @@ def test_frames_are_what_was_drawn():
     assert (data.images.dtype, data.images.shape) == (torch.uint8, (8, 3, SIZE, SIZE))
     assert (data.masks.dtype, data.masks.shape) == (torch.uint8, (8, SIZE, SIZE))
     for index in range(8):
-        image, mask = map(Image.fromarray, phantom.draw(index))
+        image, mask = map(Image.fromarray, phantom.draw_phantom(index))
         image = np.array(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)).astype(int)
         mask = np.array(mask.resize((SIZE, SIZE), Image.Resampling.NEAREST))
         seen_image, seen_mask = data[index]
@@ -68,7 +68,7 @@ def test_frames_are_what_was_drawn():
 @pytest.mark.usefixtures("eight", "kvasir_like")
 def test_original_is_the_frame_at_its_own_size():
     image, mask = PolypDataset("kvasir-seg", SIZE).original("frame-3")
-    drawn_image, drawn_mask = phantom.draw(3)
+    drawn_image, drawn_mask = phantom.draw_phantom(3)
     assert image.shape == drawn_image.shape
     np.testing.assert_array_equal(mask > 127, drawn_mask > 0)
     assert 0 < np.isin(mask, [0, 255], invert=True).mean() < 0.05  # JPEG traces are kept
@@ -78,7 +78,7 @@ def test_original_is_the_frame_at_its_own_size():
 def test_phantoms_follow_from_their_index():
     data = PolypDataset("phantom", SIZE)
     assert data.ids[-1] == "phantom-0007"
-    for seen, drawn in zip(data.original("phantom-0007"), phantom.draw(7), strict=True):
+    for seen, drawn in zip(data.original("phantom-0007"), phantom.draw_phantom(7), strict=True):
         np.testing.assert_array_equal(seen, drawn)
 
 
@@ -125,7 +125,7 @@ def test_image_size_below_32():
 )
 def test_stray_pixel(polyp, kept, kvasir_like):
     path = kvasir_like / "masks" / "frame-0.jpg"
-    mask = np.zeros_like(phantom.draw(0)[1])
+    mask = np.zeros_like(phantom.draw_phantom(0)[1])
     for row, column in [*polyp, (9, 9)]:
         mask[row, column] = 255
     write_mask(path, mask)
@@ -166,7 +166,7 @@ def same_stem(folder):
 
 def other_size(folder):
     write_mask(folder / "masks" / "frame-2.jpg", np.zeros((50, 70), np.uint8))
-    height, width = phantom.draw(2)[1].shape
+    height, width = phantom.draw_phantom(2)[1].shape
     return f"{{0}}/masks/frame-2.jpg is 70×50 px but its image {width}×{height}"
 
 
@@ -187,7 +187,7 @@ def no_image(folder):
 
 
 def grey_values(folder):
-    mask = np.zeros_like(phantom.draw(2)[1])
+    mask = np.zeros_like(phantom.draw_phantom(2)[1])
     count = mask.size // 50
     mask.flat[:count] = 100
     mask.flat[count : 2 * count], mask.flat[2 * count : 3 * count] = 60, 190  # decided
@@ -200,7 +200,7 @@ def grey_values(folder):
 
 
 def class_labels(folder):
-    write_mask(folder / "masks" / "frame-2.jpg", phantom.draw(2)[1] // 255)
+    write_mask(folder / "masks" / "frame-2.jpg", phantom.draw_phantom(2)[1] // 255)
     return "{0}/masks/frame-2.jpg holds only 0–1, so it would count as empty"
 
 
@@ -256,7 +256,7 @@ def test_second_opening_reads_the_cache(name, cache, monkeypatch):
 
 
 def new_content(path):
-    write_mask(path, np.zeros_like(phantom.draw(2)[1]))
+    write_mask(path, np.zeros_like(phantom.draw_phantom(2)[1]))
 
 
 def new_time(path):
@@ -374,33 +374,33 @@ def test_clinicdb_as_tiff(data_root, cache):
     for name in ("Original", "Ground Truth"):
         (folder / name).mkdir(parents=True)
     for index in range(3):
-        image, mask = phantom.draw(index)
+        image, mask = phantom.draw_phantom(index)
         io.imsave(folder / f"Original/{index + 1}.tif", image, check_contrast=False)
         io.imsave(folder / f"Ground Truth/{index + 1}.tif", mask, check_contrast=False)
     with pytest.warns(UserWarning, match="CVC-ClinicDB has 3 pairs on disk, 612 are published"):
         data = PolypDataset("cvc-clinicdb", SIZE)
     assert data.ids == ("1", "2", "3")
     for index, frame_id in enumerate(data.ids):
-        for seen, drawn in zip(data.original(frame_id), phantom.draw(index), strict=True):
+        for seen, drawn in zip(data.original(frame_id), phantom.draw_phantom(index), strict=True):
             np.testing.assert_array_equal(seen, drawn)
 
 
 def test_the_pranet_bundle(data_root, cache):
     for index, name in enumerate(("Kvasir", "ETIS-LaribPolypDB")):
-        for folder, pixels in zip(("images", "masks"), phantom.draw(index), strict=True):
+        for folder, pixels in zip(("images", "masks"), phantom.draw_phantom(index), strict=True):
             (data_root / "TestDataset" / name / folder).mkdir(parents=True)
             Image.fromarray(pixels).save(data_root / "TestDataset" / name / folder / "1.png")
     with pytest.warns(UserWarning, match="2 pairs on disk, 798"):
         bundle = PolypDataset("pranet-test", SIZE)
     assert bundle.ids == ("ETIS-LaribPolypDB/1", "Kvasir/1")
-    np.testing.assert_array_equal(bundle.original_image("Kvasir/1"), phantom.draw(0)[0])
+    np.testing.assert_array_equal(bundle.original_image("Kvasir/1"), phantom.draw_phantom(0)[0])
     with pytest.warns(UserWarning, match="1 pairs on disk, 196"):
         one = PolypDataset("etis", SIZE)
-    np.testing.assert_array_equal(one.original_mask("1"), phantom.draw(1)[1])
+    np.testing.assert_array_equal(one.original_mask("1"), phantom.draw_phantom(1)[1])
 
 
 def test_red_and_green_masks_keep_their_kinds(data_root, cache):
-    image, mask = phantom.draw(0)
+    image, mask = phantom.draw_phantom(0)
     other = np.zeros_like(mask)
     other[:40, :50] = 255
     colours = np.stack([np.where(other, 0, mask), other, np.zeros_like(mask)], axis=-1)

@@ -12,9 +12,9 @@ from polyp_utils.analyse.dice_drivers import (
     MARKS,
     by_stratum,
     correlations,
+    dice_by_strata,
     dice_model,
-    findings,
-    strata,
+    driver_findings,
 )
 
 
@@ -88,7 +88,7 @@ def test_correlations_come_strongest_first_with_their_sign():
 def test_findings_say_what_the_table_holds():
     table = features()
     table.loc[0, "dice"] = np.nan
-    text = findings(table)
+    text = driver_findings(table)
     scored = table["dice"].dropna()
     assert all(sentence.endswith(".") for sentence in text)
     assert text[0].startswith(f"{(scored < 0.5).sum()} of 39 frames score below 0.5; the mean is")
@@ -104,7 +104,7 @@ def test_findings_say_what_the_table_holds():
 
 def test_findings_compare_frames_with_and_without_overlay_and_border_contact():
     table = features()
-    *_, of_overlay, of_border, _ = findings(table)
+    *_, of_overlay, of_border, _ = driver_findings(table)
     for sentence, rows in (
         (of_overlay, table["overlay"] == "green box"),
         (of_border, table["touches_border"]),
@@ -118,7 +118,7 @@ def test_findings_compare_frames_with_and_without_overlay_and_border_contact():
 
 def test_findings_do_not_compare_a_single_frame():
     table = features().assign(overlay="none", touches_border=[True] + [False] * 39)
-    assert findings(table)[-3:] == [
+    assert driver_findings(table)[-3:] == [
         "Too few frames with or without an overlay to compare.",
         "Too few frames with or without contact with the border to compare.",
         "Too few frames with or without a flat or sessile polyp (Kvasir-Sessile) to compare.",
@@ -191,10 +191,10 @@ def test_copies_in_groups_widen_the_intervals():
 
 def test_strata_are_of_every_property_that_the_table_holds():
     table = features()
-    assert list(strata(table)) == [*FEATURES.values(), *MARKS.values()]
-    named = strata(table.drop(columns="sessile"))
+    assert list(dice_by_strata(table)) == [*FEATURES.values(), *MARKS.values()]
+    named = dice_by_strata(table.drop(columns="sessile"))
     assert list(named) == [*FEATURES.values(), MARKS["overlay"], MARKS["touches_border"]]
-    assert not any("Kvasir-Sessile" in s for s in findings(table.drop(columns="sessile")))
+    assert not any("Kvasir-Sessile" in s for s in driver_findings(table.drop(columns="sessile")))
 
 
 @pytest.mark.parametrize(

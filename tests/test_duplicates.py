@@ -11,10 +11,10 @@ from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.duplicates import (
     Features,
-    compare,
     extract,
     find_near_duplicates,
     group,
+    match_features,
     mirrored,
     mucosa,
     pairwise_agreement,
@@ -70,13 +70,13 @@ def test_a_frame_without_tissue_has_no_features(shape):
     found = extract(np.zeros(shape, np.uint8))
     assert found.points.shape == (0, 2)
     assert found.descriptors.shape == (0, 128)
-    assert compare(found, found) is None
+    assert match_features(found, found) is None
 
 
 def test_mirrored_features_are_those_of_the_mirror_image():
     image = tissue(3)
     expected, found = extract(image[:, ::-1].copy()), mirrored(extract(image))
-    match = compare(found, expected)
+    match = match_features(found, expected)
     assert match.inliers > 0.5 * len(expected.points)
     assert match.scale == pytest.approx(1, abs=0.01)
     assert match.rotation == pytest.approx(0, abs=0.5)
@@ -96,7 +96,7 @@ def test_known_copies_are_found_among_others(kind, features):
 def test_the_transform_is_the_one_that_was_done():
     image = tissue(7)
     turn = cv2.getRotationMatrix2D((180, 150), -20, 0.8)  # OpenCV counts angles upwards
-    match = compare(extract(image), extract(cv2.warpAffine(image, turn, (360, 300))))
+    match = match_features(extract(image), extract(cv2.warpAffine(image, turn, (360, 300))))
     assert match.scale == pytest.approx(0.8, abs=0.03)
     assert match.rotation == pytest.approx(20, abs=2)
 
@@ -114,8 +114,8 @@ def test_collapsed_transforms_do_not_count():
     spot = Features(
         np.full((20, 2), 100, np.float32) + rng.random((20, 2), np.float32), *spread[1:]
     )
-    assert compare(spread, spread).inliers == 20
-    assert compare(spread, spot) is None
+    assert match_features(spread, spread).inliers == 20
+    assert match_features(spread, spot) is None
 
 
 def test_nothing_to_compare():

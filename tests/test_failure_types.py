@@ -11,8 +11,8 @@ from polyp_utils.analyse.failure_types import (
     band_table,
     cost_findings,
     dice_costs,
+    failure_findings,
     find_objects,
-    findings,
     object_errors,
     pixel_errors,
 )
@@ -132,7 +132,7 @@ def test_errors_in_words():
         errors_of(0.2, (40, 10, 0, 50), (1, 2, 1, 0, 1, 2)),
         errors_of(0.9, (0, 10, 10, 0), (2, 1, 0, 1, 0, 0)),
     )
-    objects, regions, everywhere, _, _ = findings(table)
+    objects, regions, everywhere, _, _ = failure_findings(table)
     assert objects == (
         "As objects: 3 of 6 polyps found, 3 missed in 2 frames; 1 split into two or more regions."
     )
@@ -141,7 +141,7 @@ def test_errors_in_words():
     )
     assert everywhere.startswith("In all frames: 6.0 % of the area wrong on average; of it lost")
     assert "lost inside 33 % [" in everywhere
-    perfect = findings(table_of(*[errors_of(1.0, (0, 0, 0, 0))] * 4))
+    perfect = failure_findings(table_of(*[errors_of(1.0, (0, 0, 0, 0))] * 4))
     assert perfect[-1] == "In the rest: 0.0 % of the area wrong on average."
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from polyp_utils.analyse import failure_types
-from polyp_utils.analyse.dice_drivers import FEATURES, findings
+from polyp_utils.analyse.dice_drivers import FEATURES, driver_findings
 from polyp_utils.analyse.failures import (
     error_table,
     kind_findings,
@@ -196,7 +196,7 @@ def test_a_gallery_of_two_systems_shows_both(run, dataset):
 
 def test_findings_of_the_drawn_frames(evaluation, dataset):
     table = error_table(evaluation, dataset)
-    text = findings(table)
+    text = driver_findings(table)
     assert text[0].startswith("1 of 3 frames score below 0.5; the mean is 0.556 [")
-    objects = failure_types.findings(table)[0]
+    objects = failure_types.failure_findings(table)[0]
     assert objects.startswith("As objects: 2 of 3 polyps found, 1 missed in 1 frames; 0 split")

@@ -4,7 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from polyp_utils.analyse.false_alarms import CROPS, PHANTOMS, RATES, WORTH, alarm_findings, rates
+from polyp_utils.analyse.false_alarms import (
+    CROPS,
+    PHANTOMS,
+    RATES,
+    WORTH,
+    alarm_findings,
+    false_alarm_rates,
+)
 
 
 def table_of(objects, frames=CROPS, groups=None):
@@ -17,7 +24,7 @@ def table_of(objects, frames=CROPS, groups=None):
 def test_rates_by_hand():
     table = pd.concat([table_of([0, 0, 3, 1, np.nan]), table_of([2] * 4, PHANTOMS)])
     table.loc[table["objects"].isna(), "of_frame"] = np.nan
-    found = rates(table)
+    found = false_alarm_rates(table)
     assert list(found) == [CROPS, PHANTOMS]
     assert [found[CROPS][rate].mean for rate in RATES] == pytest.approx([0.5, 1.0, 0.01])
     assert [found[PHANTOMS][rate].mean for rate in RATES] == pytest.approx([1.0, 2.0, 0.02])
@@ -26,7 +33,7 @@ def test_rates_by_hand():
 
 def test_near_duplicates_are_no_more_evidence_than_one_frame():
     alone, together = (
-        rates(table_of([1, 1, 1, 0, 0, 0] * 4, groups=groups))[CROPS][RATES[0]]
+        false_alarm_rates(table_of([1, 1, 1, 0, 0, 0] * 4, groups=groups))[CROPS][RATES[0]]
         for groups in (None, [i // 3 for i in range(24)])
     )
     assert alone.mean == together.mean

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from polyp_utils.analyse import dataset_tables, frames
-from polyp_utils.analyse.dataset_tables import class_shares, position_map, rim_study
-from polyp_utils.analyse.frames import describe, frame_table, mask_files, overlay
+from polyp_utils.analyse.dataset_tables import class_share_table, polyp_frequency, rim_study
+from polyp_utils.analyse.frames import frame_properties, frame_table, mask_files, overlay
 from polyp_utils.analyse.gallery import frames_of
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
@@ -56,7 +56,7 @@ def made_of(masks):
 
 
 def test_area_and_centre_of_a_box():
-    found = describe(grey(100), box((20, 60), (30, 180)))
+    found = frame_properties(grey(100), box((20, 60), (30, 180)))
     assert found["area_share"] == pytest.approx(40 * 150 / (200 * 300))
     assert (found["centre_x"], found["centre_y"]) == pytest.approx((105 / 300, 40 / 200))
     assert found["off_centre"] == pytest.approx(np.hypot(0.15, 0.3) / np.hypot(0.5, 0.5))
@@ -73,7 +73,7 @@ def test_area_and_centre_of_a_box():
     ],
 )
 def test_distance_from_the_centre_ends_at_one_in_the_corner(rows, columns, off_centre):
-    assert describe(grey(100), box(rows, columns))["off_centre"] == pytest.approx(
+    assert frame_properties(grey(100), box(rows, columns))["off_centre"] == pytest.approx(
         off_centre, abs=0.005
     )
 
@@ -90,16 +90,16 @@ def test_distance_from_the_centre_ends_at_one_in_the_corner(rows, columns, off_c
     ],
 )
 def test_contact_with_the_border(rows, columns, touches):
-    assert describe(grey(100), box(rows, columns))["touches_border"] is touches
+    assert frame_properties(grey(100), box(rows, columns))["touches_border"] is touches
 
 
 @pytest.mark.parametrize("level", [60, 119, 255])
 def test_brightness_is_the_lightness_without_the_black_border(level):
     image = grey(level)
     image[:, :100] = 5
-    found = describe(image, box((90, 110), (140, 160)))
+    found = frame_properties(image, box((90, 110), (140, 160)))
     assert found["brightness"] == pytest.approx(lightness(level), abs=0.05)
-    assert np.isnan(describe(grey(5), box((90, 110), (140, 160)))["brightness"])
+    assert np.isnan(frame_properties(grey(5), box((90, 110), (140, 160)))["brightness"])
 
 
 @pytest.mark.parametrize(("polyp", "wall", "far"), [(200, 100, 30), (60, 180, 250)])
@@ -110,24 +110,24 @@ def test_contrast_is_that_of_the_polyp_and_its_ring(polyp, wall, far):
     image[40:120, 80:180] = wall
     image[60:100, 140:180] = 0  # a black corner at the polyp's right side
     image[mask > 0] = polyp
-    found = describe(image, mask)["contrast"]
+    found = frame_properties(image, mask)["contrast"]
     assert found == pytest.approx(abs(lightness(polyp) - lightness(wall)), abs=0.05)
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_frame_without_polyp_has_no_polyp_properties():
-    found = describe(grey(119), box((0, 0), (0, 0)))
+    found = frame_properties(grey(119), box((0, 0), (0, 0)))
     absent = {"centre_x", "centre_y", "off_centre", "contrast"}
     assert {key for key, value in found.items() if value != value} == absent
     assert (found["area_share"], found["n_polyps"], found["touches_border"]) == (0, 0, False)
-    assert found.keys() == describe(grey(119), box((90, 110), (140, 160))).keys()
+    assert found.keys() == frame_properties(grey(119), box((90, 110), (140, 160))).keys()
 
 
 def test_a_mirrored_frame_has_a_mirrored_description():
     rng = np.random.default_rng(0)
     image = rng.integers(40, 255, (127, 96, 3), np.uint8)
     mask = box((10, 50), (5, 30), 127, 96)
-    plain, mirrored = describe(image, mask), describe(image[::-1], mask[::-1])
+    plain, mirrored = frame_properties(image, mask), frame_properties(image[::-1], mask[::-1])
     assert mirrored.pop("centre_y") == pytest.approx(1 - plain.pop("centre_y"))
     assert mirrored == pytest.approx(plain, abs=1e-9)
 
@@ -165,7 +165,7 @@ def with_patch(image, colour, height=0.35, width=0.3):
 )
 def test_overlays_by_hand(image, expected):
     assert overlay(image) == expected
-    assert describe(image, box((0, 0), (0, 0), *image.shape[:2]))["overlay"] == expected
+    assert frame_properties(image, box((0, 0), (0, 0), *image.shape[:2]))["overlay"] == expected
 
 
 def test_components_are_8_connected_and_without_specks():
@@ -219,7 +219,7 @@ def test_frames_of_shows_originals_with_their_masks(drawn):
 
 
 def test_class_shares_are_those_of_the_masks(drawn):
-    shares = class_shares(drawn, IDS).set_index(["scheme", "class"])["share"]
+    shares = class_share_table(drawn, IDS).set_index(["scheme", "class"])["share"]
     assert set(shares.index) == {
         (s.name, name) for s in SCHEMES.values() for name in s.classes if s.name != "neopolyp"
     }  # white masks know no kinds
@@ -298,11 +298,11 @@ def test_pairs_are_shown_side_by_side(drawn):
 
 def test_position_map_is_the_mean_mask_and_flips_with_it(blobs):
     masks = torch.from_numpy(blobs(5, 32, 32))
-    found = position_map(made_of(masks), range(5))
+    found = polyp_frequency(made_of(masks), range(5))
     assert found == pytest.approx((masks.numpy() > 127).mean(axis=0))
     assert 0 <= found.min() < found.max() <= 1
-    assert (position_map(made_of(masks.flip(2)), range(5)) == found[:, ::-1]).all()
-    assert set(np.unique(position_map(made_of(masks), [3]))) == {0, 1}
+    assert (polyp_frequency(made_of(masks.flip(2)), range(5)) == found[:, ::-1]).all()
+    assert set(np.unique(polyp_frequency(made_of(masks), [3]))) == {0, 1}
 
 
 @pytest.mark.data

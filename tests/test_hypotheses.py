@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
+from polyp_utils import plots
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import RunError
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.losses import CombinedLoss
-from polyp_utils.plots.headline import clouds, figures
 from polyp_utils.score.evaluation import evaluate_run
 from polyp_utils.score.literature import CARD
 from polyp_utils.score.overlap import Counts, batch_dice
@@ -41,7 +41,7 @@ def trained(tmp_path_factory, dataset):
         runs = [fit(RunConfig.from_recipe("quick", seed=seed, **settings)) for seed in (0, 1)]
         for run in runs:
             evaluate_run(run, dataset=dataset).save(run)
-        return [(run, card_sums.measure(run, dataset, "cpu")) for run in runs]
+        return [(run, card_sums.measure_sums(run, dataset, "cpu")) for run in runs]
 
 
 def sums(counts, soft=None, ce=None):
@@ -79,11 +79,11 @@ def test_stored_predictions_serve_where_weights_are_not_at_hand(trained, dataset
     predictions = run.path / "predictions"
     try:
         assert card_sums.is_measurable(run)
-        stored = card_sums.measure(run, dataset, "cpu")
+        stored = card_sums.measure_sums(run, dataset, "cpu")
         predictions.rename(run.path / "hidden")
         assert not card_sums.is_measurable(run)
         with pytest.raises(RunError, match="the run holds no prediction of"):
-            card_sums.measure(run, dataset, "cpu")
+            card_sums.measure_sums(run, dataset, "cpu")
     finally:
         kept.rename(run.weights)
         (run.path / "hidden").rename(predictions)
@@ -231,10 +231,10 @@ def test_split_ids_are_those_of_the_run(trained, dataset):
 
 def test_figures_show_every_hypothesis_and_the_card(trained):
     found = hypotheses.hypotheses(trained)
-    figure = figures(found)
+    figure = plots.hypothesis_scores(found)
     labels = figure.legends[0].get_texts()
     assert {text.get_text() for text in labels} == {"unused-third, width 4", "model card"}
-    cloud = clouds(found, [FIRST, TWO], AS_IS)
+    cloud = plots.hypothesis_clouds(found, [FIRST, TWO], AS_IS)
     assert [axes.get_title() for axes in cloud.axes] == [f"Dice: {FIRST}", f"Dice: {TWO}"]
     for axes, way in zip(cloud.axes, (FIRST, TWO), strict=True):
         inside = axes.patches[0].contains_points

@@ -7,7 +7,7 @@ import pytest
 
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.splits import split_names
-from polyp_utils.score.literature import NOT_SAID, beside, figures
+from polyp_utils.score.literature import NOT_SAID, beside, published_figures
 from polyp_utils.score.protocols import PROTOCOLS
 
 
@@ -28,7 +28,7 @@ def protocols():
 
 
 def test_every_figure_has_a_known_protocol_or_says_why_not():
-    for figure in figures():
+    for figure in published_figures():
         assert figure.protocol in PROTOCOLS or (figure.protocol == "" and figure.remark)
         assert figure.protocol != "card"  # no polyp Dice
         assert figure.tested_on in CATALOG
@@ -39,25 +39,25 @@ def test_every_figure_has_a_known_protocol_or_says_why_not():
 
 
 def test_no_figure_stands_twice():
-    keys = Counter((f.system, f.trained_on, f.tested_on, f.protocol) for f in figures())
+    keys = Counter((f.system, f.trained_on, f.tested_on, f.protocol) for f in published_figures())
     assert keys.most_common(1)[0][1] == 1
 
 
 def test_dice_and_iou_of_a_figure_fit_each_other():
     """Pooled, one gives the other; the mean over images is at least that (Jensen)."""
-    scored_twice = [f for f in figures() if f.dice > 0 and f.iou > 0]  # NaN is not
+    scored_twice = [f for f in published_figures() if f.dice > 0 and f.iou > 0]  # NaN is not
     assert sum(f.protocol == "pooled" for f in scored_twice) >= 2
     for figure in scored_twice:
         if figure.protocol == "pooled":
             assert figure.iou == pytest.approx(iou_of(figure.dice), abs=2e-4)
         else:
             assert iou_of(figure.dice) < figure.iou < figure.dice < 1
-    assert all(0 < f.dice < 1 or 0 < f.iou < 1 for f in figures())
+    assert all(0 < f.dice < 1 or 0 < f.iou < 1 for f in published_figures())
 
 
 def test_the_arithmetic_behind_lm_nets_remark():
     """Two classes whose pooled Dice and IoU have its means: the worse has a Dice of .900."""
-    (figure,) = (f for f in figures() if f.system == "LM-Net")
+    (figure,) = (f for f in published_figures() if f.system == "LM-Net")
     assert "about .900 pooled" in figure.remark
     background = 2 * figure.dice - 0.900
     assert (iou_of(background) + iou_of(0.900)) / 2 == pytest.approx(figure.iou, abs=5e-4)
@@ -84,7 +84,7 @@ def test_where_no_dice_was_given_the_iou_is_compared(protocols):
 def test_a_figure_whose_protocol_cannot_be_matched_stays_and_says_so(protocols):
     table = beside(protocols, "kvasir-seg")
     unmatched = table[table["protocol"] == "cannot be matched"]
-    assert len(unmatched) == sum(not f.protocol for f in figures())
+    assert len(unmatched) == sum(not f.protocol for f in published_figures())
     assert set(unmatched["ours [95 %]"]) == set(unmatched["difference"]) == {"–"}
     (trust,) = unmatched.loc[unmatched["system"].str.startswith("LM-Net"), "trust"]
     assert trust.startswith("not comparable; mean of background and polyp")

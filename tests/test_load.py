@@ -83,7 +83,7 @@ def test_run_folder_and_its_file_give_the_predictions_of_the_run(scheme, tiny_ru
         model = load_model(source, device="cpu", precision="fp32")
         assert model.metadata["settings"]["width"] == 4
     frame_id = "phantom-0300"  # the first of the test part
-    image, _ = phantom.draw(300)
+    image, _ = phantom.draw_phantom(300)
     stored = to_original(run.probabilities("test", frame_id, model.scheme), image.shape[:2])
     probabilities = model.probabilities(image)
     assert probabilities.shape == stored.shape
@@ -310,7 +310,7 @@ for scheme, folder in json.loads(sys.argv[2]).items():
     repo_id = f"user/{scheme}"
     address = push(Run(Path(folder)), repo_id)
     card = Path(hf_hub_download(repo_id, "README.md")).read_text(encoding="utf-8")
-    scope = {"frame": phantom.draw(0)[0]}
+    scope = {"frame": phantom.draw_phantom(0)[0]}
     for block in re.findall(r"```python\\n(.*?)```", card, re.S):
         exec(block, scope)
     state = scope["model"].state_dict()

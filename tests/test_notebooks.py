@@ -72,7 +72,7 @@ def test_the_first_command_of_the_readme_trains(tmp_path, monkeypatch):
     assert "application/vnd.jupyter.widget-view+json" not in str(trained)  # no dead widgets
 
     monkeypatch.chdir(tmp_path)  # the README's two snippets, as they stand there
-    frame, mask = phantom.draw(0)
+    frame, mask = phantom.draw_phantom(0)
     Image.fromarray(frame).save("frame.jpg")
     snippets = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
     names = {}
@@ -155,7 +155,7 @@ def test_a_broken_folder_is_audited_before_it_is_refused(execute, tmp_path, monk
     monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "broken"
     for index in range(3):
-        for kind, pixels in zip(("images", "masks"), phantom.draw(index), strict=True):
+        for kind, pixels in zip(("images", "masks"), phantom.draw_phantom(index), strict=True):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / kind / f"{index}.png")
     (folder / "images/0.png").write_bytes((folder / "images/0.png").read_bytes()[:999])

@@ -12,7 +12,7 @@ N = 60
 
 @pytest.fixture(scope="module")
 def frames():
-    return [phantom.draw(index, seed=7) for index in range(N)]
+    return [phantom.draw_phantom(index, seed=7) for index in range(N)]
 
 
 def test_format(frames):
@@ -27,28 +27,28 @@ def test_format(frames):
 def test_same_index_and_seed_give_same_frame_in_any_order_and_thread(frames):
     indices = [41, 3, 17]
     with ThreadPoolExecutor(3) as pool:
-        again = list(pool.map(lambda index: phantom.draw(index, seed=7), indices))
+        again = list(pool.map(lambda index: phantom.draw_phantom(index, seed=7), indices))
     for index, (image, mask) in zip(indices, again, strict=True):
         np.testing.assert_array_equal(image, frames[index][0])
         np.testing.assert_array_equal(mask, frames[index][1])
 
 
 def test_index_and_seed_both_matter():
-    images = [phantom.draw(*key)[0] for key in [(1, 0), (2, 0), (1, 1), (2, 1), (0, 2)]]
+    images = [phantom.draw_phantom(*key)[0] for key in [(1, 0), (2, 0), (1, 1), (2, 1), (0, 2)]]
     assert len({image.tobytes() for image in images}) == len(images)
 
 
 def test_global_random_state_is_neither_read_nor_moved(frames):
     np.random.seed(123)  # noqa: NPY002
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    image, _ = phantom.draw(5, seed=7)
+    image, _ = phantom.draw_phantom(5, seed=7)
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
     np.testing.assert_array_equal(image, frames[5][0])
 
 
 def test_negative_index_is_refused():
     with pytest.raises(ValueError, match="non-negative"):
-        phantom.draw(-1)
+        phantom.draw_phantom(-1)
 
 
 def test_polyp_counts_and_areas_resemble_kvasir(frames):
@@ -91,8 +91,8 @@ def test_polyp_changes_the_relief_on_its_support_only(index):
 @pytest.mark.parametrize("index", range(8))
 def test_picture_changes_where_the_mask_is(index):
     """The same frame drawn without polyps differs on the mask, and around it only by shadow."""
-    image, mask = phantom.draw(index, seed=7)
-    bare, nothing = phantom.draw(index, seed=7, with_polyps=False)
+    image, mask = phantom.draw_phantom(index, seed=7)
+    bare, nothing = phantom.draw_phantom(index, seed=7, with_polyps=False)
     assert not nothing.any()
     change = np.abs(image.astype(int) - bare).max(-1)
     inside = mask > 0
@@ -110,6 +110,6 @@ GOLDEN_MEANS = [[66.52, 4.55], [84.32, 26.99], [90.15, 6.52]]
 
 def test_the_drawing_has_changed_only_with_its_version():
     """Means of three frames and masks; if this fails, raise VERSION and write the new ones."""
-    means = [[float(part.mean()) for part in phantom.draw(index)] for index in (0, 1, 2)]
+    means = [[float(part.mean()) for part in phantom.draw_phantom(index)] for index in (0, 1, 2)]
     assert phantom.VERSION == 1
     np.testing.assert_allclose(means, GOLDEN_MEANS, atol=0.3)

@@ -210,7 +210,7 @@ def history():
 
 def test_curves_mark_the_kept_epoch():
     table = history()
-    losses, scores, rates = drawn(plots.curves(table, 3))
+    losses, scores, rates = drawn(plots.training_curves(table, 3))
     by_label = {line.get_label(): line for line in (*losses.lines, *scores.lines)}
     assert by_label["val dice loss"].get_ydata() == pytest.approx(table["val_dice_loss"])
     assert by_label["train ce"].get_ydata() == pytest.approx(table["train_ce"])
@@ -272,7 +272,7 @@ def test_polyps_are_counted_by_kind_and_fate():
             "predicted": ["neoplastic", "missed", "neoplastic", "other"],
         }
     )
-    axes = plots.kinds(table, ["neoplastic", "other"]).axes[0]
+    axes = plots.kind_confusion(table, ["neoplastic", "other"]).axes[0]
     assert [text.get_text() for text in axes.texts] == ["1", "0", "1", "1", "1", "0"]
     columns = [label.get_text() for label in axes.get_xticklabels()]
     assert columns == ["neoplastic", "other", "missed"]

@@ -126,5 +126,5 @@ def test_the_gallery_shows_the_crop_and_what_is_marked_in_it(dataset):
 def test_phantoms_without_a_polyp_are_not_those_that_are_trained_on(dataset):
     seen = []
     alarm_table(lambda image: seen.append(image) or mark(image), dataset, {}, phantoms=2)
-    trained_on = [phantom.draw(index, with_polyps=False)[0] for index in range(2)]
+    trained_on = [phantom.draw_phantom(index, with_polyps=False)[0] for index in range(2)]
     assert not any(np.array_equal(*pair) for pair in zip(seen, trained_on, strict=True))

@@ -55,7 +55,7 @@ def test_kinds_of_a_run_that_knows_several(tmp_path):
     run.save_table("per_image", pd.DataFrame({"id": "a", "class": "non-neoplastic", **counts}))
     table = tables.class_table([run])
     assert "| non-neoplastic | – | 0.250 [0.125, 0.500] | 0 | 0.700 [0.500, 0.900] | 2 |" in table
-    table = tables.kind_table([run])
+    table = tables.polyp_kind_table([run])
     assert "| `kinds` | neoplastic | 3 | 2 | 0 | 1 | 1.000 [1.000, 1.000] |" in table
     assert "| `kinds` | non-neoplastic | 2 | 1 | 1 | 0 | 0.500" in table
     assert "| `kinds` | all | 5 | 3 | 1 | 1 | 0.750" in table

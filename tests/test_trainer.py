@@ -19,7 +19,7 @@ from polyp_utils.cli import main
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.device import Compute, get_compute
 from polyp_utils.common.exceptions import DivergedError, RunError, WeightsError
-from polyp_utils.data.augment import PRESETS, augment, draw
+from polyp_utils.data.augment import PRESETS, augment, draw_parameters
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.parts import Data
@@ -514,7 +514,7 @@ def test_frames_are_augmented_by_seed_epoch_and_row(monkeypatch):
     rows = data.rows(load_split("phantom-240").limited(12).train)
     for epoch, found in seen.items():
         order = np.random.default_rng([5, epoch]).permutation(12)
-        draws = draw(PRESETS["strong"], 5, epoch, order.tolist())
+        draws = draw_parameters(PRESETS["strong"], 5, epoch, order.tolist())
         frames = data.images[rows[order]].float() / 255
         images, masks = augment(frames, data.masks[rows[order]], draws)
         assert torch.equal(torch.cat([batch[1] for batch in found]), masks)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyp_utils.analyse.uncertainty import auroc, risk_coverage, self_doubt
+from polyp_utils.analyse.uncertainty import auroc, risk_coverage_table, self_doubt
 from polyp_utils.data.labels import get_scheme
 
 TRIMAP = get_scheme("trimap")
@@ -40,10 +40,10 @@ def test_auroc_draws_whole_groups():
 
 
 def test_risk_and_coverage_by_hand():
-    table = risk_coverage([0.1, 0.9, 0.5, 0.2], [0.9, 0.1, np.nan, 0.5])
+    table = risk_coverage_table([0.1, 0.9, 0.5, 0.2], [0.9, 0.1, np.nan, 0.5])
     assert table["coverage"].tolist() == pytest.approx([1 / 3, 2 / 3, 1])
     assert table["dice"].tolist() == pytest.approx([0.9, 0.7, 0.5])
     assert table["best"].tolist() == pytest.approx([0.9, 0.7, 0.5])
-    wrong = risk_coverage([0.9, 0.1], [0.9, 0.1])
+    wrong = risk_coverage_table([0.9, 0.1], [0.9, 0.1])
     assert wrong["dice"].tolist() == pytest.approx([0.1, 0.5])
     assert wrong["best"].tolist() == pytest.approx([0.9, 0.5])

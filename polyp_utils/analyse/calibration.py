@@ -65,7 +65,9 @@ def scaled(level: np.ndarray, temperature: float) -> np.ndarray:
     return special.expit(special.logit(chance) / temperature)
 
 
-def reliability(counts: LevelCounts, temperature: float = 1.0, bins: int = 15) -> pd.DataFrame:
+def reliability_table(
+    counts: LevelCounts, temperature: float = 1.0, bins: int = 15
+) -> pd.DataFrame:
     """What is said and what is true, per bin of equal width.
 
     Returns:

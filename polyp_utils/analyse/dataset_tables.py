@@ -76,7 +76,7 @@ def split_table(dataset: PolypDataset, pairs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def class_shares(dataset: PolypDataset, ids: Iterable[str]) -> pd.DataFrame:
+def class_share_table(dataset: PolypDataset, ids: Iterable[str]) -> pd.DataFrame:
     """Share of pixels per class for every scheme that the masks can bear, at network size.
 
     Returns:
@@ -100,6 +100,6 @@ def class_shares(dataset: PolypDataset, ids: Iterable[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def position_map(dataset: PolypDataset, ids: Iterable[str]) -> np.ndarray:
+def polyp_frequency(dataset: PolypDataset, ids: Iterable[str]) -> np.ndarray:
     """How often a pixel is polyp, float64 (S, S) in [0, 1]."""
     return is_polyp(dataset.masks[dataset.rows(ids)]).double().mean(dim=0).numpy()

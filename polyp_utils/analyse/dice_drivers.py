@@ -67,7 +67,7 @@ def by_stratum(table: pd.DataFrame, column: str, bins: int = 4) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def strata(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def dice_by_strata(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """`by_stratum` of every property that the table holds, by its name in words."""
     return {text: by_stratum(table, name) for name, text in {**FEATURES, **_marks(table)}.items()}
 
@@ -180,7 +180,7 @@ def dice_model(table: pd.DataFrame, seed: int = 0) -> DiceModel:
     return DiceModel(effects, float(1 - unexplained * (n - 1) / (n - p - 1)), n, p)
 
 
-def findings(table: pd.DataFrame) -> list[str]:
+def driver_findings(table: pd.DataFrame) -> list[str]:
     """What the table says, in sentences computed from it."""
     scored = table.dropna(subset="dice")
     failures = (scored["dice"] < FAILURE_DICE).sum()

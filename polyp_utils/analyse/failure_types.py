@@ -188,7 +188,7 @@ def band_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def findings(table: pd.DataFrame) -> list[str]:
+def failure_findings(table: pd.DataFrame) -> list[str]:
     """Which errors there are, in sentences computed from the table of `errors.error_table`."""
     count = {name: int(table[name].sum()) for name in OBJECTS}
     silent = int((table["missed"] > 0).sum())

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from polyp_utils.analyse.failure_types import dice_costs, find_objects, object_errors, pixel_errors
-from polyp_utils.analyse.frames import describe
+from polyp_utils.analyse.frames import frame_properties
 from polyp_utils.analyse.gallery import enlarged
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.known import sessile_ids
@@ -22,9 +22,9 @@ def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
 
     Returns:
         ``id``, ``group`` (frames that are drawn together in intervals), ``dice``, ``iou``,
-        ``precision``, ``recall``; what `describe` says; ``sessile`` where the data set holds
-        frames of Kvasir-Sessile; `object_errors`, `pixel_errors`, `dice_costs`, and ``pixels`` of
-        the frame.
+        ``precision``, ``recall``; what `frame_properties` says; ``sessile`` where the data set
+        holds frames of Kvasir-Sessile; `object_errors`, `pixel_errors`, `dice_costs`, and
+        ``pixels`` of the frame.
     """
     per_image = evaluation.per_image
     wanted = (per_image["class"] == POLYP) & (per_image["size"] == ORIGINAL)
@@ -35,7 +35,7 @@ def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
         _, predicted = enlarged(evaluation.predictions, frame_id, mask.shape)
         truth = mask > THRESHOLD
         row = {"id": frame_id, "group": evaluation.groups.get(frame_id, frame_id)}
-        row |= describe(image, mask) | ({"sessile": frame_id in sessile} if sessile else {})
+        row |= frame_properties(image, mask) | ({"sessile": frame_id in sessile} if sessile else {})
         row |= object_errors(predicted, truth) | pixel_errors(predicted, truth)
         row |= dice_costs(predicted, truth)
         rows.append(row | {"pixels": mask.size})

@@ -19,7 +19,7 @@ WORTH = (
 )
 
 
-def rates(table: pd.DataFrame) -> dict[str, dict[str, Interval]]:
+def false_alarm_rates(table: pd.DataFrame) -> dict[str, dict[str, Interval]]:
     """How much is marked falsely, of `polyp_free.alarm_table`: kind of frames -> rate.
 
     Rates are ``frames with any`` (a share of them), ``regions per frame`` and ``share of the
@@ -36,7 +36,7 @@ def rates(table: pd.DataFrame) -> dict[str, dict[str, Interval]]:
 def alarm_findings(table: pd.DataFrame) -> list[str]:
     """How often there are false alarms, and what that is worth, in sentences from the table."""
     sentences = []
-    for frames, found in rates(table).items():
+    for frames, found in false_alarm_rates(table).items():
         share, regions, area = found.values()
         count = round(share.mean * share.n)
         said = f"{frames.capitalize()} ({share.n}): one false alarm or more in {count}, {share}"

@@ -26,8 +26,8 @@ def frame_table(dataset: PolypDataset, split: Split) -> pd.DataFrame:
     """A row per frame of the split.
 
     Returns:
-        ``id``, ``part``, original ``height`` and ``width`` in pixels, and what `describe` says at
-        network size, where a whole data set takes seconds.
+        ``id``, ``part``, original ``height`` and ``width`` in pixels, and what
+        `frame_properties` says at network size, where a whole data set takes seconds.
     """
     frames = [(frame_id, part) for part in PARTS for frame_id in split.part(part)]
     rows = dataset.rows(frame_id for frame_id, _ in frames).tolist()
@@ -35,7 +35,7 @@ def frame_table(dataset: PolypDataset, split: Split) -> pd.DataFrame:
     def one(row: int) -> dict[str, Any]:
         image, mask = dataset[row]
         height, width = dataset.sizes[row].tolist()
-        properties = describe(image.permute(1, 2, 0).numpy(), mask.numpy())
+        properties = frame_properties(image.permute(1, 2, 0).numpy(), mask.numpy())
         return {"height": height, "width": width, **properties}
 
     with ThreadPoolExecutor() as pool:
@@ -87,7 +87,7 @@ def pair_frames(source: Source, pairs: pd.DataFrame) -> list[Frame]:
     return frames
 
 
-def describe(image: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+def frame_properties(image: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
     """Properties of a frame that could explain a score.
 
     Args:

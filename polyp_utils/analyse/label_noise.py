@@ -81,7 +81,9 @@ def ceiling(twice: pd.DataFrame) -> Interval | None:
     return mean_interval(twice["dice"]) if len(twice) >= FEW else None
 
 
-def findings(twice: pd.DataFrame, scores: pd.Series, dataset: PolypDataset) -> list[str]:
+def label_noise_findings(
+    twice: pd.DataFrame, scores: pd.Series, dataset: PolypDataset
+) -> list[str]:
     """What is known of the label noise of a data set, in sentences.
 
     Args:

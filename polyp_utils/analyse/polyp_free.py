@@ -113,7 +113,7 @@ def alarm_table(
         for frames, marked in ((CROPS, mark(image[crop])), (WITHIN, mark(image)[crop])):
             rows.append({"frames": frames, **row, **_alarms(marked)})
     for index in range(phantoms):
-        image, _ = phantom.draw(index, PHANTOM_SEED, with_polyps=False)
+        image, _ = phantom.draw_phantom(index, PHANTOM_SEED, with_polyps=False)
         rows.append({"frames": PHANTOMS, "id": str(index), "group": index, **_alarms(mark(image))})
     columns = ["frames", "id", "group", *_PLACE, "of_frame", "objects", "share"]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(_PLACE, "Int64"))

@@ -56,7 +56,7 @@ def auroc(
     return Interval(float(whole), float(low), float(high), n)
 
 
-def risk_coverage(score: Iterable[float], dice: Iterable[float]) -> pd.DataFrame:
+def risk_coverage_table(score: Iterable[float], dice: Iterable[float]) -> pd.DataFrame:
     """Mean Dice of the frames that are kept when the most uncertain ones are handed over.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How far ours and the plain loop agree, over the seeds that `equivalence.compare` has run."""
+"""How far ours and the plain loop agree, over the seeds of `equivalence.compare_loops`."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ LEVEL = 0.9  # of the interval of the difference
 MARGIN = 0.02  # of Dice: an interval within it says that the loops are equivalent
 
 
-def findings(found: pd.DataFrame) -> list[str]:
+def equivalence_findings(found: pd.DataFrame) -> list[str]:
     """What `differences` say, in sentences: the loss, and Dice after the last epoch."""
     loss, *_, dice = found.to_dict("records")
     inside = dice["low"] > -MARGIN and dice["high"] < MARGIN
@@ -29,7 +29,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     """Ours minus the plain loop, over the seeds.
 
     Args:
-        table: of `equivalence.compare`.
+        table: of `equivalence.compare_loops`.
 
     Returns:
         A row for the ``loss`` at the last kept step, and one for ``polyp_dice`` after each epoch:

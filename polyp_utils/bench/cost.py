@@ -68,7 +68,7 @@ def activations(width: int, image_size: int, batch: int) -> int:
     return sum(layer.outputs for layer in convolutions(width, image_size, batch))
 
 
-def fit(table: pd.DataFrame) -> CostModel:
+def fit_cost(table: pd.DataFrame) -> CostModel:
     """Fits the law; terms are never negative, and each point counts by its relative error.
 
     Args:

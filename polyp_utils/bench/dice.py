@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from polyp_utils.bench.runtimes import CARD, load_forward, prepare, runtimes_here
+from polyp_utils.bench.runtimes import CARD, load_forward, prepare_runtimes, runtimes_here
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.data.dataset import PolypDataset
@@ -112,7 +112,7 @@ def dice_by_runtime(
     with tempfile.TemporaryDirectory() as folder:
         network = load_weights(UNet(3, scheme.logits, config.width), run.weights)
         calibration = calibration_images(config)
-        weights = prepare(Path(folder), network, config.to_dict(), calibration)
+        weights = prepare_runtimes(Path(folder), network, config.to_dict(), calibration)
         for name in dict.fromkeys((CARD, *(runtimes or runtimes_here()))):
             try:
                 forward = load_forward(name, weights)

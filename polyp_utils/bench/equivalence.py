@@ -45,7 +45,7 @@ class _OurOrder(Sampler[int]):
 
 
 @explaining()
-def compare(
+def compare_loops(
     config: RunConfig, path: Path, seeds: Iterable[int] = (0, 1, 2), steps: int = 50
 ) -> pd.DataFrame:
     """Trains each loop for ``config.epochs`` on the training part, and writes after each.

@@ -21,7 +21,14 @@ import torch
 from torch import Tensor
 
 from polyp_utils.bench.ceiling import synchronise
-from polyp_utils.bench.runtimes import CARD, FORWARDS, Forward, file_of, load_forward, prepare
+from polyp_utils.bench.runtimes import (
+    CARD,
+    FORWARDS,
+    Forward,
+    file_of,
+    load_forward,
+    prepare_runtimes,
+)
 from polyp_utils.common.device import get_compute
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.transforms import resize_image, to_input
@@ -100,7 +107,7 @@ def _random_weights(folder: Path, width: int, image_size: int) -> Path:
     settings = {"scheme": scheme.name, "image_size": image_size, "width": width}
     noise = torch.randint(0, 256, (2, 3, image_size, image_size), dtype=torch.uint8)
     network = UNet(3, scheme.logits, width)
-    return prepare(folder / f"w{width}-{image_size}px", network, settings, noise)
+    return prepare_runtimes(folder / f"w{width}-{image_size}px", network, settings, noise)
 
 
 def _warm_up(workers: dict[str, ProcessPoolExecutor], jobs: Iterable[Job], *asked: Any) -> None:

@@ -53,7 +53,7 @@ def layer_table(bench: pd.DataFrame, width: int) -> pd.DataFrame:
     return table.assign(way=names[names[1] == PASSES[-1]].set_index(0)[2])
 
 
-def kind_table(bench: pd.DataFrame) -> pd.DataFrame:
+def operation_table(bench: pd.DataFrame) -> pd.DataFrame:
     """Seconds of a training step by kind of operation (index), a column per width."""
     rows = bench[bench["group"] == "profile"]
     table = rows.pivot(index="what", columns="width", values="value").reindex(list(KINDS))
@@ -134,7 +134,7 @@ def inference_speed() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def frame_table(bench: pd.DataFrame) -> pd.DataFrame:
+def frame_speed_table(bench: pd.DataFrame) -> pd.DataFrame:
     """A whole frame of 1280×1024, from pixels to its mask.
 
     Returns:
@@ -151,10 +151,10 @@ def frame_table(bench: pd.DataFrame) -> pd.DataFrame:
 
 
 def whole_frames() -> pd.DataFrame:
-    """`frame_table` of each published machine, in words."""
+    """`frame_speed_table` of each published machine, in words."""
     rows = []
     for machine, bench, _ in _published():
-        for row in frame_table(bench).reset_index().to_dict("records"):
+        for row in frame_speed_table(bench).reset_index().to_dict("records"):
             rows.append(
                 {
                     "machine": machine,
@@ -180,7 +180,7 @@ def dice_table(bench: pd.DataFrame, dice: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The rows of ``dice`` with ``frames_per_second``, NaN where that was not measured.
     """
-    speeds = frame_table(bench)["frames_per_second"]
+    speeds = frame_speed_table(bench)["frames_per_second"]
     return dice.join(speeds, on=["width", "image_size", "runtime"])
 
 

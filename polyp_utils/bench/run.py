@@ -96,7 +96,7 @@ def benchmark(
         ),
         **{f"cost at {point}": _point(dataset, point, device, seconds) for point in points},
     }
-    description = describe(compute, dataset=dataset)
+    description = describe_machine(compute, dataset=dataset)
     start = time.perf_counter()
     rows: list[list[Any]] = []
     for number, (name, part) in enumerate(parts.items(), 1):
@@ -115,7 +115,7 @@ def _width(
     """Training at one width: the two loops, and the convolutions alone."""
     flops = ceiling.training_flops(config.width, config.image_size, config.batch_size)
     yield _row("training", "arithmetic", config, [flops], "FLOP/step")
-    found = training.measure(dataset, config, device, rounds, seconds)
+    found = training.measure_training(dataset, config, device, rounds, seconds)
     groups = {"convolutions": "layer", "profile": "profile"}
     for key, rows in found.groupby(["loop", "what"], sort=False):
         loop, what = map(str, key)
@@ -161,7 +161,9 @@ def _point(
 ) -> Iterator[list[Any]]:
     """A further point of the cost model."""
     config = training.settings(*point)
-    yield from _cost(training.measure(dataset, config, device, 1, seconds, ["ours"]), config)
+    yield from _cost(
+        training.measure_training(dataset, config, device, 1, seconds, ["ours"]), config
+    )
 
 
 def _cost(found: pd.DataFrame, config: RunConfig) -> Iterator[list[Any]]:
@@ -204,7 +206,7 @@ def _row(
     return [group, what, *place, median, low, high, n or len(array), unit]
 
 
-def describe(compute: Compute, **facts: Any) -> dict[str, Any]:
+def describe_machine(compute: Compute, **facts: Any) -> dict[str, Any]:
     """What measured: hardware, software, commit, time; and further facts."""
     return {
         "device": compute.describe(),

@@ -29,7 +29,7 @@ CARD = "card's snippet, fp32"
 _CALIBRATION = "calibration.npy"  # beside the weights: uint8 (N, 3, S, S)
 
 
-def prepare(folder: Path, network: UNet, settings: dict[str, Any], images: Tensor) -> Path:
+def prepare_runtimes(folder: Path, network: UNet, settings: dict[str, Any], images: Tensor) -> Path:
     """Writes what `load_forward` takes into a folder; the file of the weights.
 
     Args:
@@ -121,7 +121,7 @@ def is_held(runtime: str) -> bool:
 
 
 def load_forward(runtime: str, weights: Path, device: str = "cpu") -> Forward:
-    """A runtime, one of `FORWARDS`, with weights of `prepare`.
+    """A runtime, one of `FORWARDS`, with weights of `prepare_runtimes`.
 
     Raises:
         ImportError: a package that it needs is not installed.

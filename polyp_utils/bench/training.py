@@ -28,7 +28,7 @@ def settings(width: int, image_size: int, batch_size: int) -> RunConfig:
     return replace(RECIPES["seed"], width=width, image_size=image_size, batch_size=batch_size)
 
 
-def measure(
+def measure_training(
     dataset: str,
     config: RunConfig,
     device: str = "auto",

@@ -57,7 +57,7 @@ PRESETS = {
 }
 
 
-def draw(preset: Preset, seed: int, epoch: int, rows: list[int]) -> dict[str, Tensor]:
+def draw_parameters(preset: Preset, seed: int, epoch: int, rows: list[int]) -> dict[str, Tensor]:
     """Parameters of a batch, each float32 (B,), from (seed, epoch, row) alone."""
     columns = {}
     uniform = np.stack([np.random.default_rng([seed, epoch, r]).uniform(-1, 1, 12) for r in rows])
@@ -74,7 +74,7 @@ def draw(preset: Preset, seed: int, epoch: int, rows: list[int]) -> dict[str, Te
     return columns
 
 
-def draw_many(
+def augmented_copies(
     dataset: PolypDataset, frame_id: str, preset: str, count: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """A frame and ``count`` − 1 draws of it, as a network would see it in as many epochs.
@@ -97,7 +97,7 @@ def draw_many(
     row = dataset.rows([frame_id])
     image, mask = to_input(dataset.images[row], torch.device("cpu")), dataset.masks[row]
     drawn = [
-        augment(image, mask, draw(PRESETS[preset], seed, epoch, row.tolist()))
+        augment(image, mask, draw_parameters(PRESETS[preset], seed, epoch, row.tolist()))
         for epoch in range(count - 1)
     ]
     images, masks = (torch.cat(list(parts)) for parts in zip((image, mask), *drawn, strict=True))
@@ -112,7 +112,7 @@ def augment(images: Tensor, masks: Tensor, parameters: dict[str, Tensor]) -> tup
     Args:
         images: float (B, 3, H, W) in [0, 1].
         masks: levels uint8 (B, H, W).
-        parameters: of `draw`, on the CPU.
+        parameters: of `draw_parameters`, on the CPU.
 
     Returns:
         New images and masks, of the same kinds and on the same device.

@@ -114,7 +114,7 @@ def mirrored(features: Features) -> Features:
     return Features(points.astype(np.float32), turned, features.width)
 
 
-def compare(one: Features, other: Features) -> Match | None:
+def match_features(one: Features, other: Features) -> Match | None:
     """The similarity transform that most features of two frames agree on.
 
     Returns:
@@ -177,7 +177,7 @@ def find_near_duplicates(ids: Sequence[str], features: Sequence[Features]) -> pd
 
     def confirm(candidate: tuple[int, int, bool]) -> Match | None:
         i, j, flipped = candidate
-        return compare(features[i], mirror[j] if flipped else features[j])
+        return match_features(features[i], mirror[j] if flipped else features[j])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         matches = list(pool.map(confirm, wanted))

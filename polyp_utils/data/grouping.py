@@ -51,7 +51,7 @@ def _links(labels: Mapping[str, object]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["id_a", "id_b"])
 
 
-def strata(dataset: PolypDataset) -> dict[str, str]:
+def frame_strata(dataset: PolypDataset) -> dict[str, str]:
     """Id -> which kinds of polyp the frame shows and its fifth of the polyp area."""
     masks = dataset.masks
     kinds = (get_scheme("neopolyp").encode(part).flatten(1) for part in masks.split(64))
@@ -70,11 +70,11 @@ def grouped(name: str) -> Split:
         name: of the data set, or its folder.
     """
     dataset = PolypDataset(name, _SIZE)
-    parts = grouped_parts(groups(dataset), strata(dataset), (0.8, 0.1, 0.1), SEED)
+    parts = grouped_parts(groups(dataset), frame_strata(dataset), (0.8, 0.1, 0.1), SEED)
     return Split("grouped", *parts)
 
 
 def folds(name: str, count: int) -> list[tuple[str, ...]]:
     """Equal parts of a data set for cross-validation, grouped and alike as in `grouped`."""
     dataset = PolypDataset(name, _SIZE)
-    return grouped_parts(groups(dataset), strata(dataset), (1 / count,) * count, SEED)
+    return grouped_parts(groups(dataset), frame_strata(dataset), (1 / count,) * count, SEED)

@@ -37,7 +37,7 @@ class Scene(NamedTuple):
     albedo: Field
 
 
-def draw(
+def draw_phantom(
     index: int, seed: int = 0, with_polyps: bool = True
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw one phantom; the same (index, seed) gives the same frame, whatever was drawn before.

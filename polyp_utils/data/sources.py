@@ -122,7 +122,7 @@ class PhantomSource:
     def __init__(self, count: int) -> None:
         self.ids = tuple(f"phantom-{index:04d}" for index in range(count))
         self._stamp = f"phantom drawing {phantom.VERSION}, {count} frames"
-        self._draw = functools.lru_cache(maxsize=8)(phantom.draw)
+        self._draw = functools.lru_cache(maxsize=8)(phantom.draw_phantom)
 
     def read_image(self, frame_id: str) -> np.ndarray:
         """Draws a frame."""

@@ -8,6 +8,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "ablation": ("ablation_curves", "ablation_gains"),
     "data": (
         "augmentations",
         "class_shares",
@@ -16,10 +17,12 @@ _HOMES = {
         "position_map",
         "rim_widths",
     ),
-    "errors": ("dice_against", "effects", "error_types", "kinds", "strata"),
+    "errors": ("dice_against", "effects", "error_types", "kind_confusion", "strata"),
+    "headline": ("hypothesis_clouds", "hypothesis_scores"),
     "scores": ("confusion", "reliability", "risk_coverage", "score_distributions"),
     "sheets": ("outline", "sheet"),
-    "training": ("curves", "network_batch"),
+    "speed": ("cost_law", "layer_times", "operation_shares", "training_rates"),
+    "training": ("network_batch", "training_curves"),
 }
 
 

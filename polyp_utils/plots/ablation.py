@@ -10,7 +10,7 @@ from polyp_utils.train.ablation import SETTINGS, Results
 _COLOURS = {"card": "0.5", "longer": "#56b4e9", "augmented": "#009e73", "release": "#d55e00"}
 
 
-def gains(found: pd.DataFrame) -> Figure:
+def ablation_gains(found: pd.DataFrame) -> Figure:
     """Gain of each choice with its interval, see `ablation.comparisons`; what is not run is empty.
 
     A choice with one seed is an open circle without an interval.
@@ -39,7 +39,7 @@ def gains(found: pd.DataFrame) -> Figure:
     return figure
 
 
-def curves(results: Results) -> Figure:
+def ablation_curves(results: Results) -> Figure:
     """Validation Dice per epoch, from the card's recipe to ``release``: each seed, and their mean.
 
     At network size, as training sees it.

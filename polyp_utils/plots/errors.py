@@ -17,7 +17,7 @@ from polyp_utils.score.intervals import FEW, Interval
 _POINT, _LINE = "#0072b2", "#d55e00"
 
 
-def kinds(table: pd.DataFrame, names: Collection[str]) -> Figure:
+def kind_confusion(table: pd.DataFrame, names: Collection[str]) -> Figure:
     """What becomes of each true polyp: counts of predicted kinds and misses, a row per kind."""
     counts = pd.crosstab(table["kind"], table["predicted"]).reindex(
         index=list(names), columns=[*names, MISSED], fill_value=0

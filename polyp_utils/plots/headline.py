@@ -17,7 +17,7 @@ _MARKERS = "osD^v"  # by width
 _CLOUD = 5.991  # 95 % of a two-dimensional normal distribution lie within this squared distance
 
 
-def figures(found: Sequence[Hypothesis]) -> Figure:
+def hypothesis_scores(found: Sequence[Hypothesis]) -> Figure:
     """The card's three figures under every way of making them, with intervals; the card's: line."""
     height = 0.13 * len(found) * len(AVERAGES) + 2.2
     figure, axes = plt.subplots(1, 3, figsize=(13, height), layout="constrained")
@@ -44,7 +44,7 @@ def figures(found: Sequence[Hypothesis]) -> Figure:
     return figure
 
 
-def clouds(found: Sequence[Hypothesis], averages: Sequence[str], lost: str) -> Figure:
+def hypothesis_clouds(found: Sequence[Hypothesis], averages: Sequence[str], lost: str) -> Figure:
     """Test Dice against test loss: where 95 % of the resamples lie, each seed, and the card.
 
     Args:

@@ -60,7 +60,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
-    """What P(polyp) says against what is true, a line per table of `calibration.reliability`."""
+    """What P(polyp) says against what is true, a line per `calibration.reliability_table`."""
     figure, (axes, shares) = plt.subplots(2, 1, figsize=(5.5, 6), sharex=True, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="dotted", label="honest")
     styles = ("solid", "dashed", "dashdot", "dotted")
@@ -76,7 +76,7 @@ def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
 
 
 def risk_coverage(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Mean Dice of what is kept, against how much is kept; see `uncertainty.risk_coverage`.
+    """Mean Dice of what is kept, against how much is kept; see `uncertainty.risk_coverage_table`.
 
     Args:
         tables: name of the score that orders the frames -> its table.

@@ -11,7 +11,7 @@ from polyp_utils.bench.layers import PASSES
 _COLOURS = {"plain": "0.6", "ours": "#0072b2"}
 
 
-def rates(bench: pd.DataFrame) -> Figure:
+def training_rates(bench: pd.DataFrame) -> Figure:
     """Images per second of the plain loop and of ours, per width, with quartiles; log scale."""
     training = bench[bench["group"] == "training"]
     widths = list(training["width"].unique())
@@ -34,8 +34,8 @@ def rates(bench: pd.DataFrame) -> Figure:
     return figure
 
 
-def kinds(table: pd.DataFrame) -> Figure:
-    """Share of each kind of operation in a step, a bar per width; see `bench.report.kind_table`."""
+def operation_shares(table: pd.DataFrame) -> Figure:
+    """Share of each kind of operation in a step, a bar per width; of `report.operation_table`."""
     figure, axes = plt.subplots(figsize=(9, 0.5 * table.shape[1] + 1.8))
     shares = 100 * table / table.sum()
     labels = [f"width {width}" for width in table.columns]
@@ -51,7 +51,7 @@ def kinds(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def layers(table: pd.DataFrame) -> Figure:
+def layer_times(table: pd.DataFrame) -> Figure:
     """Time of each convolution alone, by pass; see `bench.report.layer_table`."""
     figure, axes = plt.subplots(figsize=(9, 0.26 * len(table) + 1.4))
     left = np.zeros(len(table))
@@ -66,7 +66,7 @@ def layers(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def law(points: pd.DataFrame, model: CostModel) -> Figure:
+def cost_law(points: pd.DataFrame, model: CostModel) -> Figure:
     """Measured against fitted, steps and memory; on the line the law is exact."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.4))
     predict = {"step": model.step_seconds, "memory": model.memory_mib}

@@ -34,7 +34,7 @@ def network_batch(images: np.ndarray, targets: np.ndarray, classes: Sequence[str
     return figure
 
 
-def curves(history: pd.DataFrame, kept: int) -> Figure:
+def training_curves(history: pd.DataFrame, kept: int) -> Figure:
     """Losses, validation Dice and learning rate per epoch; the kept one is marked."""
     figure, (losses, scores, rates) = plt.subplots(1, 3, figsize=(14, 3.8))
     epoch = history["epoch"]

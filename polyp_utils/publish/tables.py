@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from polyp_utils.analyse.dice_drivers import FAILURE_DICE
-from polyp_utils.analyse.false_alarms import RATES, rates
+from polyp_utils.analyse.false_alarms import RATES, false_alarm_rates
 from polyp_utils.analyse.uncertainty import BAD_DICE, DOUBTS, auroc
 from polyp_utils.bench.report import (
     equivalence_table,
@@ -211,7 +211,7 @@ def false_alarm_table(runs: list[Run]) -> str:
     """Markdown: what each run marks where there is no polyp, see `analyse.false_alarms`."""
     rows = []
     for run in (run for run in runs if (run.path / "false_alarms.csv").is_file()):
-        found = rates(pd.read_csv(run.path / "false_alarms.csv"))
+        found = false_alarm_rates(pd.read_csv(run.path / "false_alarms.csv"))
         for frames, of in found.items():
             n = of[RATES[0]].n
             rows.append([_link(run), frames, str(n), *(str(of[rate]) for rate in RATES)])
@@ -241,7 +241,7 @@ def class_table(runs: list[Run]) -> str:
     return _table([*head, "Dice where it is shown [95 %]", "n"], rows)
 
 
-def kind_table(runs: list[Run]) -> str:
+def polyp_kind_table(runs: list[Run]) -> str:
     """Markdown: what becomes of each true polyp of the test part, by kind."""
     rows = []
     for run in _of_kinds(runs):
@@ -264,7 +264,7 @@ def _of_kinds(runs: list[Run]) -> list[Run]:
     return [run for run in runs if len(get_scheme(run.config.scheme).kinds) > 1]
 
 
-def protocol_table(runs: list[Run]) -> str:
+def run_protocol_table(runs: list[Run]) -> str:
     """Markdown: Dice of the same predictions under each protocol (``card``: of all classes)."""
     rows = []
     for run in runs:
@@ -309,7 +309,7 @@ def cost_table(runs: list[Run]) -> str:
     return _table([*head, "training images/s (median)", "peak memory (GiB)", "hardware"], rows)
 
 
-def split_table(runs: list[Run]) -> str:
+def split_leak_table(runs: list[Run]) -> str:
     """Markdown: every split of the package, and what stands on two sides of it; needs no run."""
     rows = []
     for dataset in ("kvasir-seg", "cvc-clinicdb", "neopolyp"):
@@ -339,7 +339,7 @@ def eye_table(runs: list[Run]) -> str:
     return _table(head, [row])
 
 
-def recall_table(runs: list[Run]) -> str:
+def duplicate_recall_table(runs: list[Run]) -> str:
     """Markdown: how many known copies of Kvasir-SEG's frames are flagged; needs no run."""
     table = pd.read_csv(_published("kvasir-seg/recall.csv"))
     rows = [
@@ -380,15 +380,15 @@ def sequence_table(runs: list[Run]) -> str:
 
 TABLES = {
     "eye": eye_table,
-    "recall": recall_table,
+    "recall": duplicate_recall_table,
     "sequences": sequence_table,
-    "splits": split_table,
+    "splits": split_leak_table,
     "released": released_finding,
     "finding": finding,
     "scores": score_table,
     "seeds": seed_table,
     "card": card_table,
-    "protocols": protocol_table,
+    "protocols": run_protocol_table,
     "literature": literature_table,
     "prototypes": prototype_table,
     "headline": headline_table,
@@ -402,7 +402,7 @@ TABLES = {
     "live": lambda _: live_runtimes(),
     "equivalence": lambda _: _frame(equivalence_table()),
     "classes": class_table,
-    "kinds": kind_table,
+    "kinds": polyp_kind_table,
     "ablation": lambda _: _frame(shown(comparisons(load(folder_of(16, 128))))),
     "cost": cost_table,
     "times": times_table,

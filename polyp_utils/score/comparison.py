@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 LARGE = 0.1  # difference of Dice that the eye sees at once
 
 
-def compare(one: Evaluation, others: Sequence[Evaluation], score: str = "dice") -> pd.DataFrame:
+def compare_systems(
+    one: Evaluation, others: Sequence[Evaluation], score: str = "dice"
+) -> pd.DataFrame:
     """Differences of one system from each of several, on the frames that both were scored on.
 
     Args:

@@ -1,8 +1,8 @@
 """Published figures, and a run's score beside each under the figure's own protocol.
 
-Figures of different protocols, training frames or test frames are not comparable: `Figure` keeps
-what each was made with and how far to trust it, and `beside` says what does not match ours. They
-stand in ``literature.csv``.
+Figures of different protocols, training frames or test frames are not comparable:
+`PublishedFigure` keeps what each was made with and how far to trust it, and `beside` says what
+does not match ours. They stand in ``literature.csv``.
 """
 
 import csv
@@ -21,7 +21,7 @@ CARD = {"best validation Dice": 0.9036, "test Dice": 0.9169, "test loss": 0.3322
 NOT_SAID = "not said"
 
 
-class Figure(NamedTuple):
+class PublishedFigure(NamedTuple):
     """One published figure.
 
     Attributes:
@@ -58,16 +58,18 @@ class Figure(NamedTuple):
 
 
 @functools.cache
-def figures() -> tuple[Figure, ...]:
+def published_figures() -> tuple[PublishedFigure, ...]:
     """All published figures that are known here."""
     text = (resources.files("polyp_utils.score") / "literature.csv").read_text(encoding="utf-8")
     return tuple(map(_figure, csv.DictReader(text.splitlines())))
 
 
-def _figure(row: dict[str, Any]) -> Figure:
+def _figure(row: dict[str, Any]) -> PublishedFigure:
     scores = {name: float(row[name] or "nan") for name in ("dice", "iou")}
     size = int(row["size"]) if row["size"] else None
-    return Figure(**row | scores | {"pretrained": row["pretrained"] == "yes", "size": size})
+    return PublishedFigure(
+        **row | scores | {"pretrained": row["pretrained"] == "yes", "size": size}
+    )
 
 
 def beside(protocols: pd.DataFrame, dataset: str, split: str = "") -> pd.DataFrame:
@@ -87,12 +89,12 @@ def beside(protocols: pd.DataFrame, dataset: str, split: str = "") -> pd.DataFra
         theirs), ``settings``, ``trust``. No rows if nothing is known of the set.
     """
     scores = protocols.set_index(["protocol", "score"]).astype(float)
-    known = [figure for figure in figures() if figure.tested_on == dataset]
+    known = [figure for figure in published_figures() if figure.tested_on == dataset]
     known.sort(key=lambda figure: figure.pretrained)
     return pd.DataFrame([_row(figure, scores, split) for figure in known])
 
 
-def _row(figure: Figure, scores: pd.DataFrame, split: str) -> dict[str, str]:
+def _row(figure: PublishedFigure, scores: pd.DataFrame, split: str) -> dict[str, str]:
     score, theirs = ("IoU", figure.iou) if math.isnan(figure.dice) else ("Dice", figure.dice)
     ours = difference = "–"
     if figure.protocol:

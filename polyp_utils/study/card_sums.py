@@ -1,8 +1,8 @@
 """What a card's Dice and loss are made of: sums per image and class, and ways of averaging them.
 
-A run's validation and test frames become sums (`measure`, from its weights or predictions), kept
-in the run as ``card_sums.csv``: every way of averaging follows from these without weights or data,
-the loss included.
+A run's validation and test frames become sums (`measure_sums`, from its weights or predictions),
+kept in the run as ``card_sums.csv``: every way of averaging follows from these without weights or
+data, the loss included.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,16 +70,16 @@ class Sums:
 
 
 def is_measured(run: Run) -> bool:
-    """Whether the run holds the table of `measure`."""
+    """Whether the run holds the table of `measure_sums`."""
     return (run.path / f"{TABLE}.csv").is_file()
 
 
 def is_measurable(run: Run) -> bool:
-    """Whether the run holds what `measure` needs: weights, or predictions."""
+    """Whether the run holds what `measure_sums` needs: weights, or predictions."""
     return run.weights.is_file() or (run.path / "predictions").is_dir()
 
 
-def measure(run: Run, dataset: PolypDataset, device: str = "auto") -> pd.DataFrame:
+def measure_sums(run: Run, dataset: PolypDataset, device: str = "auto") -> pd.DataFrame:
     """Sums of validation and test part at network size: by the run's weights in float32.
 
     Where these are not at hand, by its stored predictions, whose 8 bits round each probability by
@@ -144,7 +144,7 @@ def _chunks(ids: Sequence[str]) -> list[list[str]]:
 
 
 def read_sums(run: Run) -> pd.DataFrame:
-    """The table of `measure` that a run holds.
+    """The table of `measure_sums` that a run holds.
 
     Raises:
         RunError: it holds none.
@@ -155,7 +155,7 @@ def read_sums(run: Run) -> pd.DataFrame:
 
 
 def sums_of(table: pd.DataFrame, part: str) -> Sums:
-    """``val`` or ``test`` of a table of `measure`."""
+    """``val`` or ``test`` of a table of `measure_sums`."""
     rows = table[table["part"] == part]
     classes = rows["class"].nunique()
 

@@ -246,7 +246,7 @@ def _said(found: Interval, missing: str, sign: str = "") -> str:
     return f"{found.mean:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
 
 
-def findings(found: pd.DataFrame) -> list[str]:
+def ablation_findings(found: pd.DataFrame) -> list[str]:
     """What `comparisons` say, in sentences."""
     sentences = []
     for row in found.to_dict("records"):

@@ -12,7 +12,7 @@ from polyp_utils.runs.run import Run
 from polyp_utils.train.initial import find_initial
 from polyp_utils.train.learner import Learner
 from polyp_utils.train.start import open_run
-from polyp_utils.train.trainer import mark_finished, metadata_of, predict_parts, prepare
+from polyp_utils.train.trainer import mark_finished, metadata_of, predict_parts, prepare_training
 
 
 def adopt(config: RunConfig, note: str) -> Run:
@@ -36,7 +36,7 @@ def adopt(config: RunConfig, note: str) -> Run:
 
 
 def _adopted(config: RunConfig, note: str) -> Run:
-    scheme, compute, parts, fingerprints = prepare(config)
+    scheme, compute, parts, fingerprints = prepare_training(config)
     initial = find_initial(config)
     if initial is None or initial.new_head:
         raise WeightsError(f"{config.init} is not of scheme {scheme.name}: give the one it is of")

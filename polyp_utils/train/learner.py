@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from polyp_utils.common import processes
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.device import Compute, keep_freed_memory
-from polyp_utils.data.augment import PRESETS, augment, draw
+from polyp_utils.data.augment import PRESETS, augment, draw_parameters
 from polyp_utils.data.labels import Scheme
 from polyp_utils.data.parts import Data
 from polyp_utils.model.losses import CombinedLoss
@@ -107,7 +107,9 @@ class Learner:
             rows = processes.own_share(batch, self._micro_batches)
             images, masks = data.batch(rows)
             if preset and len(rows):
-                images, masks = augment(images, masks, draw(preset, seed, epoch, rows.tolist()))
+                images, masks = augment(
+                    images, masks, draw_parameters(preset, seed, epoch, rows.tolist())
+                )
             yield images, masks
 
     def step(self, images: Tensor, masks: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def fit(config: RunConfig) -> Run:
     with processes.joined(), explaining(settings), contextlib.ExitStack() as held:
         with processes.agreed():
             initial, leak = _initial(config), ""  # before frames are decoded
-            scheme, compute, parts, fingerprints = prepare(config)
+            scheme, compute, parts, fingerprints = prepare_training(config)
             if initial:
                 fingerprints["init_weights"], leak = initial.fingerprint, initial.leak
             opened = open_run(config, fingerprints, compute.describe(), init_leak=leak)
@@ -90,7 +90,7 @@ def fit(config: RunConfig) -> Run:
     return run
 
 
-def prepare(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[str, str]]:
+def prepare_training(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[str, str]]:
     """What the settings name, checked: scheme, device, parts of the data, their fingerprints."""
     scheme = get_scheme(config.scheme)
     split = load_split(config.split, config.dataset).limited(config.limit)
