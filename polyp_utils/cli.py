@@ -1,4 +1,4 @@
-"""The notebooks' verbs without a notebook: ``python -m polyp_utils train --recipe seed``."""
+"""The notebooks' verbs without a notebook: ``python -m polyp_utils train --recipe card``."""
 
 import argparse
 import contextlib
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--recipe", default="seed", help=f"one of {', '.join(RECIPES)}")
+    command.add_argument("--recipe", default="card", help=f"one of {', '.join(RECIPES)}")
     for field in fields(RunConfig):
         if field.name != "recipe":
             flag = "--" + field.name.replace("_", "-")
@@ -213,7 +213,7 @@ def _equivalence(
 
     size = {"width": width, "image_size": image_size}
     changes = {"dataset": dataset, **size, "epochs": epochs, "limit": limit}
-    config = RunConfig.from_recipe("seed", **changes)
+    config = RunConfig.from_recipe("card", **changes)
     path = results_root() / FOLDER / "equivalence.csv"
     measured = describe_machine(get_compute(), **changes, seeds=seeds)
     found = compare_loops(config, path, range(seeds))

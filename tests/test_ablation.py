@@ -45,7 +45,7 @@ def test_each_setting_differs_from_its_reference_in_what_it_says():
         "binary": {"scheme"},
         "unused-third": {"scheme"},
     }
-    for name, recipe in (("card", "seed"), ("release", "release")):
+    for name, recipe in (("card", "card"), ("release", "release")):
         here = {"width", "image_size", "split", "score_test", "name", "epochs"}
         changed = {k for k, v in of[name].items() if RECIPES[recipe].to_dict()[k] != v}
         assert changed <= here
@@ -56,7 +56,7 @@ def test_each_setting_differs_from_its_reference_in_what_it_says():
 @pytest.fixture
 def two_settings(monkeypatch):
     few = {
-        "card": Setting("", "the card's recipe", "seed", {"epochs": 1, "batch_size": 4}),
+        "card": Setting("", "the card's recipe", "card", {"epochs": 1, "batch_size": 4}),
         "release": Setting("card", "all", "release", {"epochs": 2, "batch_size": 4}),
     }
     monkeypatch.setattr(ablation, "SETTINGS", few)
@@ -83,7 +83,7 @@ def test_runs_leave_their_scores_and_others_go_on_from_there(two_settings, tmp_p
     monkeypatch.setattr(trainer, "fit", trained.append)
     monkeypatch.setattr(ablation, "store", lambda run, stem: None)
     ablate(2, folder, **TINY)
-    assert [(config.recipe, config.seed) for config in trained] == [("seed", 1), ("release", 1)]
+    assert [(config.recipe, config.seed) for config in trained] == [("card", 1), ("release", 1)]
     with pytest.raises(ValueError, match=r"card-s0\.json is of a run with limit 8, not 6: move it"):
         ablate(1, folder, **TINY | {"limit": 6})
 
@@ -92,7 +92,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(
     two_settings, tmp_path, monkeypatch, capsys
 ):
     def fit(config):
-        if config.recipe == "seed":
+        if config.recipe == "card":
             raise TakenError("taken")
 
     stored = []

@@ -146,7 +146,7 @@ def test_the_runtimes_that_are_compared_exist():
 def test_both_loops_learn_the_same_from_the_same(tmp_path):
     """From equal weights and frames; in fp32 only the way frames are made smaller differs."""
     short = {"epochs": 2, "lr": 0.01, "device": "cpu", "width": 4, "image_size": 32, "limit": 24}
-    config = RunConfig.from_recipe("seed", dataset="phantom", **short)
+    config = RunConfig.from_recipe("card", dataset="phantom", **short)
     table = equivalence.compare_loops(config, tmp_path / "e.csv", seeds=(0, 1), steps=4)
     assert pd.read_csv(tmp_path / "e.csv").shape == table.shape
     losses = table[table["what"] == "loss"].pivot(index=["seed", "at"], columns="loop")["value"]

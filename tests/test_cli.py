@@ -44,7 +44,7 @@ def test_every_setting_can_be_overridden(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe", "sead"], "unknown recipe 'sead': did you mean 'seed'"),
+        (["--recipe", "cart"], "unknown recipe 'cart': did you mean 'card'"),
         (["--recipe", "quick", "--width", "5"], "width is 5"),
         (["--recipe", "quick", "--limit", "4", "--batch-size", "8"], "batch_size is 8"),
         (["--recipe", "quick", "--scheme", "trimaps"], "did you mean 'trimap'"),

@@ -32,10 +32,26 @@ def test_seed_recipe_is_the_card():
     assert get_scheme(settings["scheme"]).logits == 3
 
 
-def test_seed_binary_differs_from_the_card_in_the_scheme_alone():
-    seed, binary = (RECIPES[name].to_dict() for name in ("seed", "seed-binary"))
-    assert {key for key in seed if seed[key] != binary[key]} == {"recipe", "scheme"}
+def test_card_binary_differs_from_the_card_in_the_scheme_alone():
+    card, binary = (RECIPES[name].to_dict() for name in ("card", "card-binary"))
+    assert {key for key in card if card[key] != binary[key]} == {"recipe", "scheme"}
     assert get_scheme(binary["scheme"]).logits == 1
+
+
+@pytest.mark.parametrize("former", ["seed", "seed-binary", "seed-small"])
+def test_former_names_of_recipes_are_taken_and_read(former):
+    run = RunConfig.from_recipe(former, epochs=2)
+    recipe = former.replace("seed", "card")
+    assert run == RunConfig.from_recipe(recipe, epochs=2)
+    assert run.recipe == recipe
+    assert RunConfig.from_record({**run.to_dict(), "recipe": former}) == run
+    assert run.run_name.startswith(f"{recipe}-")
+    assert run.former_run_name == run.run_name.replace("card", "seed", 1)
+
+
+def test_a_recipe_of_one_name_has_no_former_run():
+    assert RunConfig.from_recipe("release").former_run_name == ""
+    assert RunConfig.from_recipe("card", name="mine").former_run_name == ""
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -62,16 +78,16 @@ def test_whole_number_is_taken_for_a_float():
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
-        ({}, "seed-trimap-w64-s0"),
-        ({"scheme": "binary", "width": 16, "seed": 3}, "seed-binary-w16-s3"),
-        ({"limit": 8}, "seed-trimap-w64-s0-n8"),
+        ({}, "card-trimap-w64-s0"),
+        ({"scheme": "binary", "width": 16, "seed": 3}, "card-binary-w16-s3"),
+        ({"limit": 8}, "card-trimap-w64-s0-n8"),
         ({"name": "my-run"}, "my-run"),
-        ({"image_size": 128, "lr": 0.002}, "seed-trimap-w64-s0-image-size-128-lr-0.002"),
-        ({"init": "runs/one-0.5.safetensors"}, "seed-trimap-w64-s0-init-one-0.5"),
-        ({"init": "a/run-lr-0.7/model.safetensors"}, "seed-trimap-w64-s0-init-run-lr-0.7"),
-        ({"init": "run-lr-0.7"}, "seed-trimap-w64-s0-init-run-lr-0.7"),
-        ({"epochs": 30, "schedule": "cosine"}, "seed-trimap-w64-s0"),  # refused where it has begun
-        ({"device": "cpu"}, "seed-trimap-w64-s0"),
+        ({"image_size": 128, "lr": 0.002}, "card-trimap-w64-s0-image-size-128-lr-0.002"),
+        ({"init": "runs/one-0.5.safetensors"}, "card-trimap-w64-s0-init-one-0.5"),
+        ({"init": "a/run-lr-0.7/model.safetensors"}, "card-trimap-w64-s0-init-run-lr-0.7"),
+        ({"init": "run-lr-0.7"}, "card-trimap-w64-s0-init-run-lr-0.7"),
+        ({"epochs": 30, "schedule": "cosine"}, "card-trimap-w64-s0"),  # refused where it has begun
+        ({"device": "cpu"}, "card-trimap-w64-s0"),
     ],
 )
 def test_run_name(overrides, name):
@@ -92,7 +108,7 @@ def test_a_config_cannot_be_changed_afterwards():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"recipe": "sead"}, "unknown recipe 'sead': did you mean 'seed'?"),
+        ({"recipe": "cart"}, "unknown recipe 'cart': did you mean 'card'?"),
         ({"epoch": 5}, "unknown parameter 'epoch': did you mean 'epochs'?"),
         ({"batchsize": 5}, "unknown parameter 'batchsize': did you mean 'batch_size'?"),
         ({"device": "cudaa"}, "unknown device 'cudaa': did you mean 'cuda'?"),
@@ -191,26 +207,26 @@ def test_parameters_that_a_notebook_does_not_have_are_refused():
 @pytest.mark.parametrize(
     ("overrides", "split", "name"),
     [
-        ({}, "random-800-s42", "seed-trimap-w64-s0"),
-        ({"dataset": "kvasir-seg"}, "random-800-s42", "seed-trimap-w64-s0"),
-        ({"dataset": "neopolyp", "scheme": "neopolyp"}, "grouped", "seed-neopolyp-neopolyp-w64-s0"),
-        ({"dataset": "my/frames"}, "grouped", "seed-frames-trimap-w64-s0"),
+        ({}, "random-800-s42", "card-trimap-w64-s0"),
+        ({"dataset": "kvasir-seg"}, "random-800-s42", "card-trimap-w64-s0"),
+        ({"dataset": "neopolyp", "scheme": "neopolyp"}, "grouped", "card-neopolyp-neopolyp-w64-s0"),
+        ({"dataset": "my/frames"}, "grouped", "card-frames-trimap-w64-s0"),
         (
             {"dataset": "neopolyp", "split": "grouped-fold2"},
             "grouped-fold2",
-            "seed-neopolyp-grouped-fold2-trimap-w64-s0",
+            "card-neopolyp-grouped-fold2-trimap-w64-s0",
         ),
-        ({"dataset": "phantom"}, "phantom-240", "seed-phantom-trimap-w64-s0"),
-        ({"split": "grouped"}, "grouped", "seed-grouped-trimap-w64-s0"),
-        ({"split": "my/part.csv"}, "my/part.csv", "seed-part-trimap-w64-s0"),
+        ({"dataset": "phantom"}, "phantom-240", "card-phantom-trimap-w64-s0"),
+        ({"split": "grouped"}, "grouped", "card-grouped-trimap-w64-s0"),
+        ({"split": "my/part.csv"}, "my/part.csv", "card-part-trimap-w64-s0"),
     ],
 )
 def test_another_data_set_brings_its_grouped_split(overrides, split, name):
-    run = RunConfig.from_recipe("seed", **overrides)
+    run = RunConfig.from_recipe("card", **overrides)
     assert run.split == split
     assert run.run_name == name
 
 
 def test_new_recipes_are_split_by_group():
-    published = {"seed", "seed-binary", "seed-small", "quick"}  # these keep theirs
+    published = {"card", "card-binary", "card-small", "quick"}  # these keep theirs
     assert {RECIPES[name].split for name in RECIPES.keys() - published} == {"grouped"}

@@ -25,7 +25,7 @@ TINY |= {"epochs": 1, "device": "cpu", "precision": "fp32"}
 
 
 def config(**changes):
-    return RunConfig.from_recipe("seed", **TINY | changes)
+    return RunConfig.from_recipe("card", **TINY | changes)
 
 
 def started(settings):

@@ -136,7 +136,7 @@ def unet_of_seed(seed):
     return UNet(width=4)
 
 
-@pytest.mark.parametrize("recipe", ["seed", "quick", "release"])
+@pytest.mark.parametrize("recipe", ["card", "quick", "release"])
 def test_the_state_is_all_that_going_on_needs(recipe):
     config = RunConfig.from_recipe(recipe, **TINY, epochs=4, lr=0.01, lr_patience=0)
     data = frames(8)
@@ -163,7 +163,7 @@ def test_the_state_is_all_that_going_on_needs(recipe):
 
 
 def test_the_card_has_adam_and_no_schedule_but_the_plateau():
-    card = RECIPES["seed"]
+    card = RECIPES["card"]
     assert (card.optimizer, card.schedule, card.weight_decay) == ("adam", "plateau", 0)
     assert (card.clip_norm, card.ema_decay, card.keep, card.init) == (0, 0, "best", "")
     learner = started(optimizer="adam", weight_decay=0.0, schedule="plateau", lr=0.1, ema_decay=0.0)

@@ -478,7 +478,7 @@ def test_command_of_the_card_trains_the_same_run(run, capsys):
 
 def test_research_data_make_research_weights(run):
     record = run.record
-    record["settings"] |= {"recipe": "seed", "dataset": "kvasir-seg", "split": "random-800-s42"}
+    record["settings"] |= {"recipe": "card", "dataset": "kvasir-seg", "split": "random-800-s42"}
     record["resumed"] = [{"commit": "later"}]
     (run.path / "config.json").write_text(json.dumps(record))
     text = write_model_card(run).read_text(encoding="utf-8")

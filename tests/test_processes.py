@@ -73,7 +73,7 @@ def small(**changes):
 
 def torchrun(results, fault="", epoch=0):
     """Trains with two processes, in a results folder of their own; the finished launcher."""
-    words = ["train", "--recipe=seed"]
+    words = ["train", "--recipe=card"]
     words += [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "POLYP_RESULTS": str(results), "FAULT": fault}

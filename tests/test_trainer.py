@@ -230,7 +230,7 @@ def copy(learner):
 
 def test_a_killed_run_goes_on_to_the_same_end(results, longer, capsys):
     words = [f"--{key.replace('_', '-')}={value}" for key, value in LONGER.items()]
-    words = ["train", "--recipe=seed", *words]
+    words = ["train", "--recipe=card", *words]
     command = [sys.executable, "-m", "polyp_utils", *words]
     run = Run(results / longer.name)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -276,6 +276,25 @@ def test_a_run_that_died_while_writing_goes_on_to_the_same_end(
     assert same_tensors(run, base)
     assert same_history(run, base)
     assert not list(run.path.rglob("*.tmp"))
+
+
+def test_a_run_begun_under_the_former_name_of_its_recipe_goes_on(monkeypatch, results, base):
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "save_weights", lambda *_: 1 / 0)  # after the first state is written
+        with pytest.raises(ZeroDivisionError):
+            fit(base.config)
+    begun = results / base.config.former_run_name
+    (results / base.config.run_name).rename(begun)
+    record = json.loads((begun / "config.json").read_text(encoding="utf-8"))
+    record["settings"]["recipe"] = "seed"
+    (begun / "config.json").write_text(json.dumps(record), encoding="utf-8")
+    asked = {key: value for key, value in base.config.to_dict().items() if key != "recipe"}
+    run = fit(RunConfig.from_recipe("seed", **asked))
+    assert run.path == begun
+    assert run.config == base.config
+    assert same_tensors(run, base)
+    assert same_history(run, base)
+    assert not (results / base.config.run_name).exists()
 
 
 def test_where_the_frames_lie_changes_nothing(monkeypatch, base, in_folder):
@@ -536,11 +555,11 @@ def test_class_weights_come_from_the_training_part(monkeypatch):
 def test_the_estimate_names_the_cost_and_what_would_be_quicker(capsys):
     run = fit(small(limit=24, epochs=1))  # six steps
     assert "for 1 epochs on cpu" in capsys.readouterr().out
-    config, compute = RunConfig.from_recipe("seed"), get_compute("cpu", "fp32")
+    config, compute = RunConfig.from_recipe("card"), get_compute("cpu", "fp32")
     trainer = Trainer(Learner(config, get_scheme("trimap"), compute), run)
     # (64 · 256)² / (16 · 128)² = 64; 800 frames × 20 epochs × 0.36 s = 1.6 h
     assert trainer._estimate(0.36, 800).startswith("about 1.6 h for 20 epochs on cpu")
-    assert "seed-small (width 16, 128 px: 64 times less work)" in trainer._estimate(0.36, 800)
+    assert "card-small (width 16, 128 px: 64 times less work)" in trainer._estimate(0.36, 800)
     assert "quicker" not in trainer._estimate(0.01, 800)
 
 

@@ -64,7 +64,7 @@ def find_weights(source: str, **settings: Any) -> Run | WeightsFile:
             "must be that of its training, or it is tested on frames that it has seen"
         )
     width, _ = shape_of(path)
-    config = RunConfig.from_recipe("seed", **known, width=width, limit=stored.get("limit"))
+    config = RunConfig.from_recipe("card", **known, width=width, limit=stored.get("limit"))
     return WeightsFile(path.stem, path, config)
 
 

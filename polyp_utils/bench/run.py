@@ -38,7 +38,7 @@ COMPARED = (
     "ONNX Runtime, int8",
     "OpenVINO, int8",
 )
-# Width and image size of inference, beside the widths that are measured anyway: seed-small's.
+# Width and image size of inference, beside the widths that are measured anyway: card-small's.
 PLACES = ((16, 128),)
 _NOWHERE = {"width": 0, "image_size": 0, "batch": 0}
 COLUMNS = ["group", "what", "width", "image_size", "batch", "value", "low", "high", "n", "unit"]

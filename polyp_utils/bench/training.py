@@ -25,7 +25,7 @@ UNITS = {"training": "images/s", "validation": "images/s", "first_batch": "s", "
 
 def settings(width: int, image_size: int, batch_size: int) -> RunConfig:
     """The card's recipe at another width, size or batch."""
-    return replace(RECIPES["seed"], width=width, image_size=image_size, batch_size=batch_size)
+    return replace(RECIPES["card"], width=width, image_size=image_size, batch_size=batch_size)
 
 
 def measure_training(

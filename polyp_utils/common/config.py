@@ -25,7 +25,7 @@ class RunConfig:
         ValueError: a value out of range, with the value seen and what is allowed.
     """
 
-    recipe: str = "seed"
+    recipe: str = "card"
     dataset: str = "kvasir-seg"
     split: str = "random-800-s42"
     scheme: str = "trimap"
@@ -112,15 +112,17 @@ class RunConfig:
             raise ValueError(f"name is {self.name!r}; it must be a plain folder name")
 
     @classmethod
-    def from_recipe(cls, recipe: str = "seed", **overrides: Any) -> "RunConfig":
+    def from_recipe(cls, recipe: str = "card", **overrides: Any) -> "RunConfig":
         """A recipe's settings with explicit overrides; ``None`` means "as in the recipe".
 
         Another data set than the recipe's comes with its split ``grouped``, if none is given.
+        Former names of recipes (``seed``, ``seed-binary``, ``seed-small``) are taken too.
 
         Raises:
             ValueError: unknown recipe or parameter (with the nearest valid name), or a value
                 that is out of range or of another type.
         """
+        recipe = _FORMER_NAMES.get(recipe, recipe)
         if recipe not in RECIPES:
             raise unknown("recipe", recipe, RECIPES)
         types = {field.name: type(field.default) for field in fields(cls)}
@@ -146,9 +148,29 @@ class RunConfig:
         names = [field.name for field in fields(cls)]
         return cls.from_recipe(**{name: namespace[name] for name in names if name in namespace})
 
+    @classmethod
+    def from_record(cls, settings: dict[str, Any]) -> "RunConfig":
+        """The settings that a run has recorded, see `to_dict`.
+
+        Raises:
+            ValueError: a value out of range.
+            TypeError: a setting that this version does not know.
+        """
+        recipe = settings.get("recipe", cls.recipe)
+        return cls(**{**settings, "recipe": _FORMER_NAMES.get(recipe, recipe)})
+
     @property
     def run_name(self) -> str:
         """Folder name of the run under the results folder."""
+        return self._run_name(self.recipe)
+
+    @property
+    def former_run_name(self) -> str:
+        """Its name while the recipe had another one, see `from_recipe`; empty if it never had."""
+        former = [old for old, recipe in _FORMER_NAMES.items() if recipe == self.recipe]
+        return "" if self.name or not former else self._run_name(former[0])
+
+    def _run_name(self, recipe: str) -> str:
         if self.name:
             return self.name
         usual = RECIPES.get(self.recipe, self)
@@ -156,7 +178,7 @@ class RunConfig:
         split = Path(self.split).stem if self.split != _usual_split(usual, self.dataset) else ""
         middle = "".join(f"-{part}" for part in (split, self.scheme) if part)
         limit = f"-n{self.limit}" if self.limit else ""
-        name = f"{self.recipe}{data}{middle}-w{self.width}-s{self.seed}{limit}"
+        name = f"{recipe}{data}{middle}-w{self.width}-s{self.seed}{limit}"
         for key, value in self.to_dict().items():
             if key not in _NAMED and value != getattr(usual, key):
                 word = f"{value:g}" if isinstance(value, float) else str(value)
@@ -237,17 +259,17 @@ _CHOICES = {
     "compile_mode": ("none", "default", "reduce-overhead", "max-autotune"),
 }
 
-_SEED = RunConfig()  # the defaults are the model card, number by number; it names no augmentation
+_CARD = RunConfig()  # the defaults are the model card, number by number; it names no augmentation
 
 RECIPES: dict[str, RunConfig] = {
-    "seed": _SEED,
+    "card": _CARD,
     # The card's sibling: one logit, BCE instead of CE.
-    "seed-binary": replace(_SEED, recipe="seed-binary", scheme="binary"),
+    "card-binary": replace(_CARD, recipe="card-binary", scheme="binary"),
     # The card's recipe at 1/64 of its arithmetic, for machines without a GPU.
-    "seed-small": replace(_SEED, recipe="seed-small", width=16, image_size=128, lr=1e-3),
+    "card-small": replace(_CARD, recipe="card-small", width=16, image_size=128, lr=1e-3),
     # The card's network, trained as well as it can be; nothing is selected once training has begun.
     "release": replace(
-        _SEED,
+        _CARD,
         recipe="release",
         split="grouped",
         width=32,
@@ -267,7 +289,7 @@ RECIPES: dict[str, RunConfig] = {
     # (0.8, 3.7, 9.6), and a kind that a batch lacks leaves the Dice loss, which otherwise would
     # only push it down: a quarter of the frames show a non-neoplastic polyp.
     "neopolyp": replace(
-        _SEED,
+        _CARD,
         recipe="neopolyp",
         dataset="neopolyp",
         split="grouped",
@@ -280,7 +302,7 @@ RECIPES: dict[str, RunConfig] = {
     # ones whose weights are averaged, mirror images, and a loss that is mostly Dice (chosen on
     # validation; several seeds).
     "quick": replace(
-        _SEED,
+        _CARD,
         recipe="quick",
         dataset="phantom",
         split="phantom-240",
@@ -299,5 +321,8 @@ RECIPES: dict[str, RunConfig] = {
         augment="mirror",
     ),
 }
+
+# Recipes as earlier versions called them: accepted, and found in the records of their runs.
+_FORMER_NAMES = {"seed": "card", "seed-binary": "card-binary", "seed-small": "card-small"}
 
 RELEASED = "prototype-release-w32"  # the published run whose weights are meant for use

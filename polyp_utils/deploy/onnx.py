@@ -88,7 +88,7 @@ def export_int8(source: str | Path, path: str | Path, images: Tensor) -> Path:
       and the softmax.
     - Ranges are the smallest and largest values seen.
 
-    Chosen on validation parts: `seed-small` (width 16) and a run of width 32 lose 0.002 to 0.003
+    Chosen on validation parts: `card-small` (width 16) and a run of width 32 lose 0.002 to 0.003
     of polyp Dice or gain as much, ±0.004; one scale per tensor was worse at width 16 and no better
     at 32; percentiles, entropy, more than 64 frames and a last layer in float were no better.
 

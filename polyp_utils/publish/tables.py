@@ -126,7 +126,7 @@ def _interval_of(row: dict[str, Any]) -> Interval:
 
 def finding(runs: list[Run]) -> str:
     """Markdown: what the card's recipe comes to over its seeds, in two sentences."""
-    seeds = next(alike for alike in _alike(runs) if any(run.is_seed for run in alike))
+    seeds = next(alike for alike in _alike(runs) if any(run.is_card for run in alike))
     config = seeds[0].config
     found, _, each = _over_seeds(seeds)
     at_network_size, _, each_there = _over_seeds(seeds, NETWORK)
@@ -144,7 +144,7 @@ def finding(runs: list[Run]) -> str:
 def card_table(runs: list[Run]) -> str:
     """Markdown: the card's three figures, and those of each run on the card's data set."""
     rows = [["model card", "not said", *(f"{value:.4f}" for value in CARD.values()), "not said"]]
-    for run in (run for run in runs if run.config.dataset == RECIPES["seed"].dataset):
+    for run in (run for run in runs if run.config.dataset == RECIPES["card"].dataset):
         summary = run.summary
         figures = [f"{summary['card'][key]:.4f}" for key in CARD]
         rows.append([_link(run), run.config.scheme, *figures, _score(summary, ORIGINAL, "dice")])

@@ -55,7 +55,7 @@ class Run:
     @property
     def config(self) -> RunConfig:
         """The settings."""
-        return RunConfig(**self.record["settings"])
+        return RunConfig.from_record(self.record["settings"])
 
     @property
     def history(self) -> pd.DataFrame:
@@ -108,9 +108,9 @@ class Run:
         return self.path / "unaveraged.safetensors"
 
     @property
-    def is_seed(self) -> bool:
+    def is_card(self) -> bool:
         """Whether it is the model card's recipe, without a change."""
-        return self.config == RECIPES["seed"]
+        return self.config == RECIPES["card"]
 
     @property
     def published(self) -> bool:
@@ -206,6 +206,16 @@ def make_folder(path: Path) -> Path:
 
 def _read_only(path: Path, error: OSError) -> RunError:
     return RunError(f"{path} cannot be written ({error}): set POLYP_RESULTS to a folder that can")
+
+
+def run_of(config: RunConfig) -> Run:
+    """The run of some settings, there or not; one begun under a former name of its recipe is it."""
+    run = Run(results_root() / config.run_name)
+    if config.former_run_name and not (run.path / "config.json").is_file():
+        former = Run(results_root() / config.former_run_name)
+        if (former.path / "config.json").is_file():
+            return former
+    return run
 
 
 def list_runs() -> list[Run]:

@@ -45,7 +45,7 @@ def card_runs() -> list[Run]:
     made here, for want of weights and predictions, are left out.
     """
     free = ("scheme", "width", "seed", "device", "name")
-    card = {k: v for k, v in RECIPES["seed"].to_dict().items() if k not in free}
+    card = {k: v for k, v in RECIPES["card"].to_dict().items() if k not in free}
     found: dict[str, Run] = {}
     for run in list_runs():
         there = card.items() <= run.config.to_dict().items()

@@ -7,6 +7,7 @@ whoever goes on starts from what lies there: its settings and times, and its sco
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,9 +43,9 @@ class Setting(NamedTuple):
 
 
 SETTINGS: dict[str, Setting] = {
-    "card": Setting("", "the card's recipe", "seed", {"epochs": 20}),
-    "longer": Setting("card", "40 epochs instead of 20", "seed", {"epochs": 40}),
-    "augmented": Setting("longer", "augmentation", "seed", {"epochs": 40, "augment": "strong"}),
+    "card": Setting("", "the card's recipe", "card", {"epochs": 20}),
+    "longer": Setting("card", "40 epochs instead of 20", "card", {"epochs": 40}),
+    "augmented": Setting("longer", "augmentation", "card", {"epochs": 40, "augment": "strong"}),
     "release": Setting(
         "augmented",
         "AdamW, lr 1e-3, cosine, batches of 16, clipping, averaging",
@@ -82,7 +83,7 @@ def config_of(name: str, seed: int, **size: Any) -> RunConfig:
     shared = {"split": "grouped", "score_test": False, **size, "seed": seed}
     config = RunConfig.from_recipe(setting.recipe, **shared, **setting.changes)
     run_name = f"ablation-w{config.width}-{config.image_size}px-{name}-s{seed}"
-    return RunConfig(**{**config.to_dict(), "name": run_name})
+    return replace(config, name=run_name)
 
 
 def ablate(seeds: int, folder: Path, **size: Any) -> None:
@@ -120,7 +121,7 @@ def _is_stored(stem: Path, config: RunConfig) -> bool:
     if not path.is_file():
         return False
     settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
-    stored = RunConfig(**settings).to_dict()
+    stored = RunConfig.from_record(settings).to_dict()
     for key, value in config.to_dict().items():
         if key not in {"device", "precision", "name"} and stored[key] != value:
             raise ValueError(

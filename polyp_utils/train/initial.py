@@ -93,7 +93,7 @@ def _of_head(name: str) -> bool:
 def _leak(config: RunConfig, metadata: dict[str, Any]) -> str:
     """What given weights have seen of a run's test part, in words."""
     try:
-        theirs = RunConfig(**metadata["settings"])
+        theirs = RunConfig.from_record(metadata["settings"])
         seen_split = load_split(theirs.split, theirs.dataset).limited(theirs.limit)
     except (KeyError, TypeError, ValueError, OSError):  # not said, or no longer here
         return "Which frames they have seen is not known: none of them should be in the test part"

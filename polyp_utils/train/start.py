@@ -17,9 +17,9 @@ import polyp_utils
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.files import write_json
-from polyp_utils.common.paths import repo_root, results_root
+from polyp_utils.common.paths import repo_root
 from polyp_utils.common.processes import rank, size
-from polyp_utils.runs.run import Run
+from polyp_utils.runs.run import Run, run_of
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ def open_run(
         RunError: the folder holds a run with other settings or data, another process trains it,
             or it cannot be written.
     """
-    run = Run(results_root() / config.run_name)
+    run = run_of(config)
     if rank():
         yield run
         return

@@ -30,7 +30,6 @@ from polyp_utils.common.device import (
 )
 from polyp_utils.common.exceptions import DivergedError, RunError
 from polyp_utils.common.files import atomic, write_csv, write_json
-from polyp_utils.common.paths import results_root
 from polyp_utils.common.progress import Progress, duration
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
@@ -39,7 +38,7 @@ from polyp_utils.data.parts import Data, load_parts
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.losses import inverse_sqrt_weights
 from polyp_utils.model.predict import freeze, load_weights, predict, save_weights
-from polyp_utils.runs.run import Run
+from polyp_utils.runs.run import Run, run_of
 from polyp_utils.train.initial import Initial, find_initial
 from polyp_utils.train.learner import Learner, micro_batches
 from polyp_utils.train.start import open_run
@@ -115,7 +114,7 @@ def prepare_training(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data
 
 def _initial(config: RunConfig) -> Initial | None:
     """The weights to start from; those that a run with an epoch has started from may be gone."""
-    run = Run(results_root() / config.run_name)
+    run = run_of(config)
     try:
         return find_initial(config)
     except (FileNotFoundError, RunError, ValueError):
@@ -248,7 +247,7 @@ class Trainer:
         )
         work = (self.config.width * self.config.image_size) ** 2 / (16 * 128) ** 2
         if seconds > 1800 and work > 1:
-            text += f"; quicker: recipe seed-small (width 16, 128 px: {work:.0f} times less work)"
+            text += f"; quicker: recipe card-small (width 16, 128 px: {work:.0f} times less work)"
         return text
 
     def _save(self) -> None:
