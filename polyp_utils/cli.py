@@ -77,17 +77,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--recipe", default="card", help=f"one of {', '.join(RECIPES)}")
     for field in fields(RunConfig):
-        if field.name != "recipe":
-            flag = "--" + field.name.replace("_", "-")
-            kind = type(field.default)
-            help_text = f"override the recipe's (default recipe: {field.default!r})"
-            if kind is bool:
-                action: Any = argparse.BooleanOptionalAction
-                command.add_argument(flag, action=action, default=None, help=help_text)
-            else:
-                command.add_argument(flag, type=kind, default=None, help=help_text)
+        flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
+        text = field.metadata["help"].replace("%", "%%")
+        if field.name == "recipe":
+            command.add_argument(flag, default=field.default, help=f"{text}: {', '.join(RECIPES)}")
+        elif kind is bool:
+            action: Any = argparse.BooleanOptionalAction
+            command.add_argument(flag, action=action, default=None, help=text)
+        else:
+            command.add_argument(flag, type=kind, default=None, help=text)
 
 
 def _run(verb: str, options: dict[str, Any]) -> int:

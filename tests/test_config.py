@@ -1,12 +1,12 @@
 import math
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
 from polyp_utils.common import paths
 from polyp_utils.common.config import RECIPES, RunConfig, check_parameters
 from polyp_utils.data.catalog import get_info
-from polyp_utils.data.labels import get_scheme
+from polyp_utils.data.labels import SCHEMES, get_scheme
 from polyp_utils.data.splits import load_split
 
 CARD = {  # shared facts, section 1: the model card's numbers
@@ -24,7 +24,7 @@ CARD = {  # shared facts, section 1: the model card's numbers
 }
 
 
-def test_seed_recipe_is_the_card():
+def test_recipe_card_is_the_model_card():
     settings = RunConfig.from_recipe().to_dict()
     assert {key: settings[key] for key in CARD} == CARD
     split = load_split(settings["split"])
@@ -67,6 +67,11 @@ def test_overrides_change_only_what_they_name():
     run = RunConfig.from_recipe("quick", epochs=2, lr=None, seed=None)
     changed = {k for k, v in run.to_dict().items() if v != RECIPES["quick"].to_dict()[k]}
     assert changed == {"epochs"}
+
+
+def test_the_help_of_scheme_names_them_all():
+    (text,) = [f.metadata["help"] for f in fields(RunConfig) if f.name == "scheme"]
+    assert all(name in text for name in SCHEMES)
 
 
 def test_whole_number_is_taken_for_a_float():

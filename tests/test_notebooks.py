@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -194,3 +195,11 @@ def test_every_parameter_is_documented(path):
     parameters = papermill.inspect_notebook(path)
     assert parameters
     assert all(p["help"] and p["inferred_type_name"] for p in parameters.values())
+
+
+def test_settings_mean_the_same_in_the_training_notebook():
+    parameters = papermill.inspect_notebook(ROOT / "notebooks/02_train.ipynb")
+    meant = {setting.name: setting.metadata["help"] for setting in fields(RunConfig)}
+    said = {name: parameter["help"] for name, parameter in parameters.items()}
+    assert said.pop("recipe").startswith(meant["recipe"])
+    assert said == {name: meant[name] for name in said}

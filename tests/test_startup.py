@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from polyp_utils.common.config import RunConfig
+from polyp_utils.publish.tables import DOCUMENTS
 from polyp_utils.train.trainer import fit
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +70,7 @@ def repository(tmp_path):
     root = tmp_path / "repository"
     for name in ("notebooks", "polyp_utils", "results"):
         (root / name).mkdir(parents=True)
-    for name in ("README.md", "results/README.md"):
+    for name in DOCUMENTS:
         (root / name).write_text((ROOT / name).read_text())
     (root / "results/published").symlink_to(ROOT / "results/published")
     return root

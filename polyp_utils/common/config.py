@@ -10,55 +10,73 @@ import hashlib
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from polyp_utils.common.exceptions import unknown
 
+_SCHEMES = "trimap, binary, unused-third, jpeg-levels or neopolyp (what the classes are)"
+_DICE_ABSENT = "a class absent from the batch, in the Dice loss"
+_PRECISION = "auto: bf16 where the hardware has it"
+_COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
+
+
+def _setting(default: Any, text: str, *choices: str) -> Any:
+    """A field with what it means, and the values that it may have where they are few."""
+    if choices:
+        listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
+        text = f"{listed} ({text})" if text else listed
+    return field(default=default, metadata={"help": text, "choices": choices})
+
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All that decides a run. Sizes in pixels; ``image_size`` is the side of the square input.
+    """All that decides a run; the defaults are the model card, number by number.
+
+    Every setting says what it means in its field's metadata (``help``), which the command line, the
+    notebooks' parameter cells and the documents show.
 
     Raises:
         ValueError: a value out of range, with the value seen and what is allowed.
     """
 
-    recipe: str = "card"
-    dataset: str = "kvasir-seg"
-    split: str = "random-800-s42"
-    scheme: str = "trimap"
-    image_size: int = 256
-    width: int = 64  # channels of the first stage
-    epochs: int = 20  # passes over the training part
-    batch_size: int = 8  # frames per step, over all processes
-    micro_batches: int = 0  # a batch is taken in that many parts; 0 = one per process
-    init: str = ""  # run or safetensors file whose weights training starts from; empty = random
-    optimizer: str = "adam"  # adam (card), adamw, sgd (Nesterov momentum 0.9)
-    lr: float = 1e-4  # at its highest
-    weight_decay: float = 0.0  # of the convolutions' weights, by adamw and sgd
-    clip_norm: float = 0.0  # longer gradients are cut to this length; 0 = none
-    ema_decay: float = 0.0  # of the moving average of the weights that is kept; 0 = no average
-    schedule: str = "plateau"  # plateau (card), linear, cosine (see `polyp_utils.train.learner`)
-    lr_factor: float = 0.5  # plateau: ReduceLROnPlateau on the validation loss
-    lr_patience: int = 3
-    min_lr: float = 1e-6
-    warmup: float = 0.05  # linear, cosine: share of the steps in which lr rises
-    keep: str = "best"  # the epoch that is kept: best (on validation; card), last
-    ce_weight: float = 0.5  # cross-entropy, or BCE for a network with one logit
-    dice_weight: float = 0.5
-    dice_absent: str = "include"  # class absent from a batch: "include" (card) or "exclude"
-    class_weights: str = "none"  # in the cross-entropy: none (card), inverse-sqrt
-    augment: str = "none"  # none (card), mirror, light, strong
-    seed: int = 0  # weights and order; never the split
-    limit: int = 0  # first n ids of each part, for smoke runs; 0 = all
-    score_test: bool = True  # False: the test part is neither predicted nor scored
-    device: str = "auto"  # auto, cuda, mps, cpu
-    precision: str = "auto"  # auto (bf16 where the hardware has it), bf16, fp32
-    compile_mode: str = "none"  # torch.compile: none, default, reduce-overhead, max-autotune
-    deterministic: bool = False  # slower on CUDA, equal weights twice; the CPU always is
-    name: str = ""  # run folder; empty = derived from the settings
+    recipe: str = _setting("card", "named settings to start from")
+    dataset: str = _setting("kvasir-seg", "name in the catalogue, or a folder")
+    split: str = _setting("random-800-s42", "name of a split, or a CSV file with columns id, part")
+    scheme: str = _setting("trimap", _SCHEMES)
+    image_size: int = _setting(256, "side of the network's input in pixels, a multiple of 16")
+    width: int = _setting(64, "channels of the first stage")
+    epochs: int = _setting(20, "passes over the training part")
+    batch_size: int = _setting(8, "frames per step, over all processes")
+    micro_batches: int = _setting(0, "micro-batches per step; 0: one per process")
+    init: str = _setting("", "run or safetensors file to start from; empty: random weights")
+    optimizer: str = _setting("adam", "", "adam", "adamw", "sgd")
+    lr: float = _setting(1e-4, "learning rate, at its highest")
+    weight_decay: float = _setting(0.0, "on the convolutions, by adamw and sgd")
+    clip_norm: float = _setting(0.0, "norm that gradients are clipped to; 0: they are not")
+    ema_decay: float = _setting(0.0, "of the moving average of the weights; 0: no average")
+    schedule: str = _setting("plateau", "of the learning rate", "plateau", "linear", "cosine")
+    lr_factor: float = _setting(0.5, "plateau: the learning rate is multiplied by it")
+    lr_patience: int = _setting(3, "plateau: epochs without a lower validation loss before that")
+    min_lr: float = _setting(1e-6, "plateau: lowest learning rate")
+    warmup: float = _setting(0.05, "linear, cosine: share of the steps in which the rate rises")
+    keep: str = _setting("best", "epoch that is kept; best on validation", "best", "last")
+    ce_weight: float = _setting(0.5, "weight of the cross-entropy in the loss")
+    dice_weight: float = _setting(0.5, "weight of the Dice loss")
+    dice_absent: str = _setting("include", _DICE_ABSENT, "include", "exclude")
+    class_weights: str = _setting("none", "in the cross-entropy", "none", "inverse-sqrt")
+    augment: str = _setting("none", "", "none", "mirror", "light", "strong")
+    seed: int = _setting(0, "of weights, order and augmentation; the split never depends on it")
+    limit: int = _setting(0, "first n frames of each part, for a smoke run; 0: all")
+    score_test: bool = _setting(True, "predict and score the test part")
+    device: str = _setting("auto", "", "auto", "cuda", "mps", "cpu")
+    precision: str = _setting("auto", _PRECISION, "auto", "bf16", "fp32")
+    compile_mode: str = _setting("none", "of torch.compile", *_COMPILE_MODES)
+    deterministic: bool = _setting(
+        False, "repeatable to the bit on CUDA, slower; the CPU always is"
+    )
+    name: str = _setting("", "run folder; empty: derived from the settings")
 
     def __post_init__(self) -> None:
         for name in ("width", "epochs", "batch_size"):
@@ -105,9 +123,9 @@ class RunConfig:
                 f"micro_batches is {self.micro_batches} but batch_size is {self.batch_size}: take "
                 "a number that divides it"
             )
-        for name, valid in _CHOICES.items():
-            if getattr(self, name) not in valid:
-                raise unknown(name, getattr(self, name), valid)
+        for name, choices in ((f.name, f.metadata["choices"]) for f in fields(self)):
+            if choices and getattr(self, name) not in choices:
+                raise unknown(name, getattr(self, name), choices)
         if self.name != Path(self.name).name or self.name in {".", ".."}:
             raise ValueError(f"name is {self.name!r}; it must be a plain folder name")
 
@@ -125,7 +143,7 @@ class RunConfig:
         recipe = _FORMER_NAMES.get(recipe, recipe)
         if recipe not in RECIPES:
             raise unknown("recipe", recipe, RECIPES)
-        types = {field.name: type(field.default) for field in fields(cls)}
+        types = {f.name: type(f.default) for f in fields(cls)}
         given = {key: value for key, value in overrides.items() if value is not None}
         if "dataset" in given:
             given.setdefault("split", _usual_split(RECIPES[recipe], given["dataset"]))
@@ -145,7 +163,7 @@ class RunConfig:
         Raises:
             ValueError: as in `from_recipe`.
         """
-        names = [field.name for field in fields(cls)]
+        names = [f.name for f in fields(cls)]
         return cls.from_recipe(**{name: namespace[name] for name in names if name in namespace})
 
     @classmethod
@@ -247,19 +265,7 @@ _NAMED = {"recipe", "dataset", "split", "scheme", "width", "seed", "limit", "dev
 _NAMED |= {"epochs", "schedule", "warmup", "lr_factor", "lr_patience", "min_lr"}
 _LONGEST_NAME = 120  # characters; file systems take 255
 
-_CHOICES = {
-    "dice_absent": ("include", "exclude"),
-    "class_weights": ("none", "inverse-sqrt"),
-    "augment": ("none", "mirror", "light", "strong"),
-    "optimizer": ("adam", "adamw", "sgd"),
-    "schedule": ("plateau", "linear", "cosine"),
-    "keep": ("best", "last"),
-    "device": ("auto", "cuda", "mps", "cpu"),
-    "precision": ("auto", "bf16", "fp32"),
-    "compile_mode": ("none", "default", "reduce-overhead", "max-autotune"),
-}
-
-_CARD = RunConfig()  # the defaults are the model card, number by number; it names no augmentation
+_CARD = RunConfig()  # it names no augmentation
 
 RECIPES: dict[str, RunConfig] = {
     "card": _CARD,

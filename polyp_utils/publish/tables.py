@@ -6,6 +6,7 @@ A document holds a pair of markers per table, and what stands between them is wr
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from polyp_utils.bench.report import (
     training_speed,
     whole_frames,
 )
-from polyp_utils.common.config import RECIPES, RELEASED
+from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
 from polyp_utils.common.files import atomic
 from polyp_utils.common.paths import repo_root
 from polyp_utils.data.catalog import get_info
@@ -39,7 +40,7 @@ from polyp_utils.score.literature import CARD, beside
 from polyp_utils.score.protocols import NETWORK, ORIGINAL, PROTOCOLS, polyp_scores
 from polyp_utils.train.ablation import comparisons, folder_of, load, shown
 
-DOCUMENTS = ("README.md", "results/README.md")
+DOCUMENTS = ("README.md", "polyp_utils/README.md", "results/README.md")
 
 
 def published() -> list[Run]:
@@ -378,7 +379,36 @@ def sequence_table(runs: list[Run]) -> str:
     return _table([f"{total} pairs of frames in 29 sequences", "precision", "recall"], rows)
 
 
+def recipe_table(_: list[Run]) -> str:
+    """What each recipe changes in the settings of the model card."""
+    card = RECIPES["card"].to_dict()
+    rows = []
+    for name, recipe in RECIPES.items():
+        changes = [
+            f"{setting} {_value(value)}"
+            for setting, value in recipe.to_dict().items()
+            if value != card[setting] and setting != "recipe"
+        ]
+        rows.append([f"`{name}`", ", ".join(changes) or "–"])
+    return _table(["recipe", "differs from `card` in"], rows)
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value) or "empty"
+
+
+def setting_table(_: list[Run]) -> str:
+    """Every setting of a run, what it means, and its value in the model card's recipe."""
+    rows = [
+        [f"`{setting.name}`", setting.metadata["help"], _value(setting.default)]
+        for setting in fields(RunConfig)
+    ]
+    return _table(["setting", "meaning", "in `card`"], rows)
+
+
 TABLES = {
+    "recipes": recipe_table,
+    "settings": setting_table,
     "eye": eye_table,
     "recall": duplicate_recall_table,
     "sequences": sequence_table,
