@@ -117,6 +117,7 @@ def _adopt(note: str, recipe: str, **overrides: Any) -> None:
 
 
 def _evaluate(run: str) -> None:
+    from polyp_utils.data.splits import leak_warning
     from polyp_utils.publish.run_card import write_model_card
     from polyp_utils.runs.run import find_run
     from polyp_utils.score.evaluation import evaluate_run
@@ -126,6 +127,8 @@ def _evaluate(run: str) -> None:
     if run or not found.published:
         evaluation.save(found)
         write_model_card(found)
+    if warning := leak_warning(found.split, found.config.dataset):
+        print(warning)
     score = evaluation.headline
     print(
         f"{found.name}: polyp Dice {score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}] "

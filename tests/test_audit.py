@@ -15,7 +15,7 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.grouping import grouped, groups, known_groups
 from polyp_utils.data.pairs import near_duplicates
 from polyp_utils.data.sources import open_source
-from polyp_utils.data.splits import load_split
+from polyp_utils.data.splits import leak_warning, load_split
 
 
 @pytest.fixture
@@ -228,21 +228,18 @@ def test_pairs_of_a_near_duplicate_count_both_frames(folder, tmp_path, monkeypat
     assert (row["findings"], row["frames"]) == (1, 2)
 
 
-def test_a_split_of_own_frames_says_what_is_known_of_its_leaks(tmp_path, monkeypatch, capsys):
+def test_what_is_known_of_the_leaks_of_own_frames(tmp_path, monkeypatch):
     monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
     name = bare(tmp_path / "own", 4)
     path = tmp_path / "mine.csv"
     path.write_text("id,part\n0,train\n1,test\n2,val\n3,train\n")
-    load_split(str(path), name)
     assert (
         f"is not checked for near-duplicates: `python -m polyp_utils audit --dataset {name}`"
-        in (capsys.readouterr().out)
+        in leak_warning(load_split(str(path), name), name)
     )
     found = pd.DataFrame({"id_a": ["0"], "id_b": ["1"], "mirrored": [False], "inliers": [9]})
     monkeypatch.setattr("polyp_utils.data.duplicates.find_near_duplicates", lambda *_: found)
     near_duplicates(open_source(get_info(name)), "own")
-    path.write_text("id,part\n0,train\n1,test\n3,val\n2,train\n")  # another split: said anew
-    load_split(str(path), name)
-    assert (
-        "leaks: 1 of 1 near-duplicate pairs of own stand on both sides" in capsys.readouterr().out
-    )
+    path.write_text("id,part\n0,train\n1,test\n3,val\n2,train\n")
+    said = leak_warning(load_split(str(path), name), name)
+    assert "leaks: 1 of 1 near-duplicate pairs of own stand on both sides" in said

@@ -61,7 +61,7 @@ def test_every_runtime_gives_the_probabilities_of_the_cards_snippet(name, prepar
 def test_int8_is_calibrated_on_frames_of_the_training_part(run, monkeypatch):
     data, given = PolypDataset("phantom", 32), []
     spy = lambda *what: given.append(what[-1]) or prepare_runtimes(*what)  # noqa: E731
-    monkeypatch.setattr("polyp_utils.bench.dice.prepare", spy)
+    monkeypatch.setattr("polyp_utils.bench.dice.prepare_runtimes", spy)
     dice_by_runtime(run, data, [CARD])
     train = data.images[data.rows(load_split("phantom-240").limited(run.config.limit).train)]
     assert torch.equal(given[0], train)

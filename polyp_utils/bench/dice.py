@@ -16,7 +16,7 @@ from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.grouping import known_groups
 from polyp_utils.data.labels import get_scheme, is_polyp
-from polyp_utils.data.splits import load_split
+from polyp_utils.data.splits import split_of
 from polyp_utils.deploy.onnx import calibration_images
 from polyp_utils.model.predict import load_weights, read_metadata, shape_of, to_polyp_mask
 from polyp_utils.model.unet import UNet
@@ -105,7 +105,7 @@ def dice_by_runtime(
         near-duplicates drawn together); ``largest`` absolute difference of one frame; ``n`` frames.
     """
     config, scheme = run.config, get_scheme(run.config.scheme)
-    ids = load_split(config.split, config.dataset).limited(config.limit).test
+    ids = split_of(config).test
     images = dataset.images[dataset.rows(ids)]
     truths = [is_polyp(torch.from_numpy(dataset.original_mask(i))) for i in ids]
     per_frame: dict[str, Tensor] = {}

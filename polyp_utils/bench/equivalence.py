@@ -23,7 +23,7 @@ from polyp_utils.common.files import write_csv
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.parts import load_parts
-from polyp_utils.data.splits import load_split
+from polyp_utils.data.splits import split_of
 from polyp_utils.train.learner import Learner, epoch_order
 from polyp_utils.train.validation import validate
 
@@ -69,7 +69,7 @@ def compare_loops(
     if len(seeds) < 2:
         raise ValueError(f"seeds are {seeds}: an interval needs at least two")
     dataset = PolypDataset(config.dataset, config.image_size)
-    split = load_split(config.split, config.dataset).limited(config.limit)
+    split = split_of(config)
     compute, precise = (get_compute(config.device, p) for p in ("auto", "fp32"))
     parts = load_parts(dataset, split, compute.device)
     per_epoch = -(-len(split.train) // config.batch_size)

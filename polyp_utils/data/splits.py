@@ -18,9 +18,9 @@ Published, or drawn once from numpy's ``default_rng(42)``:
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
+from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import unknown
 from polyp_utils.common.paths import repo_root
 from polyp_utils.data.catalog import CATALOG, get_info
@@ -51,7 +51,7 @@ def split_names(dataset: str = "") -> list[str]:
 
 
 def load_split(name: str, dataset: str = "") -> Split:
-    """The split of that name; says once by how much it leaks.
+    """The split of that name.
 
     Args:
         name: of a split, or the path of a CSV file with the columns ``id`` and ``part``.
@@ -62,17 +62,35 @@ def load_split(name: str, dataset: str = "") -> Split:
             exist or is empty.
     """
     if name.endswith(".csv"):
-        split = parse_split(name, _read_file(name))
-    elif name in ("grouped", *_FOLD_NAMES):
-        if not dataset:
-            raise ValueError(f"split {name} exists for every data set: say of which")
-        split = _grouped(name, dataset)
-    else:
-        dataset = _home(name, dataset)
-        split = parse_split(name, (FOLDER / dataset / f"{name}.csv").read_text())
-    if dataset:
-        _say_leaks(split, dataset)
-    return split
+        return parse_split(name, _read_file(name))
+    if name not in ("grouped", *_FOLD_NAMES):
+        path = FOLDER / _home(name, dataset) / f"{name}.csv"
+        return parse_split(name, path.read_text(encoding="utf-8"))
+    if not dataset:
+        raise ValueError(f"split {name} exists for every data set: say of which")
+    return _grouped(name, dataset)
+
+
+def split_of(config: RunConfig) -> Split:
+    """The split that a run's settings name, cut to their ``limit``."""
+    return load_split(config.split, config.dataset).limited(config.limit)
+
+
+def leak_warning(split: Split, dataset: str) -> str:
+    """What of a split stands on two sides, or that no one has looked; empty if nothing does."""
+    found = leaks(split, dataset)
+    crossing = [f"{n} of {of} {what}" for what, (n, of) in found.items() if n]
+    if crossing:
+        return (
+            f"split {split.name} leaks: {' and '.join(crossing)} of {get_info(dataset).title} "
+            "stand on both sides of it; split grouped has none there"
+        )
+    if dataset not in CATALOG and known_pairs(dataset) is None:
+        return (
+            f"split {split.name} is not checked for near-duplicates: `python -m polyp_utils audit "
+            f"--dataset {dataset}` looks for them"
+        )
+    return ""
 
 
 def _home(name: str, dataset: str) -> str:
@@ -111,19 +129,3 @@ def _grouped(name: str, dataset: str) -> Split:
     val = (test + 1) % FOLDS
     train = sorted(i for k, ids in enumerate(parts) if k not in (test, val) for i in ids)
     return whole(Split(name, tuple(train), parts[val], parts[test]), _TOO_FEW)
-
-
-@functools.cache
-def _say_leaks(split: Split, dataset: str) -> None:
-    """Prints, once in a process, what stands on two sides."""
-    said = [f"{n} of {of} {what}" for what, (n, of) in leaks(split, dataset).items() if n]
-    if dataset not in CATALOG and known_pairs(dataset) is None:
-        print(
-            f"split {split.name} is not checked for near-duplicates: `python -m polyp_utils audit "
-            f"--dataset {dataset}` looks for them"
-        )
-    if said:
-        print(
-            f"split {split.name} leaks: {' and '.join(said)} of {get_info(dataset).title} stand on "
-            "both sides of it; split grouped has none there"
-        )

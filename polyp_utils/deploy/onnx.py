@@ -13,7 +13,7 @@ from polyp_utils.common.exceptions import ExtraError
 from polyp_utils.common.files import atomic
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.splits import load_split
+from polyp_utils.data.splits import split_of
 from polyp_utils.data.transforms import to_input
 from polyp_utils.deploy.load import Model, load_model
 from polyp_utils.model.predict import to_probabilities
@@ -130,7 +130,7 @@ def export_int8(source: str | Path, path: str | Path, images: Tensor) -> Path:
 
 def calibration_images(config: RunConfig, count: int = 64) -> Tensor:
     """Frames of a run's training part, evenly spread over its list, uint8 (N, 3, S, S)."""
-    ids = load_split(config.split, config.dataset).limited(config.limit).train
+    ids = split_of(config).train
     dataset = PolypDataset(config.dataset, config.image_size)
     return dataset.images[dataset.rows(ids[:: max(1, len(ids) // count)][:count])]
 

@@ -30,7 +30,7 @@ from polyp_utils.common.paths import repo_root
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.duplicates import group, pairwise_agreement
 from polyp_utils.data.known import known_pairs, known_sequences, leaks, listed_groups
-from polyp_utils.data.labels import MISSED, POLYP, get_scheme
+from polyp_utils.data.labels import MISSED, POLYP
 from polyp_utils.data.split import PARTS
 from polyp_utils.data.splits import load_split, split_names
 from polyp_utils.runs.run import Run
@@ -230,7 +230,7 @@ def class_table(runs: list[Run]) -> str:
     rows = []
     for run in _of_kinds(runs):
         summary = run.summary
-        for name in get_scheme(run.config.scheme).classes:
+        for name in run.scheme.classes:
             cells = [_score(summary, ORIGINAL, score, name) for score in ("dice", "iou")]
             scored = _row(summary, ORIGINAL, "dice", name)
             table = run.per_image
@@ -247,7 +247,7 @@ def polyp_kind_table(runs: list[Run]) -> str:
     rows = []
     for run in _of_kinds(runs):
         table = pd.read_csv(run.path / "test_kinds.csv")
-        names = list(get_scheme(run.config.scheme).kinds)
+        names = list(run.scheme.kinds)
         for kind, part in [
             *((kind, table[table["kind"] == kind]) for kind in names),
             ("all", table),
@@ -262,7 +262,7 @@ def polyp_kind_table(runs: list[Run]) -> str:
 
 
 def _of_kinds(runs: list[Run]) -> list[Run]:
-    return [run for run in runs if len(get_scheme(run.config.scheme).kinds) > 1]
+    return [run for run in runs if len(run.scheme.kinds) > 1]
 
 
 def run_protocol_table(runs: list[Run]) -> str:

@@ -18,7 +18,6 @@ from polyp_utils.common.exceptions import DataError
 from polyp_utils.data.cache import Rows
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
-from polyp_utils.data.splits import load_split
 from polyp_utils.model.predict import freeze, load_weights, predict
 from polyp_utils.model.unet import UNet
 from polyp_utils.runs.run import Run
@@ -45,10 +44,8 @@ class Predictions:
 
 def of_run(run: Run, part: str = "test") -> Predictions:
     """The predictions that a run has stored for ``val`` or ``test``, at network size."""
-    config, scheme = run.config, get_scheme(run.config.scheme)
-    ids = load_split(config.split, config.dataset).limited(config.limit).part(part)
-    read = partial(run.probabilities, part, scheme=scheme)
-    return Predictions(run.name, scheme, ids, read)
+    read = partial(run.probabilities, part, scheme=run.scheme)
+    return Predictions(run.name, run.scheme, run.split.part(part), read)
 
 
 def of_network(
@@ -78,7 +75,7 @@ def of_network(
     images = Rows(dataset.images, dataset.rows(names))
     found = predict(network, images, compute, mirrored=mirrored)
     name = f"{run.name}, mirrored" if mirrored else run.name
-    return of_probabilities(zip(names, found, strict=True), get_scheme(run.config.scheme), name)
+    return of_probabilities(zip(names, found, strict=True), run.scheme, name)
 
 
 def network_of(
@@ -93,12 +90,11 @@ def network_of(
     Raises:
         FileNotFoundError, ValueError: as in `of_network`.
     """
-    config, scheme = run.config, get_scheme(run.config.scheme)
-    side = dataset.images.shape[-1]
+    config, side = run.config, dataset.images.shape[-1]
     if side != config.image_size:
         raise ValueError(f"{run.name} sees {config.image_size} px: open the data set at that size")
     compute = get_compute(device, precision)
-    network = load_weights(UNet(3, scheme.logits, config.width), weights or run.weights)
+    network = load_weights(UNet(3, run.scheme.logits, config.width), weights or run.weights)
     return freeze(network, compute), compute
 
 

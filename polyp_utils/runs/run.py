@@ -28,7 +28,9 @@ from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
 from polyp_utils.common.exceptions import RunError, TakenError, unknown
 from polyp_utils.common.files import atomic, write_csv
 from polyp_utils.common.paths import repo_root, results_root
-from polyp_utils.data.labels import Scheme
+from polyp_utils.data.labels import Scheme, get_scheme
+from polyp_utils.data.split import Split
+from polyp_utils.data.splits import split_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +58,16 @@ class Run:
     def config(self) -> RunConfig:
         """The settings."""
         return RunConfig.from_record(self.record["settings"])
+
+    @property
+    def scheme(self) -> Scheme:
+        """What its classes mean."""
+        return get_scheme(self.config.scheme)
+
+    @property
+    def split(self) -> Split:
+        """Its split, cut to the ``limit`` of its settings."""
+        return split_of(self.config)
 
     @property
     def history(self) -> pd.DataFrame:

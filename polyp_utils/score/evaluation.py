@@ -22,9 +22,7 @@ from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.files import write_json
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.grouping import known_groups
-from polyp_utils.data.labels import POLYP, Scheme, get_scheme, is_polyp
-from polyp_utils.data.split import Split
-from polyp_utils.data.splits import load_split
+from polyp_utils.data.labels import POLYP, Scheme, is_polyp
 from polyp_utils.model.predict import polyp_and_classes, to_original
 from polyp_utils.runs.predictions import Predictions, of_run
 from polyp_utils.runs.run import Run
@@ -196,20 +194,20 @@ def evaluate_run(run: Run, part: str = "test", dataset: PolypDataset | None = No
             "without that, or look at its validation (03_evaluate.ipynb -p part val)"
         )
     dataset = dataset or PolypDataset(config.dataset, config.image_size)
-    check_data(run, dataset, load_split(config.split, config.dataset).limited(config.limit))
+    check_data(run, dataset)
     found = evaluate(of_run(run, part), dataset)
     return Evaluation(
         found.predictions, found.per_image, found.confusion, found.groups, card_scores(run, dataset)
     )
 
 
-def check_data(run: Run, dataset: PolypDataset, split: Split) -> None:
+def check_data(run: Run, dataset: PolypDataset) -> None:
     """Refuses data or a split that are not those of the run.
 
     Raises:
         RunError: another fingerprint, with both.
     """
-    made_with = run.record["fingerprints"]
+    made_with, split = run.record["fingerprints"], run.split
     for what, name, then, now in (
         ("data set", run.config.dataset, made_with["data"], dataset.fingerprint),
         ("split", split.name, made_with["split_ids"], split.fingerprint),
@@ -228,11 +226,9 @@ def card_scores(run: Run, dataset: PolypDataset) -> dict[str, float]:
     the scheme's classes, then over batches. Loss: as computed from logits at the end of training.
     The test part's are NaN where the run leaves it alone.
     """
-    config = run.config
-    scheme, split = get_scheme(config.scheme), load_split(config.split, config.dataset)
-    scores = {}
-    for part in config.held_out:
-        ids = split.limited(config.limit).part(part)
+    scheme, split, scores = run.scheme, run.split, {}
+    for part in run.config.held_out:
+        ids = split.part(part)
         target = scheme.encode(dataset.masks[dataset.rows(ids)])
         predicted = [run.probabilities(part, i, scheme).argmax(dim=0) for i in ids]
         scores[part] = card_dice(count(torch.stack(predicted), target, len(scheme.classes)))

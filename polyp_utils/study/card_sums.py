@@ -15,8 +15,6 @@ from torch import Tensor
 
 from polyp_utils.common.exceptions import RunError
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.labels import get_scheme
-from polyp_utils.data.splits import load_split
 from polyp_utils.data.transforms import to_input
 from polyp_utils.model.losses import EPSILON
 from polyp_utils.runs.predictions import network_of
@@ -93,11 +91,11 @@ def measure_sums(run: Run, dataset: PolypDataset, device: str = "auto") -> pd.Da
         RunError: neither weights nor predictions are at hand.
         ValueError: a run with one logit.
     """
-    config, scheme = run.config, get_scheme(run.config.scheme)
+    scheme = run.scheme
     if scheme.logits == 1:
         raise ValueError(f"{run.name} has one logit; the card has three classes")
     read = _computed(run, dataset, device) if run.weights.is_file() else _stored(run)
-    split = load_split(config.split, config.dataset).limited(config.limit)
+    split = run.split
     tables = []
     for part in ("val", "test"):
         ids = split.part(part)
@@ -130,7 +128,7 @@ def _computed(run: Run, dataset: PolypDataset, device: str) -> _Read:
 
 def _stored(run: Run) -> _Read:
     """The same from stored predictions."""
-    scheme = get_scheme(run.config.scheme)
+    scheme = run.scheme
 
     def read(part: str, names: Sequence[str], _rows: Tensor) -> tuple[Tensor, Tensor]:
         p = torch.stack([run.probabilities(part, name, scheme) for name in names]).double()

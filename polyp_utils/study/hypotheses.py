@@ -15,7 +15,6 @@ from torch import Tensor
 
 from polyp_utils.common.config import RECIPES
 from polyp_utils.data.known import listed_groups
-from polyp_utils.data.labels import get_scheme
 from polyp_utils.runs.run import Run, list_runs
 from polyp_utils.score.intervals import Interval, draw_groups, members_of
 from polyp_utils.score.literature import CARD
@@ -50,7 +49,7 @@ def card_runs() -> list[Run]:
     for run in list_runs():
         there = card.items() <= run.config.to_dict().items()
         known = is_measured(run) or is_measurable(run)
-        if there and known and get_scheme(run.config.scheme).logits == 3:
+        if there and known and run.scheme.logits == 3:
             found.setdefault(run.name, run)
     return sorted(found.values(), key=lambda r: (r.config.scheme, r.config.width, r.config.seed))
 

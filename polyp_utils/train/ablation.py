@@ -154,14 +154,12 @@ def store(run: Run, stem: Path) -> None:
 def scores_of(run: Run) -> pd.DataFrame:
     """Polyp Dice of a run's validation frames, as in `store`."""
     from polyp_utils.data.dataset import PolypDataset
-    from polyp_utils.data.splits import load_split
     from polyp_utils.runs.predictions import of_network, of_run
     from polyp_utils.score.evaluation import evaluate
     from polyp_utils.score.protocols import polyp_scores
 
     config = run.config
-    dataset = PolypDataset(config.dataset, config.image_size)
-    ids = load_split(config.split, config.dataset).limited(config.limit).val
+    dataset, ids = PolypDataset(config.dataset, config.image_size), run.split.val
     ways = {PLAIN: of_run(run, "val"), MIRRORED: of_network(run, dataset, ids, config.device, True)}
     if run.unaveraged.is_file():
         ways[UNAVERAGED] = of_network(run, dataset, ids, config.device, weights=run.unaveraged)

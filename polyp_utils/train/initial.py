@@ -15,7 +15,7 @@ from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.common.paths import repo_root
 from polyp_utils.data.known import seen_before
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.data.splits import load_split
+from polyp_utils.data.splits import split_of
 from polyp_utils.model.predict import read_metadata, read_tensors, shape_of
 from polyp_utils.model.unet import UNet
 from polyp_utils.runs.run import find_run
@@ -94,10 +94,10 @@ def _leak(config: RunConfig, metadata: dict[str, Any]) -> str:
     """What given weights have seen of a run's test part, in words."""
     try:
         theirs = RunConfig.from_record(metadata["settings"])
-        seen_split = load_split(theirs.split, theirs.dataset).limited(theirs.limit)
+        seen_split = split_of(theirs)
     except (KeyError, TypeError, ValueError, OSError):  # not said, or no longer here
         return "Which frames they have seen is not known: none of them should be in the test part"
-    test = load_split(config.split, config.dataset).limited(config.limit).test
+    test = split_of(config).test
     seen = seen_split.train + seen_split.val
     same, alike = seen_before(seen, theirs.dataset, test, config.dataset)
     text = f"Of {len(test)} test frames they have seen {same} in training or validation"

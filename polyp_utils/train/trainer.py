@@ -35,7 +35,7 @@ from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.parts import Data, load_parts
-from polyp_utils.data.splits import load_split
+from polyp_utils.data.splits import leak_warning, split_of
 from polyp_utils.model.losses import inverse_sqrt_weights
 from polyp_utils.model.predict import freeze, load_weights, predict, save_weights
 from polyp_utils.runs.run import Run, run_of
@@ -78,6 +78,8 @@ def fit(config: RunConfig) -> Run:
         frames += f" at {config.image_size} px, {len(parts['val'])} for validation"
         slow = "" if config.compile_mode == "none" else "; the first steps compile, for minutes"
         print(f"{run.name}: {frames}, on {compute.describe()}{slow}", flush=True)
+        if warning := leak_warning(split_of(config), config.dataset):
+            print(warning)
         learner = Learner(config, scheme, compute, _class_weights(config, parts["train"]))
         trainer = Trainer(learner, run)
         if not trainer.resume() and initial:
@@ -92,7 +94,7 @@ def fit(config: RunConfig) -> Run:
 def prepare_training(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[str, str]]:
     """What the settings name, checked: scheme, device, parts of the data, their fingerprints."""
     scheme = get_scheme(config.scheme)
-    split = load_split(config.split, config.dataset).limited(config.limit)
+    split = split_of(config)
     compute = get_compute(config.device, config.precision)
     micro_batches(config)
     _check_compiler(config, compute)
