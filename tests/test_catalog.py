@@ -1,5 +1,4 @@
 import hashlib
-import re
 import sys
 import threading
 import zipfile
@@ -39,7 +38,7 @@ def serve(tmp_path, monkeypatch):
                 handle.writestr(name, content)
         content = path.read_bytes()
         url = f"http://127.0.0.1:{server.server_port}/set.zip"
-        return Archive(url, len(content), hashlib.sha256(content).hexdigest())
+        return Archive(url, hashlib.sha256(content).hexdigest())
 
     yield make
     server.shutdown()
@@ -78,29 +77,28 @@ def test_a_missing_set_is_fetched_once(root, serve, monkeypatch):
     assert locate(info) == root / "Kvasir-SEG"
 
 
-@pytest.mark.parametrize("change", [{"size": 1}, {"sha256": "0" * 64}], ids=["size", "sha256"])
-def test_archive_that_is_not_the_published_one(change, root, serve):
+def test_archive_that_is_not_the_published_one(root, serve):
     served = serve(MEMBERS)
-    expected = replace(served, **change)
-    with pytest.raises(ValueError, match="nothing was unpacked") as caught:
+    expected = replace(served, sha256="0" * 64)
+    with pytest.raises(ValueError, match=r"Nothing was unpacked\.") as caught:
         fetch(get_info("kvasir-seg"), expected, root)
     message = str(caught.value)
-    assert f"got {served.size} bytes with SHA-256 {served.sha256}" in message
-    assert f"expected {expected.size} bytes with {expected.sha256}" in message
+    assert f"expected {expected.sha256} but got {served.sha256}" in message
     assert f"unpack it to {root / 'Kvasir-SEG'}" in message
     assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    "member", ["../x", "/x", "C:\\x", "..\\x", "Kvasir-SEG/../../x", "Kvasir-SEG/images/../../../x"]
+    "member",
+    ["../x", "{0}/x", "C:\\x", "..\\x", "Kvasir-SEG/../../x", "Kvasir-SEG/images/../../../x"],
 )
-def test_member_that_leaves_the_folder(member, root, serve, tmp_path):
-    archive = serve(MEMBERS | {member: b"evil"})
+def test_no_member_leaves_the_folder(member, root, serve, tmp_path):
+    archive = serve(MEMBERS | {member.format(tmp_path): b"evil"})
     before = tree(tmp_path)
-    with pytest.raises(ValueError, match=re.escape(f"member {member!r} leaves the folder")):
-        fetch(get_info("kvasir-seg"), archive, root)
-    assert tree(tmp_path) == before
-    assert list(root.iterdir()) == []
+    fetch(get_info("kvasir-seg"), archive, root)
+    added = tree(tmp_path).items() - before.items()
+    assert {"data/" + path for path in MEMBERS} <= {path for path, _ in added}
+    assert all(path.startswith("data/Kvasir-SEG/") for path, _ in added)
 
 
 def test_harmless_members_are_unpacked(root, serve):
@@ -112,7 +110,7 @@ def test_missing_data_and_no_network(root, monkeypatch):
     pytest.importorskip("pooch")
     url = "http://127.0.0.1:9/set.zip"  # nobody listens there
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with_archive(monkeypatch, Archive(url, 1, ""))
+    with_archive(monkeypatch, Archive(url, ""))
     with pytest.raises(FileNotFoundError) as caught:
         PolypDataset("kvasir-seg", 64)
     message = str(caught.value)
@@ -190,5 +188,4 @@ def test_only_kvasir_seg_is_fetched_without_asking():
 def test_kvasir_archive_is_the_official_one():
     archive = get_info("kvasir-seg").archive
     assert archive.url.startswith("https://datasets.simula.no/")
-    assert archive.size == 46_227_172
     assert archive.sha256 == "03b30e21d584e04facf49397a2576738fd626815771afbbf788f74a7153478f7"

@@ -15,7 +15,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 from polyp_utils import cli
@@ -430,10 +429,9 @@ def hub_card(text):
 
 def test_front_matter_is_what_the_hub_reads(run):
     text = write_model_card(evaluated(run)).read_text(encoding="utf-8")
-    values = yaml.safe_load(text.split("---\n")[1])
-    assert values["pipeline_tag"] == "image-segmentation"
-    assert values["library_name"] == "pytorch"
     data = hub_card(text).data  # raises on a model index that the Hub would not read
+    assert data.pipeline_tag == "image-segmentation"
+    assert data.library_name == "pytorch"
     assert data.model_name == run.name
     results = {(r.metric_type, r.metric_name.split(", ")[2]): r for r in data.eval_results}
     assert {key: r.metric_value for key, r in results.items()} == {
@@ -449,7 +447,7 @@ def test_front_matter_is_what_the_hub_reads(run):
 def test_card_of_a_run_that_was_not_evaluated(run):
     text = write_model_card(run).read_text(encoding="utf-8")
     assert "This run has not been evaluated: its folder holds no `summary.json`" in text
-    assert "model-index" not in yaml.safe_load(text.split("---\n")[1])
+    assert "model-index" not in hub_card(text).data
     assert hub_card(text).data.eval_results is None
 
 
@@ -482,8 +480,8 @@ def test_research_data_make_research_weights(run):
     record["resumed"] = [{"commit": "later"}]
     (run.path / "config.json").write_text(json.dumps(record))
     text = write_model_card(run).read_text(encoding="utf-8")
-    values = yaml.safe_load(text.split("---\n")[1])
-    assert (values["license"], values["license_name"]) == ("other", "research-only")
+    data = hub_card(text).data
+    assert (data.license, data.license_name) == ("other", "research-only")
     assert "commercial use needs permission" in text
     assert "MMM 2020" in text
     assert "in frames without polyps is not measured" in text

@@ -2,11 +2,9 @@
 
 import os
 import re
-import shutil
 import tempfile
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from polyp_utils.common.exceptions import unknown
 from polyp_utils.common.paths import data_root, repo_root
@@ -14,10 +12,9 @@ from polyp_utils.common.paths import data_root, repo_root
 
 @dataclass(frozen=True)
 class Archive:
-    """A file that may be downloaded without asking; ``size`` in bytes."""
+    """A file that may be downloaded without asking."""
 
     url: str
-    size: int
     sha256: str
 
 
@@ -68,7 +65,6 @@ CATALOG: dict[str, DatasetInfo] = {
             homepage="https://datasets.simula.no/kvasir-seg/",
             archive=Archive(
                 url="https://datasets.simula.no/downloads/kvasir-seg.zip",
-                size=46_227_172,
                 sha256="03b30e21d584e04facf49397a2576738fd626815771afbbf788f74a7153478f7",
             ),
         ),
@@ -204,9 +200,12 @@ def locate(info: DatasetInfo) -> Path:
 def fetch(info: DatasetInfo, archive: Archive, root: Path) -> Path:
     """Downloads, checks and unpacks a data set; all or nothing.
 
+    No member leaves the folder: the archive is the published one, and `zipfile`, with which pooch
+    unpacks, drops drives and ``..`` from names.
+
     Raises:
         FileNotFoundError: the download failed, or pooch is missing; says what to put where.
-        ValueError: wrong size or checksum, or a member that would leave the folder.
+        ValueError: wrong checksum.
     """
     target = root / info.folders[0]
     try:
@@ -216,41 +215,25 @@ def fetch(info: DatasetInfo, archive: Archive, root: Path) -> Path:
         raise FileNotFoundError(_missing(info, target, reason)) from error
     try:
         root.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".fetch-", dir=root))
+        staging = tempfile.TemporaryDirectory(
+            prefix=".fetch-", dir=root, ignore_cleanup_errors=True
+        )
     except OSError as error:
         raise FileNotFoundError(_missing(info, target, f"{root} is not writable")) from error
-    try:
+    with staging as folder:
+        name, unzip = "archive.zip", pooch.Unzip(extract_dir="unpacked")
         try:
-            path = Path(pooch.retrieve(archive.url, None, "archive.zip", staging, progressbar=True))
-        except Exception as error:  # requests, urllib3 and OS errors alike
+            pooch.retrieve(archive.url, archive.sha256, name, folder, unzip, progressbar=True)
+        except OSError as error:  # those of requests too
             reason = f"the download from {archive.url} failed ({error})"
             raise FileNotFoundError(_missing(info, target, reason)) from error
-        sha256 = pooch.file_hash(str(path))
-        if (path.stat().st_size, sha256) != (archive.size, archive.sha256):
+        except ValueError as error:
             raise ValueError(
-                f"{archive.url}: got {path.stat().st_size} bytes with SHA-256 {sha256}, expected "
-                f"{archive.size} bytes with {archive.sha256}; nothing was unpacked. Try again, or "
-                f"get the archive from {info.homepage} and unpack it to {target}"
-            )
-        unpack(path, staging / "unpacked")
-        os.replace(staging / "unpacked" / info.folders[0], target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+                f"{archive.url}: {error} Nothing was unpacked. Try again, or get the archive from "
+                f"{info.homepage} and unpack it to {target}"
+            ) from error
+        os.replace(Path(folder, "unpacked", info.folders[0]), target)
     return target
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks a zip file into a new folder.
-
-    Raises:
-        ValueError: a member would leave the folder; nothing is unpacked then.
-    """
-    with zipfile.ZipFile(archive) as handle:
-        for member in handle.namelist():
-            path = PurePosixPath(member.replace("\\", "/"))
-            if path.is_absolute() or ".." in path.parts or ":" in member.split("/")[0]:
-                raise ValueError(f"{archive}: member {member!r} leaves the folder; not unpacked")
-        handle.extractall(folder)
 
 
 def _missing(info: DatasetInfo, folder: Path, reason: str) -> str:
