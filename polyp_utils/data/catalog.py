@@ -34,6 +34,8 @@ class DatasetInfo:
         archive: its file, if the terms allow an automatic download.
         ignore: sub-folders without masks of polyps.
         joins: the sets that it takes its frames from, under their ids there.
+        shown: whether figures that are published may show its frames, small and cited: so where
+            who uses it for research may, and nothing forbids to pass frames on.
     """
 
     name: str
@@ -46,6 +48,7 @@ class DatasetInfo:
     archive: Archive | None = None
     ignore: tuple[str, ...] = ()
     joins: tuple[str, ...] = ()
+    shown: bool = False
 
 
 _PRANET = "https://github.com/DengPingFan/PraNet"
@@ -71,6 +74,7 @@ CATALOG: dict[str, DatasetInfo] = {
                 size=46_227_172,
                 sha256="03b30e21d584e04facf49397a2576738fd626815771afbbf788f74a7153478f7",
             ),
+            shown=True,
         ),
         DatasetInfo(
             name="cvc-clinicdb",
@@ -81,6 +85,7 @@ CATALOG: dict[str, DatasetInfo] = {
             citation='Bernal et al., "WM-DOVA maps for accurate polyp highlighting in '
             'colonoscopy", Computerized Medical Imaging and Graphics 43, 2015',
             homepage="https://polyp.grand-challenge.org/CVCClinicDB/",
+            shown=True,
         ),
         DatasetInfo(
             name="cvc-colondb",
@@ -133,6 +138,7 @@ CATALOG: dict[str, DatasetInfo] = {
             citation=_PRANET_PAPER,
             homepage=_PRANET,
             joins=("kvasir-seg", "cvc-clinicdb"),
+            shown=True,
         ),
         DatasetInfo(
             name="pranet-test",
@@ -151,6 +157,7 @@ CATALOG: dict[str, DatasetInfo] = {
             licence="same as the code",
             citation="drawn by polyp_utils.data.phantom",
             homepage="",
+            shown=True,
         ),
     )
 }

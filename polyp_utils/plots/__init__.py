@@ -17,6 +17,7 @@ _HOMES = {
         "rim_widths",
     ),
     "errors": ("dice_against", "effects", "error_types", "kinds", "strata"),
+    "inline": ("frames_as_jpeg",),
     "scores": ("confusion", "reliability", "risk_coverage", "score_distributions"),
     "sheets": ("outline", "sheet"),
     "training": ("curves", "network_batch"),

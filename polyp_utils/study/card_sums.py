@@ -75,8 +75,8 @@ def is_measured(run: Run) -> bool:
 
 
 def is_measurable(run: Run) -> bool:
-    """Whether the run holds what `measure` needs: weights, or predictions."""
-    return run.weights.is_file() or (run.path / "predictions").is_dir()
+    """Whether the run holds what `measure` needs: weights, or predictions of both parts."""
+    return run.weights.is_file() or (run.path / "predictions/val").is_dir()
 
 
 def measure(run: Run, dataset: PolypDataset, device: str = "auto") -> pd.DataFrame:
