@@ -134,7 +134,7 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
         where = f"{run.weights.stat().st_size / 1e6:.1f} MB, in this folder"
         if is_halved(run.weights):
             where += ", kernels in float16"
-            where += "" if "note" in record else " (predictions and scores come from them in float32)"
+            where += "" if "note" in record else " (scores: of the same in float32)"
     else:
         where += ", not in this folder (files above 20 MB stay out of git): the command makes them"
     terms = f"they derive from {info.title} ({info.licence}), so they are for research only"
