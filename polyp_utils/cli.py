@@ -160,6 +160,7 @@ def _audit(dataset: str, recall: int) -> int:
     from polyp_utils.analyse import audit
     from polyp_utils.analyse.duplicate_recall import recall_of_copies
     from polyp_utils.analyse.frames import pair_frames
+    from polyp_utils.common.figures import JPEG
     from polyp_utils.common.files import atomic, write_csv
     from polyp_utils.common.paths import results_root
     from polyp_utils.data.catalog import get_info
@@ -178,7 +179,7 @@ def _audit(dataset: str, recall: int) -> int:
         title = f"{len(pairs)} of {len(found.pairs)} near-duplicate pairs of {found.title}"
         sheet = plots.sheet(pair_frames(found.source, pairs), title, columns=8)
         with atomic(folder / "pairs.jpg") as temporary:
-            sheet.savefig(temporary, format="jpg", pil_kwargs={"quality": 85})
+            sheet.savefig(temporary, format="jpg", pil_kwargs=JPEG)
     there = found.summary.query("findings > 0").drop(columns="for example")
     print(there.to_string(index=False) if len(there) else "nothing to report")
     for row in found.errors.itertuples():

@@ -77,6 +77,13 @@ def test_a_missing_set_is_fetched_once(root, serve, monkeypatch):
     assert locate(info) == root / "Kvasir-SEG"
 
 
+def test_a_set_that_joins_others_is_shown_only_if_they_are():
+    joined = [info for info in CATALOG.values() if info.joins]
+    assert joined
+    for info in joined:
+        assert info.shown == all(CATALOG[name].shown for name in info.joins)
+
+
 def test_archive_that_is_not_the_published_one(root, serve):
     served = serve(MEMBERS)
     expected = replace(served, sha256="0" * 64)

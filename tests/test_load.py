@@ -505,14 +505,14 @@ def test_publishing_leaves_out_heavy_weights_and_state(run, tmp_path, monkeypatc
         (run.path / name).write_bytes(b"12345")
     notebook = tmp_path / "results/published" / run.name / "02_train.ipynb"
     notebook.parent.mkdir(parents=True)
-    notebook.write_text("executed")  # lies there before the run is published, and stays
+    notebook.write_text('{"cells": []}')  # lies there before the run is published, and stays
     published = publish(run)
     assert published.path == notebook.parent
     names = {path.name for path in published.path.rglob("*") if path.is_file()}
-    assert names >= {"02_train.ipynb", "model.safetensors", "history.csv", "phantom-0300.png"}
-    assert not names & {"state.pt", ".x.tmp", ".lock"}
+    assert names >= {"02_train.ipynb", "model.safetensors", "history.csv", "test.zip"}
+    assert not names & {"state.pt", ".x.tmp", ".lock", "phantom-0300.png"}
     text = (published.path / "README.md").read_text()
-    assert "MB, in this folder." in text
+    assert "MB, in this folder, kernels in float16 (scores: of the same in float32)." in text
     assert publish(published) == published
 
     shutil.rmtree(published.path)

@@ -50,6 +50,17 @@ def figures(notebook):
     return sum(bool(kinds & output.get("data", {}).keys()) for output in outputs)
 
 
+def kinds(notebook):
+    """How figures are shown, and what their metadata say of the frames in them."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return {
+        (kind, output.metadata.get(kind, {}).get("frames_of"))
+        for output in outputs
+        for kind in output.get("data", {})
+        if kind.startswith("image/")
+    }
+
+
 def test_the_first_command_of_the_readme_trains(tmp_path, monkeypatch):
     readme = (ROOT / "README.md").read_text()
     command = re.search(r"^uv run (papermill .* -p recipe quick)$", readme, flags=re.M)[1]
@@ -68,6 +79,7 @@ def test_the_first_command_of_the_readme_trains(tmp_path, monkeypatch):
 
     trained = nbformat.read(words[4], as_version=4)
     assert figures(trained) == 3
+    assert kinds(trained) == {("image/jpeg", "phantom"), ("image/jpeg", ""), ("image/png", None)}
     last = f"epoch {config.epochs}/{config.epochs} "
     assert re.search(rf"{last}.*val polyp Dice 0\.\d+", texts(trained))
     assert "application/vnd.jupyter.widget-view+json" not in str(trained)  # no dead widgets

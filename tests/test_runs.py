@@ -1,9 +1,14 @@
 """The run folder: atomic, faithful, refuses what it is not."""
 
+import os
+import shutil
 import subprocess
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,6 +17,7 @@ from polyp_utils.common.config import RELEASED, RunConfig
 from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.files import write_json
 from polyp_utils.data.labels import get_scheme
+from polyp_utils.runs import archive
 from polyp_utils.runs import run as run_module
 from polyp_utils.runs.run import Run, find_run, list_runs
 from polyp_utils.train import start
@@ -61,6 +67,74 @@ def test_probabilities_round_trip_within_one_level(tmp_path, scheme, mode):
 def test_a_prediction_that_is_not_there_is_named(tmp_path):
     with pytest.raises(RunError, match=r"test/frame-9.png is missing.* no prediction of frame-9"):
         Run(tmp_path).probabilities("test", "frame-9", get_scheme("trimap"))
+
+
+def packed(run, name="test"):
+    archive.pack(run.path / "predictions" / name, run.archive_path(name))
+    shutil.rmtree(run.path / "predictions" / name)
+    return run.archive_path(name)
+
+
+def noise(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(3, 16, 16, generator=generator).softmax(dim=0)
+
+
+def test_packed_predictions_are_read_like_single_ones(tmp_path):
+    run, scheme = Run(tmp_path), get_scheme("trimap")
+    for seed, frame_id in enumerate(("b", "a/1", "c")):  # some ids name a folder
+        run.save_probabilities("test", frame_id, noise(seed))
+    single = {i: run.probabilities("test", i, scheme) for i in ("a/1", "b", "c")}
+    files = {i: run.prediction_path("test", i).read_bytes() for i in single}
+    with zipfile.ZipFile(packed(run)) as file:
+        assert file.namelist() == ["a/1.png", "b.png", "c.png"]
+        assert {i: file.read(f"{i}.png") for i in files} == files
+        assert {entry.date_time[0] for entry in file.infolist()} == {1980}
+    for frame_id, expected in single.items():
+        assert torch.equal(run.probabilities("test", frame_id, scheme), expected)
+    with pytest.raises(RunError, match=r"test\.zip holds no d\.png"):
+        run.probabilities("test", "d", scheme)
+
+
+def test_the_same_predictions_make_the_same_archive(tmp_path):
+    archives = []
+    for name, order in (("one", "abc"), ("other", "cab")):
+        run = Run(tmp_path / name)
+        for frame_id in order:
+            run.save_probabilities("test", frame_id, noise(ord(frame_id)))
+            os.utime(run.prediction_path("test", frame_id), (len(archives) * 1e9,) * 2)
+        archives.append(packed(run).read_bytes())
+    assert archives[0] == archives[1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no zip"])
+def test_a_damaged_archive_is_named(tmp_path, damage):
+    run = Run(tmp_path)
+    run.save_probabilities("test", "a", noise(0))
+    path = packed(run)
+    content = bytearray(path.read_bytes())
+    content[200] ^= 255  # within the picture
+    path.write_bytes({"cut": content[:-9], "flipped": content, "no zip": b"x"}[damage])
+    with pytest.raises(RunError, match=r"test\.zip is damaged .*get it again"):
+        run.probabilities("test", "a", get_scheme("trimap"))
+
+
+def test_a_published_run_says_where_its_validation_part_is(tmp_path):
+    run = Run(tmp_path)
+    run.save_probabilities("test", "a", noise(0))
+    packed(run)
+    with pytest.raises(RunError, match="keeps counts of its validation part instead; the command"):
+        run.probabilities("val", "b", get_scheme("trimap"))
+
+
+def test_figures_with_frames_are_jpeg_and_charts_png(tmp_path):
+    run, pixels = Run(tmp_path), np.zeros((8, 8, 3), np.uint8)
+    for name, show in (("chart", pixels[..., 0]), ("frame", pixels)):
+        figure, axes = plt.subplots()
+        axes.imshow(show)
+        run.save_figure(name, figure)
+    kinds = {path.name: Image.open(path).format for path in (tmp_path / "figures").iterdir()}
+    assert kinds == {"chart.png": "PNG", "frame.jpg": "JPEG"}
 
 
 def test_the_record_holds_settings_fingerprints_versions_and_commit(results):

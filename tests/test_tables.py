@@ -35,9 +35,14 @@ def test_every_published_run_stands_in_the_table_with_its_own_headline(run):
         if x.startswith(f"| `{run.name}`") and "**" in x
     )
     assert f"**{headline['mean']:.3f}** [{headline['low']:.3f}, {headline['high']:.3f}]" in line
-    files = [path for path in run.path.rglob("*") if path.is_file() and path != run.weights]
-    size = sum(path.stat().st_size for path in files)  # weights have a limit of their own
-    assert size < 12e6, f"{run.name} has {size / 1e6:.1f} MB"
+
+
+@pytest.mark.parametrize("name", tables.DOCUMENTS)
+def test_what_the_documents_link_to_is_there(name):
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text())
+    here = {link for link in links if "://" not in link}
+    assert any("published" in link for link in here)
+    assert not [link for link in here if not (ROOT / name).parent.joinpath(link).exists()]
 
 
 def test_kinds_of_a_run_that_knows_several(tmp_path):

@@ -16,10 +16,12 @@ from scipy import optimize, special
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import inner_rim, is_polyp, rim_width
 from polyp_utils.model.predict import to_original
-from polyp_utils.runs.predictions import Predictions
+from polyp_utils.runs.predictions import Predictions, of_run
+from polyp_utils.runs.run import Run
 from polyp_utils.score.intervals import Interval
 
 LEVELS = 256
+VAL_LEVELS = "val_levels"  # the table of `levels_table` in a published run
 _RESAMPLES = 999
 
 
@@ -51,6 +53,24 @@ def level_counts(predictions: Predictions, dataset: PolypDataset) -> Mapping[str
             found[name].append(cells.view(LEVELS, 2).numpy())
     stacked = {name: np.stack(parts) for name, parts in found.items()}
     return {name: LevelCounts(c.sum(axis=-1), c[..., 1]) for name, c in stacked.items()}
+
+
+def validation_levels(run: Run, dataset: PolypDataset) -> LevelCounts:
+    """`level_counts` of all pixels of a run's validation part, which a temperature is fitted to.
+
+    A published run has stored their sum over the frames (N = 1) instead of its predictions.
+    """
+    path = run.path / f"{VAL_LEVELS}.csv"
+    if not path.is_file():
+        return level_counts(of_run(run, "val"), dataset)["all"]
+    table = pd.read_csv(path)
+    return LevelCounts(*(table[[name]].to_numpy().T for name in ("pixels", "polyp")))
+
+
+def levels_table(counts: LevelCounts) -> pd.DataFrame:
+    """The sum over the frames: a row per ``level`` with its ``pixels``, and those of ``polyp``."""
+    sums = {"pixels": counts.pixels.sum(axis=0), "polyp": counts.polyp.sum(axis=0)}
+    return pd.DataFrame({"level": np.arange(LEVELS), **sums})
 
 
 def outline_band(polyp: torch.Tensor) -> torch.Tensor:

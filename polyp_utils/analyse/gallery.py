@@ -15,7 +15,7 @@ from polyp_utils.runs.predictions import Predictions
 class Frame(NamedTuple):
     """What a gallery shows: image uint8 (H, W, 3), masks bool (H, W), P(polyp) float (H, W).
 
-    ``second`` is the prediction of another system.
+    ``second`` is the prediction of another system; ``dataset`` the name of the frame's data set.
     """
 
     title: str
@@ -24,12 +24,14 @@ class Frame(NamedTuple):
     prediction: np.ndarray | None = None
     probability: np.ndarray | None = None
     second: np.ndarray | None = None
+    dataset: str = ""
 
 
 def frames_of(dataset: PolypDataset, ids: Iterable[str]) -> list[Frame]:
     """Frames at their original size with their truth, titled by the end of the id."""
     pairs = ((frame_id, *dataset.original(frame_id)) for frame_id in ids)
-    return [Frame(short(i), image, mask > THRESHOLD) for i, image, mask in pairs]
+    name = dataset.info.name
+    return [Frame(short(i), image, mask > THRESHOLD, dataset=name) for i, image, mask in pairs]
 
 
 def predicted_frames(
@@ -55,7 +57,8 @@ def predicted_frames(
         chance = predictions.scheme.polyp_probability(probabilities[None])[0].numpy()
         polyp_map = chance if with_map else None
         second = enlarged(other, frame_id, mask.shape)[1] if other else None
-        frames.append(Frame(title, image, mask > THRESHOLD, predicted, polyp_map, second))
+        name, truth = dataset.info.name, mask > THRESHOLD
+        frames.append(Frame(title, image, truth, predicted, polyp_map, second, name))
     return frames
 
 

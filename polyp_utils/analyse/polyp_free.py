@@ -156,5 +156,6 @@ def alarm_frames(
         marked, inside = np.zeros(mask.shape, bool), np.zeros(mask.shape, bool)
         marked[crop], inside[crop] = mark(image[crop]), True
         title = f"{short(row['id'])}\n{100 * row['share']:.0f} % of the crop"
-        frames.append(Frame(title, image, mask > THRESHOLD, marked, second=inside))
+        name, truth = dataset.info.name, mask > THRESHOLD
+        frames.append(Frame(title, image, truth, marked, second=inside, dataset=name))
     return frames

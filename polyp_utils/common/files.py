@@ -29,11 +29,15 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes text, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes indented JSON, atomically."""
-    with atomic(path) as temporary:
-        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_csv(path: Path, table: pd.DataFrame | list[dict[str, Any]]) -> None:

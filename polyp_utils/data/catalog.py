@@ -31,6 +31,8 @@ class DatasetInfo:
         archive: its file, if the terms allow an automatic download.
         ignore: sub-folders without masks of polyps.
         joins: the sets that it takes its frames from, under their ids there.
+        shown: whether figures that are published may show its frames, small and cited: so where
+            who uses it for research may, and nothing forbids to pass frames on.
     """
 
     name: str
@@ -43,6 +45,7 @@ class DatasetInfo:
     archive: Archive | None = None
     ignore: tuple[str, ...] = ()
     joins: tuple[str, ...] = ()
+    shown: bool = False
 
 
 _PRANET = "https://github.com/DengPingFan/PraNet"
@@ -67,6 +70,7 @@ CATALOG: dict[str, DatasetInfo] = {
                 url="https://datasets.simula.no/downloads/kvasir-seg.zip",
                 sha256="03b30e21d584e04facf49397a2576738fd626815771afbbf788f74a7153478f7",
             ),
+            shown=True,
         ),
         DatasetInfo(
             name="cvc-clinicdb",
@@ -77,6 +81,7 @@ CATALOG: dict[str, DatasetInfo] = {
             citation='Bernal et al., "WM-DOVA maps for accurate polyp highlighting in '
             'colonoscopy", Computerized Medical Imaging and Graphics 43, 2015',
             homepage="https://polyp.grand-challenge.org/CVCClinicDB/",
+            shown=True,
         ),
         DatasetInfo(
             name="cvc-colondb",
@@ -129,6 +134,7 @@ CATALOG: dict[str, DatasetInfo] = {
             citation=_PRANET_PAPER,
             homepage=_PRANET,
             joins=("kvasir-seg", "cvc-clinicdb"),
+            shown=True,
         ),
         DatasetInfo(
             name="pranet-test",
@@ -147,6 +153,7 @@ CATALOG: dict[str, DatasetInfo] = {
             licence="same as the code",
             citation="drawn by polyp_utils.data.phantom",
             homepage="",
+            shown=True,
         ),
     )
 }

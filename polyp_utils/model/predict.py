@@ -163,6 +163,11 @@ def halve_weights(source: Path, target: Path) -> None:
         save_file(tensors, temporary, header)
 
 
+def is_halved(path: Path) -> bool:
+    """Whether the kernels of a weights file are float16, see `halve_weights`."""
+    return any(t.dtype == torch.float16 for t in read_tensors(path).values())
+
+
 def load_weights(model: UNet, path: Path) -> UNet:
     """Loads a safetensors file into the model, strictly.
 

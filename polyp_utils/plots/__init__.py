@@ -19,6 +19,7 @@ _HOMES = {
     ),
     "failures": ("dice_against", "effects", "error_types", "kind_confusion", "strata"),
     "hypotheses": ("hypothesis_clouds", "hypothesis_scores"),
+    "inline": ("frames_as_jpeg",),
     "scores": ("confusion", "reliability", "risk_coverage", "score_distributions"),
     "sheets": ("outline", "sheet"),
     "speed": ("cost_law", "layer_times", "operation_shares", "training_rates"),

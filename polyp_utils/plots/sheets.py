@@ -36,6 +36,8 @@ def sheet(
 ) -> Figure:
     """Frames side by side with outlines; a frame with a map takes a second panel.
 
+    The figure's label is the name of their data set.
+
     Args:
         frames: to show, in this order.
         title: above all.
@@ -71,6 +73,7 @@ def sheet(
             if (mask := getattr(frame, field)) is not None:
                 outline(axes, mask, colour, style)
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    figure.set_label(frames[0].dataset if frames else "")
     figure.suptitle(title, y=1 - 0.1 / size[1], va="top")
     handles = [Line2D([], [], color=c, ls=style, label=name) for _, name, c, style in drawn]
     figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False)

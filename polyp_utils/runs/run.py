@@ -5,7 +5,7 @@ history.csv          a row per epoch
 model.safetensors    of the epoch that the settings keep: averaged, if they say so
 unaveraged.safetensors  beside averaged weights, those of the last step
 last/state.pt        all that resume needs (removed at the end)
-predictions/<part>/  class probabilities at network size, 8-bit PNG
+predictions/<part>/  class probabilities at network size, 8-bit PNG; published: <part>.zip of them
 training.json        time, memory, kept epoch; its presence means "finished"
 
 Whoever reads a run never changes it.
@@ -14,6 +14,7 @@ Whoever reads a run never changes it.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ from PIL import Image
 
 from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
 from polyp_utils.common.exceptions import RunError, TakenError, unknown
+from polyp_utils.common.figures import file_format
 from polyp_utils.common.files import atomic, write_csv
 from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.split import Split
 from polyp_utils.data.splits import split_of
+from polyp_utils.runs import archive
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,14 +136,12 @@ class Run:
         """Stored class probabilities, float32 (C, H, W) at network size.
 
         Raises:
-            RunError: the prediction is not in the folder.
+            RunError: the prediction is not in the folder or its archive, or cannot be read.
         """
         import torch  # who reads scores alone does without
 
         path = self.prediction_path(part, frame_id)
-        if not path.is_file():
-            raise RunError(f"{path} is missing: the run holds no prediction of {frame_id}")
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(self._stored(part, frame_id))) as image:
             values = torch.from_numpy(np.array(image)).float() / 255
         rest = values[None] if values.ndim == 2 else values.permute(2, 0, 1)
         if len(rest) != len(scheme.classes) - 1:
@@ -188,13 +189,32 @@ class Run:
         write_csv(self.path / f"{name}.csv", table)
 
     def save_figure(self, name: str, figure: Figure) -> None:
-        """Stores a figure as ``figures/<name>.png``."""
-        with atomic(self.path / "figures" / f"{name}.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=100)
+        """Stores a figure as ``figures/<name>.png``, one that shows frames as ``.jpg``."""
+        suffix, options = file_format(figure)
+        with atomic(self.path / "figures" / f"{name}.{suffix}") as temporary:
+            figure.savefig(temporary, format=suffix, dpi=100, **options)
 
     def prediction_path(self, part: str, frame_id: str) -> Path:
-        """Where the prediction of a frame lies."""
+        """Where the prediction of a frame lies, unless the part is packed."""
         return self.path / "predictions" / part / f"{frame_id}.png"
+
+    def archive_path(self, part: str) -> Path:
+        """Where the predictions of a part lie in one file, in a published run."""
+        return self.path / "predictions" / f"{part}.zip"
+
+    def _stored(self, part: str, frame_id: str) -> bytes:
+        path, packed = self.prediction_path(part, frame_id), self.archive_path(part)
+        if path.is_file():
+            return path.read_bytes()
+        if packed.is_file():
+            return archive.read(packed, f"{frame_id}.png")
+        hint = ""
+        if part == "val" and self.archive_path("test").is_file():
+            hint = (
+                ". A published run keeps counts of its validation part instead; the command in its "
+                "README.md trains it again, and then they are there"
+            )
+        raise RunError(f"{path} is missing: the run holds no prediction of {frame_id}{hint}")
 
 
 def _table(path: Path) -> pd.DataFrame:

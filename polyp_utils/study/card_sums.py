@@ -73,8 +73,8 @@ def is_measured(run: Run) -> bool:
 
 
 def is_measurable(run: Run) -> bool:
-    """Whether the run holds what `measure_sums` needs: weights, or predictions."""
-    return run.weights.is_file() or (run.path / "predictions").is_dir()
+    """Whether the run holds what `measure_sums` needs: weights, or predictions of both parts."""
+    return run.weights.is_file() or (run.path / "predictions/val").is_dir()
 
 
 def measure_sums(run: Run, dataset: PolypDataset, device: str = "auto") -> pd.DataFrame:

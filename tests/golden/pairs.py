@@ -3,6 +3,7 @@
 The script beside it and the tests make the same pairs, in environments of their own.
 """
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,11 +35,11 @@ def random_pairs(count: int = 200) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def real_pairs(repository: Path, kvasir: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Stored test predictions of two published runs, and Kvasir-SEG's masks at their size."""
     for run in RUNS:
-        folder = repository / "results/published" / run / "predictions/test"
-        for path in sorted(folder.glob("*.png")):
-            levels = np.array(Image.open(path)).astype(int)
+        stored = zipfile.ZipFile(repository / "results/published" / run / "predictions/test.zip")
+        for name in stored.namelist():
+            levels = np.array(Image.open(stored.open(name))).astype(int)
             # LA: P(polyp) and P(third class); the third is polyp in the trimap
             polyp = levels[..., 0] + (levels[..., 1] if "trimap" in run else 0)
-            mask = Image.open(kvasir / "masks" / f"{path.stem}.jpg").convert("L")
+            mask = Image.open(kvasir / "masks" / f"{Path(name).stem}.jpg").convert("L")
             mask = np.array(mask.resize(polyp.shape[::-1], Image.Resampling.NEAREST)) > 127
             yield np.minimum(polyp, 255) / 255, mask
