@@ -118,7 +118,7 @@ def _adopt(note: str, recipe: str, **overrides: Any) -> None:
 
 def _evaluate(run: str) -> None:
     from polyp_utils.data.splits import leak_warning
-    from polyp_utils.publish.run_card import write_model_card
+    from polyp_utils.publish.run_card import write_run_card
     from polyp_utils.runs.run import find_run
     from polyp_utils.score.evaluation import evaluate_run
 
@@ -126,7 +126,7 @@ def _evaluate(run: str) -> None:
     evaluation = evaluate_run(found)
     if run or not found.published:
         evaluation.save(found)
-        write_model_card(found)
+        write_run_card(found)
     if warning := leak_warning(found.split, found.config.dataset):
         print(warning)
     score = evaluation.headline
@@ -137,7 +137,7 @@ def _evaluate(run: str) -> None:
 
 
 def _publish(run: str, light: bool) -> None:
-    from polyp_utils.publish.run_card import publish
+    from polyp_utils.publish.published import publish
     from polyp_utils.runs.run import find_run
 
     print(f"published as {publish(find_run(run), light).path}")

@@ -16,7 +16,7 @@ from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.predict import read_metadata, save_weights
 from polyp_utils.model.unet import UNet
-from polyp_utils.publish.run_card import write_model_card
+from polyp_utils.publish.run_card import write_run_card
 from polyp_utils.train.initial import find_initial
 from polyp_utils.train.trainer import fit
 
@@ -69,7 +69,7 @@ def test_a_run_records_what_it_started_from(run, capsys):
     there = fit(config(init=run.name, lr=1e-9))
     assert "-init-" in there.name
     assert there.record["init_leak"] == find_initial(there.config).leak
-    assert there.record["init_leak"] in write_model_card(there).read_text()
+    assert there.record["init_leak"] in write_run_card(there).read_text()
     assert there.config.init == run.name
     assert there.record["fingerprints"]["init_weights"] == find_initial(there.config).fingerprint
     assert "starting from the weights of" in capsys.readouterr().out

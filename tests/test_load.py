@@ -26,8 +26,9 @@ from polyp_utils.data.labels import SCHEMES
 from polyp_utils.deploy.load import load_model
 from polyp_utils.model.predict import load_weights, read_metadata, save_weights, to_original
 from polyp_utils.model.unet import UNet
-from polyp_utils.publish import run_card
-from polyp_utils.publish.run_card import publish, write_model_card
+from polyp_utils.publish import published as published_module
+from polyp_utils.publish.published import publish
+from polyp_utils.publish.run_card import write_run_card
 from polyp_utils.runs.run import Run
 
 SUMMARY = {
@@ -405,7 +406,7 @@ def test_no_network_says_how_to_get_the_file_by_hand(tmp_path, monkeypatch):
 
 def test_card_numbers_are_those_of_the_summary(run):
     before = {path for path in evaluated(run).path.rglob("*")}
-    path = write_model_card(run)
+    path = write_run_card(run)
     assert {path for path in run.path.rglob("*")} - before == {run.path / "README.md"}
     text = path.read_text(encoding="utf-8")
     table = re.findall(r"^\| (?:original|network) size.*\|$", text, re.M)
@@ -428,7 +429,7 @@ def hub_card(text):
 
 
 def test_front_matter_is_what_the_hub_reads(run):
-    text = write_model_card(evaluated(run)).read_text(encoding="utf-8")
+    text = write_run_card(evaluated(run)).read_text(encoding="utf-8")
     data = hub_card(text).data  # raises on a model index that the Hub would not read
     assert data.pipeline_tag == "image-segmentation"
     assert data.library_name == "pytorch"
@@ -445,14 +446,14 @@ def test_front_matter_is_what_the_hub_reads(run):
 
 
 def test_card_of_a_run_that_was_not_evaluated(run):
-    text = write_model_card(run).read_text(encoding="utf-8")
+    text = write_run_card(run).read_text(encoding="utf-8")
     assert "This run has not been evaluated: its folder holds no `summary.json`" in text
     assert "model-index" not in hub_card(text).data
     assert hub_card(text).data.eval_results is None
 
 
 def test_card_facts_come_from_the_run(run):
-    text = write_model_card(run).read_text(encoding="utf-8")
+    text = write_run_card(run).read_text(encoding="utf-8")
     tensors = load_file(run.weights)
     learned = {k: v for k, v in tensors.items() if "running" not in k and "num_batches" not in k}
     assert f"Parameters: {sum(v.numel() for v in learned.values()):,}\n" in text
@@ -467,7 +468,7 @@ def test_card_facts_come_from_the_run(run):
 
 
 def test_command_of_the_card_trains_the_same_run(run, capsys):
-    text = write_model_card(run).read_text(encoding="utf-8")
+    text = write_run_card(run).read_text(encoding="utf-8")
     words = shlex.split(re.search(r"```bash\n(.*?)\n```", text)[1])
     assert words[:4] == ["python", "-m", "polyp_utils", "train"]
     assert cli.main(words[3:]) == 0  # other settings would be another folder, or an error
@@ -479,7 +480,7 @@ def test_research_data_make_research_weights(run):
     record["settings"] |= {"recipe": "card", "dataset": "kvasir-seg", "split": "random-800-s42"}
     record["resumed"] = [{"commit": "later"}]
     (run.path / "config.json").write_text(json.dumps(record))
-    text = write_model_card(run).read_text(encoding="utf-8")
+    text = write_run_card(run).read_text(encoding="utf-8")
     data = hub_card(text).data
     assert (data.license, data.license_name) == ("other", "research-only")
     assert "commercial use needs permission" in text
@@ -491,15 +492,15 @@ def test_research_data_make_research_weights(run):
 
 def test_card_without_weights_says_how_to_make_them(run):
     run.weights.unlink()
-    text = write_model_card(run).read_text(encoding="utf-8")
+    text = write_run_card(run).read_text(encoding="utf-8")
     assert "not in this folder (files above 20 MB stay out of git)" in text
     with pytest.raises(FileNotFoundError, match=r"has the command that makes it again"):
         load_model(run.path)
 
 
 def test_publishing_leaves_out_heavy_weights_and_state(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_card, "repo_root", lambda: tmp_path)
-    write_model_card(run)
+    monkeypatch.setattr(published_module, "repo_root", lambda: tmp_path)
+    write_run_card(run)
     for name in ("last/state.pt", ".x.tmp"):
         (run.path / name).parent.mkdir(exist_ok=True)
         (run.path / name).write_bytes(b"12345")
@@ -529,7 +530,7 @@ def test_publishing_leaves_out_heavy_weights_and_state(run, tmp_path, monkeypatc
     for key, value in load_file(run.weights).items():
         kernel = value.ndim > 1
         assert torch.equal(model.state_dict()[key], value.half().float() if kernel else value)
-    monkeypatch.setattr(run_card, "MAX_COMMITTED_BYTES", 4)
+    monkeypatch.setattr(published_module, "MAX_COMMITTED_BYTES", 4)
     halved.unlink()
     assert not publish(run).weights.exists()
     assert "not in this folder" in (published.path / "README.md").read_text()
@@ -544,5 +545,5 @@ def test_publishing_leaves_out_heavy_weights_and_state(run, tmp_path, monkeypatc
 def test_no_card_for_an_unfinished_run(run):
     (run.path / "training.json").unlink()
     with pytest.raises(RunError, match="is not finished"):
-        write_model_card(run)
+        write_run_card(run)
     assert not (run.path / "README.md").exists()

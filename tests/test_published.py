@@ -13,8 +13,8 @@ from polyp_utils.analyse.calibration import fit_temperature, validation_levels
 from polyp_utils.common.exceptions import RunError
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.publish import run_card
-from polyp_utils.publish.run_card import publish
+from polyp_utils.publish import published as published_module
+from polyp_utils.publish.published import publish
 from polyp_utils.publish.shown import hidden_figures, hide_frames
 from polyp_utils.runs.run import Run
 from polyp_utils.score.evaluation import evaluate_run
@@ -25,7 +25,7 @@ PUBLISHED = Path(__file__).parents[1] / "results/published"
 @pytest.fixture(autouse=True)
 def repository(tmp_path, monkeypatch):
     """Where these tests publish."""
-    monkeypatch.setattr(run_card, "repo_root", lambda: tmp_path)
+    monkeypatch.setattr(published_module, "repo_root", lambda: tmp_path)
 
 
 def test_a_published_run_scores_as_before(run):

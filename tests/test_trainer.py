@@ -27,7 +27,7 @@ from polyp_utils.data.splits import load_split
 from polyp_utils.model.losses import CombinedLoss, inverse_sqrt_weights
 from polyp_utils.model.predict import load_weights, predict, read_metadata
 from polyp_utils.model.unet import UNet
-from polyp_utils.publish.run_card import write_model_card
+from polyp_utils.publish.run_card import write_run_card
 from polyp_utils.runs.run import Run
 from polyp_utils.score.evaluation import evaluate_run
 from polyp_utils.train import trainer
@@ -440,7 +440,7 @@ def test_weights_that_were_trained_elsewhere_become_a_run(run, tmp_path, ema_dec
     pairs = [[r.probabilities("test", i, scheme) for i in ids] for r in (there, run)]
     assert (torch.stack(pairs[0]) - torch.stack(pairs[1])).abs().max() < 0.1  # 16 bits, then 8
     assert read_metadata(there.weights)["run"] == "adopted"
-    text = write_model_card(there).read_text()
+    text = write_run_card(there).read_text()
     assert "**someone made them**" in text
     assert "No command of this repository made them" in text
     with pytest.raises(RunError, match="note is 'someone made them' there and '' now"):

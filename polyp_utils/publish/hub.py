@@ -1,7 +1,7 @@
 """A run's weights, card and record on the Hugging Face Hub."""
 
 from polyp_utils.deploy.load import FILE
-from polyp_utils.publish.run_card import write_model_card
+from polyp_utils.publish.run_card import write_run_card
 from polyp_utils.runs.run import Run
 
 
@@ -14,7 +14,7 @@ def push(run: Run, repo_id: str, private: bool = False) -> str:
 
     if not run.weights.is_file():
         raise FileNotFoundError(f"{run.weights} is missing: a repository without it is of no use")
-    write_model_card(run, repo_id)
+    write_run_card(run, repo_id)
     HfApi().create_repo(repo_id, private=private, exist_ok=True)
     files = ["README.md", FILE, "*.json", "history.csv"]
     return HfApi().upload_folder(repo_id=repo_id, folder_path=run.path, allow_patterns=files)

@@ -1,0 +1,80 @@
+"""What `results/published` holds of a run: what is evidence, and light to clone."""
+
+import shutil
+
+import pandas as pd
+
+from polyp_utils.analyse.calibration import VAL_LEVELS, levels_table, validation_levels
+from polyp_utils.common.exceptions import RunError
+from polyp_utils.common.paths import repo_root
+from polyp_utils.data.catalog import get_info
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.split import PARTS
+from polyp_utils.model.predict import halve_weights
+from polyp_utils.publish.run_card import write_run_card
+from polyp_utils.publish.shown import hidden_figures, hide_frames
+from polyp_utils.runs import archive
+from polyp_utils.runs.run import Run
+from polyp_utils.score.evaluation import VAL_COUNTS, check_data, validation_table
+
+MAX_COMMITTED_BYTES = 20_000_000  # of weights, in git
+
+
+def publish(run: Run, light: bool = False) -> Run:
+    """Copies a finished run to ``results/published``, so that it is light to clone.
+
+    - Weights of up to 20 MB, in 16 bits; the card is written anew, as it says where they are.
+    - The predictions of the test part in one file; of the validation part what the analyses need
+      of it, as counts (``val_counts.csv`` and ``val_levels.csv``).
+    - No frames of a set that may not be shown, see `polyp_utils.publish.shown`: neither figures nor
+      outputs of executed notebooks. Published again, a run that lies there has them taken out.
+
+    ``light``: only settings and tables, which is what a run needs that takes part in a study and is
+    not looked at by itself.
+
+    Raises:
+        RunError: the run is not finished, or another one of that name is published.
+        FileNotFoundError: its data, which the counts are made with, are not here.
+    """
+    if not run.finished:
+        raise RunError(f"{run.path} is not finished: train it to its end before publishing it")
+    target = repo_root() / "results/published" / run.name
+    if target == run.path:
+        _hide_frames(run)
+        return run
+    if (target / "config.json").is_file() and Run(target).record != run.record:
+        raise RunError(f"{target} holds another run of that name: rename one of them")
+    counts = {} if light else _validation(run)
+    names = [run.weights.name, run.unaveraged.name]
+    names += ["predictions", "figures", "*.ipynb"] if light else PARTS  # predictions, unpacked
+    left_out = shutil.ignore_patterns("last", ".*", *names)
+    shutil.copytree(run.path, target, ignore=left_out, dirs_exist_ok=True)
+    for name, table in counts.items():
+        Run(target).save_table(name, table)
+    if not light and (tested := run.path / "predictions/test").is_dir():
+        archive.pack(tested, Run(target).archive_path("test"))
+    _hide_frames(Run(target))
+    there = run.weights.is_file() and not light
+    if there and run.weights.stat().st_size <= 2 * MAX_COMMITTED_BYTES:
+        halve_weights(run.weights, Run(target).weights)
+    write_run_card(Run(target))
+    return Run(target)
+
+
+def _validation(run: Run) -> dict[str, pd.DataFrame]:
+    """Tables by name that stand for the predictions of the validation part, if it has these."""
+    if not (run.path / "predictions/val").is_dir():
+        return {}
+    config = run.config
+    dataset = PolypDataset(config.dataset, config.image_size)
+    check_data(run, dataset)
+    levels = levels_table(validation_levels(run, dataset))
+    return {VAL_COUNTS: validation_table(run, dataset), VAL_LEVELS: levels}
+
+
+def _hide_frames(run: Run) -> None:
+    name = get_info(run.config.dataset).name
+    for path in hidden_figures(run.path, name):
+        path.unlink()
+    for path in run.path.glob("*.ipynb"):
+        hide_frames(path, name)
