@@ -129,10 +129,9 @@ def _evaluate(run: str) -> None:
         write_run_card(found)
     if warning := leak_warning(found.split, found.config.dataset):
         print(warning)
-    score = evaluation.headline
+    dice = evaluation.polyp_dice
     print(
-        f"{found.name}: polyp Dice {score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}] "
-        f"on {score['n']} test frames, per image at the original size"
+        f"{found.name}: polyp Dice {dice} on {dice.n} test frames, per image at the original size"
     )
 
 

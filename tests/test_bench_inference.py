@@ -71,7 +71,7 @@ def test_int8_is_calibrated_on_frames_of_the_training_part(run, monkeypatch):
 def test_dice_is_that_of_the_evaluation(run):
     data = PolypDataset("phantom", 32)
     table = dice_by_runtime(run, data, ["ours, PyTorch fp32"]).set_index("runtime")
-    expected = evaluate_run(run, dataset=data).headline["mean"]
+    expected = evaluate_run(run, dataset=data).polyp_dice.mean
     assert table.index.tolist() == [CARD, "ours, PyTorch fp32"]
     assert expected > 0.1  # else the test says nothing
     assert table["dice"].tolist() == pytest.approx([expected] * 2, abs=2e-3)  # stored as 8 bit
@@ -91,7 +91,7 @@ def test_a_runtime_that_differs_shows_as_delta(run, monkeypatch):
     assert other.dice == 0
     assert other.delta == pytest.approx(-card.dice)  # each of these frames shows a polyp
     assert other.largest >= card.dice
-    mean = evaluate_run(run, dataset=data).headline  # about what is lost: the interval of it all
+    mean = evaluate_run(run, dataset=data).polyp_dice  # about what is lost: the interval of it all
     assert [-other.high, -other.low] == pytest.approx([mean["low"], mean["high"]], abs=0.04)
 
 

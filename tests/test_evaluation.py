@@ -238,11 +238,12 @@ def test_a_last_batch_of_one_weighs_as_much_as_a_full_one(dataset):
 # --- summary, files, errors ----------------------------------------------------------------------
 
 
-def test_the_headline_is_polyp_dice_at_the_original_size(dataset):
+def test_polyp_dice_at_the_original_size_stands_for_all(dataset):
     found = evaluate_run(finished_run(dataset, "trimap", random_levels), dataset=dataset)
-    assert found.headline[["size", "class", "score"]].tolist() == [ORIGINAL, POLYP, "dice"]
+    first = found.summary.iloc[0]
+    assert first[["size", "class", "score"]].tolist() == [ORIGINAL, POLYP, "dice"]
     expected = mean_interval(polyp_rows(found, ORIGINAL)["dice"])
-    assert tuple(found.headline[["mean", "low", "high", "n"]]) == expected
+    assert found.polyp_dice == expected
     overlap = found.summary["score"].isin([*SCORES, "specificity"])
     assert overlap.sum() == 2 * (3 + 1) * 5
 
@@ -269,9 +270,9 @@ def test_saved_files_hold_all_rows_and_strict_json(scheme, classes, dataset, wit
     assert summary["card"] == pytest.approx(found.card, abs=1e-5)
     assert len(summary["scores"]) == len(found.summary)
     assert {row["protocol"] for row in summary["protocols"]} == set(PROTOCOLS)
-    first = dict(summary["scores"][0])
-    assert first.pop("protocol") == "original size, per image"
-    assert first == pytest.approx(found.headline.drop("size").to_dict(), abs=1e-5)
+    first, expected = summary["scores"][0], found.summary.iloc[0].to_dict()
+    assert [first.pop("size"), expected.pop("size")] == [ORIGINAL, ORIGINAL]
+    assert first == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_cannot_be_scored_is_null_in_the_summary(dataset):

@@ -36,14 +36,14 @@ SUMMARY = {
     "n": 8,
     "protocol": "one value per image, then the mean; polyp where P(all polyp classes) > 0.5; BCa",
     "scores": [
-        {"protocol": protocol, "class": name, "score": score, "mean": mean, "low": low}
+        {"size": size, "class": name, "score": score, "mean": mean, "low": low}
         | {"high": high, "n": n}
-        for protocol, name, score, mean, low, high, n in (
-            ("original size, per image", "polyp (merged)", "dice", 0.79134, 0.7504, 0.83021, 8),
-            ("original size, per image", "polyp (merged)", "iou", 0.70219, 0.6613, 0.7489, 8),
-            ("original size, per image", "boundary", "dice", 0.41, None, None, 1),
-            ("network size, per image", "polyp (merged)", "dice", 0.80007, 0.76, 0.84, 8),
-            ("network size, per image", "polyp (merged)", "recall", None, None, None, 0),
+        for size, name, score, mean, low, high, n in (
+            ("original", "polyp (merged)", "dice", 0.79134, 0.7504, 0.83021, 8),
+            ("original", "polyp (merged)", "iou", 0.70219, 0.6613, 0.7489, 8),
+            ("original", "boundary", "dice", 0.41, None, None, 1),
+            ("network", "polyp (merged)", "dice", 0.80007, 0.76, 0.84, 8),
+            ("network", "polyp (merged)", "recall", None, None, None, 0),
         )
     ],
 }
@@ -409,17 +409,17 @@ def test_card_numbers_are_those_of_the_summary(run):
     path = write_run_card(run)
     assert {path for path in run.path.rglob("*")} - before == {run.path / "README.md"}
     text = path.read_text(encoding="utf-8")
-    table = re.findall(r"^\| (?:original|network) size.*\|$", text, re.M)
+    table = re.findall(r"^\| (?:original|network) \|.*\|$", text, re.M)
     assert len(table) == len(SUMMARY["scores"])
     for line, row in zip(table, SUMMARY["scores"], strict=True):
-        protocol, name, score, mean, interval, n = line.strip("| ").split(" | ")
-        assert (protocol, name, score, int(n)) == tuple(
-            row[key] for key in ("protocol", "class", "score", "n")
+        size, name, score, interval, n = line.strip("| ").split(" | ")
+        assert (size, name, score, int(n)) == tuple(
+            row[key] for key in ("size", "class", "score", "n")
         )
-        shown = [float(number) for number in re.findall(r"[\d.]+", mean + interval)]
+        shown = [float(number) for number in re.findall(r"[\d.]+", interval)]
         known = [row[key] for key in ("mean", "low", "high") if row[key] is not None]
         assert shown == pytest.approx(known, abs=5e-4)
-    assert "Polyp Dice **0.791** [0.750, 0.830] on 8 frames of test" in text
+    assert "Polyp Dice **0.791 [0.750, 0.830]** on 8 frames of test" in text
     assert SUMMARY["protocol"] in text
     assert "not been evaluated" not in text
 

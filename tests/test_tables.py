@@ -50,7 +50,7 @@ def test_kinds_of_a_run_that_knows_several(tmp_path):
     run.path.mkdir()
     settings = {"scheme": "neopolyp", "dataset": "neopolyp", "split": "grouped"}
     (run.path / "config.json").write_text(json.dumps({"settings": settings}))
-    row = {"protocol": "original size, per image", "class": "non-neoplastic", "score": "iou"}
+    row = {"size": "original", "class": "non-neoplastic", "score": "iou"}
     summary = {"scores": [{**row, "mean": 0.25, "low": 0.125, "high": 0.5, "n": 9}]}
     (run.path / "summary.json").write_text(json.dumps(summary))
     true = ["neoplastic"] * 3 + ["non-neoplastic"] * 2
@@ -147,7 +147,7 @@ def test_the_released_run_stands_beside_published_figures(tmp_path):
 
 def test_render_fills_marked_tables_and_nothing_else(tmp_path):
     row = {"class": POLYP, "score": "dice", "mean": 0.5, "low": 0.4, "high": 0.6}
-    scores = [{**row, "protocol": "original size, per image"}]
+    scores = [{**row, "size": "original"}]
     run = Run(tmp_path / "a-run")
     run.path.mkdir()
     settings = {"scheme": "unused-third", "width": 32}

@@ -130,7 +130,7 @@ class DiceModel(NamedTuple):
         ]
         clear = (self.effects["low"] > 0) | (self.effects["high"] < 0)
         for row in self.effects[clear].to_dict("records"):
-            change = Interval(row["effect"], row["low"], row["high"], self.frames)
+            change = Interval.of(row, "effect")
             of = "" if row["property"] in MARKS.values() else "a standard deviation more of the "
             sentences.append(
                 f"The others held, Dice changes by {change} with {of}{row['property']}."
@@ -189,7 +189,7 @@ def driver_findings(table: pd.DataFrame) -> list[str]:
         f"{_mean(scored)}, the median {scored['dice'].median():.3f}.",
     ]
     for _, row in correlations(scored).iterrows():
-        interval = Interval(row["rho"], row["low"], row["high"], row["n"])
+        interval = Interval.of(row, "rho")
         sentences.append(_correlation_sentence(row["feature"], interval))
     sentences.append(_smallest_sentence(scored))
     for column, text in _marks(scored).items():

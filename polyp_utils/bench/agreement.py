@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from polyp_utils.score.intervals import Interval
+
 LEVEL = 0.9  # of the interval of the difference
 MARGIN = 0.02  # of Dice: an interval within it says that the loops are equivalent
 
@@ -15,12 +17,12 @@ def equivalence_findings(found: pd.DataFrame) -> list[str]:
     verdict = f"{'' if inside else 'not '}within ±{MARGIN}"
     return [
         f"Loss at step {loss['at']}: plain {loss['plain']:.4f}, ours {loss['ours']:.4f}; "
-        f"difference {loss['difference']:+.4f} [{loss['low']:.4f}, {loss['high']:.4f}]. For "
+        f"difference {Interval.of(loss, 'difference'):+.4f}. For "
         f"comparison: ours as it trains here and ours in fp32 are {loss['rounding']:.4f} apart "
         "(mean absolute difference).",
         f"Validation polyp Dice after epoch {dice['at']}: plain {dice['plain']:.4f}, ours "
-        f"{dice['ours']:.4f}; difference {dice['difference']:+.4f} "
-        f"[{dice['low']:.4f}, {dice['high']:.4f}] ({100 * LEVEL:.0f} %, {dice['seeds']} seeds): "
+        f"{dice['ours']:.4f}; difference {Interval.of(dice, 'difference'):+.4f} "
+        f"({100 * LEVEL:.0f} %, {dice['seeds']} seeds): "
         f"{verdict}.",
     ]
 

@@ -1,7 +1,7 @@
 """Tables from a measured benchmark."""
 
 import json
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +11,7 @@ from polyp_utils.bench.layers import PASSES, layers_of
 from polyp_utils.bench.profile import KINDS
 from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.paths import repo_root, results_root
+from polyp_utils.score.intervals import Interval
 
 NOT_HELD = " (ignores the limit)"  # a runtime that computed as on the real CPU, not the imitated
 LIVE = 25  # frames per second of video
@@ -198,7 +199,7 @@ def live_findings(table: pd.DataFrame) -> list[str]:
         sentences.append(
             f"`{run}` (width {row['width']}, {row['image_size']} px): of what costs less than "
             f"{LOSS} of Dice, {row['runtime']} is the fastest, {row['frames_per_second']:.1f} "
-            f"whole frames per second ({live}), Dice {_difference(row)}."
+            f"whole frames per second ({live}), Dice {Interval.of(row, 'delta'):+.4f}."
         )
     return sentences
 
@@ -218,7 +219,7 @@ def inference_dice() -> pd.DataFrame:
                         "px": row["image_size"],
                         "runtime and precision": row["runtime"],
                         "Dice": f"{row['dice']:.4f}",
-                        "difference [95 %]": _difference(row),
+                        "difference [95 %]": f"{Interval.of(row, 'delta'):+.4f}",
                         "largest": f"{row['largest']:.3f}",
                         "whole frames/s": "–" if pd.isna(speed) else f"{speed:.1f}",
                     }
@@ -237,17 +238,13 @@ def live_runtimes() -> str:
     return "\n".join(sentences) or "- (No published measurement has both for one network.)"
 
 
-def _difference(row: Mapping[Hashable, float]) -> str:
-    return f"{row['delta']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
-
-
 def equivalence_table() -> pd.DataFrame:
     """Ours against the plain loop per published machine, in words."""
     rows = []
     for machine, _, folder in _published():
         if (folder / "equivalence.csv").is_file():
             for row in differences(pd.read_csv(folder / "equivalence.csv")).to_dict("records"):
-                interval = f"{row['difference']:+.4f} [{row['low']:.4f}, {row['high']:.4f}]"
+                interval = f"{Interval.of(row, 'difference'):+.4f}"
                 what = {"loss": "loss at step", "polyp_dice": "polyp Dice after epoch"}[row["what"]]
                 rows.append(
                     {

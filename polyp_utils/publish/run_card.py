@@ -3,7 +3,6 @@
 Every number comes from the run's files, so a card is written again, not edited.
 """
 
-import json
 import shlex
 from dataclasses import replace
 from datetime import timedelta
@@ -23,6 +22,7 @@ from polyp_utils.data.split import PARTS
 from polyp_utils.model.predict import is_halved
 from polyp_utils.model.unet import UNet
 from polyp_utils.runs.run import Run
+from polyp_utils.score.intervals import Interval
 from polyp_utils.train.learner import COSINE_END
 
 _TEMPLATE = Path(__file__).with_suffix(".md.jinja")
@@ -40,8 +40,7 @@ def write_run_card(run: Run, repo_id: str = "") -> Path:
     """
     if not run.finished:
         raise RunError(f"{run.path} is not finished: train it to its end before writing its card")
-    path = run.path / "summary.json"
-    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    summary = run.summary if (run.path / "summary.json").is_file() else {}
     card = run.path / "README.md"
     with atomic(card) as temporary:
         temporary.write_text(_card(run, summary, repo_id or f"user/{run.name}"), encoding="utf-8")
@@ -68,7 +67,7 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
         record=record,
         training=run.training,
         summary=summary,
-        headline=next((row for row in _merged(summary) if row["score"] == "dice"), None),
+        dice=next((row for row in _merged(summary) if row["score"] == "dice"), None),
         info=info,
         drawn=_drawn(config),
         scheme=scheme,
@@ -85,6 +84,7 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
         command=_command(replace(config, name="") if "note" in record else config),
         cosine_end=COSINE_END,
         timedelta=timedelta,
+        interval=Interval.of,
     )
 
 
@@ -100,7 +100,7 @@ def _front_matter(run: Run, summary: dict[str, Any]) -> str:
             dataset_name=info.title,
             dataset_split=summary["part"],
             metric_type=row["score"],
-            metric_name=f"{row['score']}, {POLYP}, {row['protocol']}",
+            metric_name=f"{row['score']}, {POLYP}, {row['size']} size, per image",
             metric_value=row["mean"],
         )
         for row in _merged(summary)

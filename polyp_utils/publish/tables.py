@@ -183,7 +183,7 @@ def away_table(runs: list[Run]) -> str:
     rows = []
     for run in (run for run in runs if (run.path / "generalise.csv").is_file()):
         for row in pd.read_csv(run.path / "generalise.csv").to_dict("records"):
-            dice = Interval(row["dice"], row["low"], row["high"], row["n"])
+            dice = Interval.of(row, "dice")
             drop = "–"
             if not pd.isna(row["drop"]):
                 drop = str(Interval(row["drop"], row["drop_low"], row["drop_high"], row["n"]))
@@ -200,8 +200,7 @@ def mirror_table(runs: list[Run]) -> str:
         doubts = pd.read_csv(run.path / "uncertainty.csv")
         bad = doubts["dice"] < BAD_DICE
         areas = [str(auroc(doubts[name], bad, doubts["group"])) for name in DOUBTS]
-        mean, low, high = (gain[key] for key in ("difference", "low", "high"))
-        cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]", f"{gain['p']:.3f}"]
+        cells = [str(Interval.of(gain, "difference")), f"{gain['p']:.3f}"]
         cells += [f"{gain['detectable']:.3f}", f"{gain['cost']:.1f}", str(bad.sum())]
         rows.append([_link(run), *cells, *areas])
     head = ["run", "gain in polyp Dice [95 %]", "p", "detectable", "times as long"]
@@ -270,7 +269,7 @@ def run_protocol_table(runs: list[Run]) -> str:
     rows = []
     for run in runs:
         found = {
-            row["protocol"]: Interval(row["mean"], row["low"], row["high"], row["n"])
+            row["protocol"]: Interval.of(row)
             for row in run.summary.get("protocols", [])
             if row["score"] == "dice"
         }
@@ -347,7 +346,7 @@ def duplicate_recall_table(runs: list[Run]) -> str:
         [
             r["copy"],
             f"{r['found']} of {r['n']}",
-            str(Interval(r["recall"], r["low"], r["high"], r["n"])),
+            str(Interval.of(r, "recall")),
         ]
         for r in table.to_dict("records")
     ]
@@ -465,7 +464,7 @@ def write() -> list[Path]:
 
 def _row(summary: dict[str, Any], size: str, score: str, name: str) -> dict[str, Any] | None:
     for row in summary["scores"]:
-        if (row["protocol"].split()[0], row["class"], row["score"]) == (size, name, score):
+        if (row["size"], row["class"], row["score"]) == (size, name, score):
             return row
     return None
 
@@ -476,8 +475,8 @@ def _score(
     row = _row(summary, size, score, name)
     if row is None:
         return "–"
-    mean = f"**{row['mean']:.3f}**" if bold else f"{row['mean']:.3f}"
-    return mean + ("" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]")
+    text = str(Interval.of(row))
+    return re.sub(r"^\S+", r"**\g<0>**", text) if bold else text
 
 
 def _link(run: Run) -> str:

@@ -88,9 +88,13 @@ class Run:
         """``summary.json``: scores with intervals on the test part.
 
         Raises:
-            RunError: the run is not evaluated.
+            RunError: the run is not evaluated, or was by a version that wrote another table.
         """
-        return json.loads(self._evaluated("summary.json").read_text(encoding="utf-8"))
+        path = self._evaluated("summary.json")
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if any("size" not in row for row in summary["scores"]):
+            raise RunError(f"{path} was written by an earlier version: evaluate {self.name} again")
+        return summary
 
     @property
     def per_image(self) -> pd.DataFrame:

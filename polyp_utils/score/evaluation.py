@@ -1,8 +1,9 @@
 """Predictions and a data set -> a table of scores per image, and its summary with intervals.
 
 Everything is made from probabilities, stored or given, so a published run or another system's
-masks are scored without weights. The headline is the Dice of the merged polyp mask at the
-original size, one value per image, then the mean; `polyp_utils.score.protocols` has the other ways.
+masks are scored without weights. What stands for all scores is the Dice of the merged polyp mask
+at the original size, one value per image, then the mean; `polyp_utils.score.protocols` has the
+other ways.
 """
 
 import functools
@@ -27,7 +28,7 @@ from polyp_utils.model.predict import polyp_and_classes, to_original
 from polyp_utils.runs.predictions import Predictions, of_run
 from polyp_utils.runs.run import Run
 from polyp_utils.score.detection import detection_counts
-from polyp_utils.score.intervals import mean_interval
+from polyp_utils.score.intervals import Interval, mean_interval
 from polyp_utils.score.literature import CARD
 from polyp_utils.score.overlap import (
     Counts,
@@ -91,7 +92,7 @@ class Evaluation:
 
     @functools.cached_property
     def summary(self) -> pd.DataFrame:
-        """Mean and 95 % interval per size, class and score; the headline is the first row."""
+        """Mean and 95 % interval per size, class and score; polyp Dice is the first row."""
         rows = []
         for size in (ORIGINAL, NETWORK):
             of_size = self.per_image[self.per_image["size"] == size]
@@ -111,22 +112,18 @@ class Evaluation:
         return protocol_table(self.per_image, self.groups)
 
     @property
-    def headline(self) -> pd.Series:
-        """Polyp Dice at the original size: mean, low, high, n."""
-        return self.summary.iloc[0]
+    def polyp_dice(self) -> Interval:
+        """Polyp Dice at the original size, one value per image: the score that stands for all."""
+        return Interval.of(self.summary.iloc[0])
 
     def save(self, run: Run, part: str = "test") -> None:
         """Writes ``per_image.csv`` and ``summary.json`` into a run folder, atomically."""
         run.save_table("per_image", self.per_image)
-        scores = [
-            {"protocol": f"{row.pop('size')} size, per image", **row}
-            for row in self.summary.to_dict("records")
-        ]
         summary = {
             "part": part,
             "n": int(self.per_image["id"].nunique()),
             "protocol": PROTOCOL,
-            "scores": [_plain(row) for row in scores],
+            "scores": [_plain(row) for row in self.summary.to_dict("records")],
             "protocols": [_plain(row) for row in self.protocols.to_dict("records")],
             "card": _plain(self.card),
         }

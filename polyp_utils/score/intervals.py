@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,15 +13,36 @@ FEW = 10  # values: with fewer no interval is worth its ink
 
 
 class Interval(NamedTuple):
-    """A mean with its confidence interval and the number of values behind it."""
+    """A mean with its confidence interval and the number of values behind it.
+
+    As text, ``0.873 [0.828, 0.903]``, or in another number format, for example ``+.4f``; without
+    brackets where there are no bounds, and a dash where there is no mean (NaN).
+    """
 
     mean: float
     low: float
     high: float
     n: int
 
+    @classmethod
+    def of(cls, row: Any, value: str = "mean") -> "Interval":
+        """Of a row (mapping or Series) with ``value``, ``low``, ``high``, and perhaps ``n``.
+
+        None is NaN, as in JSON.
+        """
+        mean, low, high = (
+            math.nan if row[key] is None else row[key] for key in (value, "low", "high")
+        )
+        return cls(mean, low, high, row.get("n", 0))
+
+    def __format__(self, spec: str) -> str:
+        mean, low, high = (f"{number:{spec or '.3f'}}" for number in self[:3])
+        if math.isnan(self.mean):
+            return "–"
+        return mean if math.isnan(self.low) else f"{mean} [{low}, {high}]"
+
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return format(self)
 
 
 class Comparison(NamedTuple):

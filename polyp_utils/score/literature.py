@@ -98,7 +98,7 @@ def _row(figure: PublishedFigure, scores: pd.DataFrame, split: str) -> dict[str,
     score, theirs = ("IoU", figure.iou) if math.isnan(figure.dice) else ("Dice", figure.dice)
     ours = difference = "–"
     if figure.protocol:
-        interval = Interval(*scores.loc[(figure.protocol, score.lower()), list(Interval._fields)])
+        interval = Interval.of(scores.loc[(figure.protocol, score.lower())])
         ours, difference = str(interval), f"{interval.mean - theirs:+.3f}"
     return {
         "system": f"{figure.system} ({figure.source})",

@@ -240,9 +240,7 @@ def shown(found: pd.DataFrame) -> pd.DataFrame:
 def _said(found: Interval, missing: str, sign: str = "") -> str:
     if not found.n:
         return missing
-    if np.isnan(found.low):
-        return f"{found.mean:{sign}.3f} (one seed)"
-    return f"{found.mean:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
+    return f"{found:{sign}.3f}{' (one seed)' if np.isnan(found.low) else ''}"
 
 
 def ablation_findings(found: pd.DataFrame) -> list[str]:
