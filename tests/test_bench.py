@@ -309,7 +309,7 @@ def test_the_notebook_reads_what_was_measured(measured, tmp_path):
     out = tmp_path / "8.ipynb"
     papermill.execute_notebook(NOTEBOOK, out, {"folder": str(folder)}, progress_bar=False)
     said = out.read_text()
-    assert "difference +0.0000 [0.0000, 0.0000] (90 %, 2 seeds): within ±0.02." in said
+    assert "difference +0.0000 [+0.0000, +0.0000] (90 %, 2 seeds): within ±0.02." in said
     assert "The largest difference of a mean Dice is 0.00123." in said
     assert "times the plain loop" in said
     assert "The law misses the measured steps by at most 0 %" in said

@@ -17,6 +17,7 @@ from polyp_utils.analyse.failures import (
 from polyp_utils.analyse.gallery import predicted_frames
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.files import write_json
+from polyp_utils.data.catalog import get_info
 from polyp_utils.data.labels import POLYP, get_scheme
 from polyp_utils.runs.predictions import Predictions, of_arrays
 from polyp_utils.runs.run import Run
@@ -63,7 +64,7 @@ def dataset():
         image = np.where(truth, 180, 120).astype(np.uint8)
         return np.repeat(image[..., None], 3, axis=2), np.where(truth, 255, 0).astype(np.uint8)
 
-    return SimpleNamespace(original=original, ids=tuple(FRAMES))
+    return SimpleNamespace(original=original, ids=tuple(FRAMES), info=get_info("phantom"))
 
 
 def read_by(run):
@@ -175,6 +176,7 @@ def test_gallery_shows_truth_prediction_and_map_in_the_order_asked(with_map, run
     titles = {"missed": "first", "half": "second"}
     frames = predicted_frames(read_by(run), dataset, titles, with_map)
     assert [frame.title for frame in frames] == ["first", "second"]
+    assert {frame.dataset for frame in frames} == {"phantom"}
     for frame_id, frame in zip(titles, frames, strict=True):
         truth, prediction, *_ = FRAMES[frame_id]
         assert frame.image.shape == (SIDE, SIDE, 3)

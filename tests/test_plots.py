@@ -77,8 +77,9 @@ def test_an_outline_is_closed_and_runs_between_pixels(rows, columns, box):
 
 @pytest.mark.parametrize(("count", "columns", "grid"), [(1, 6, 6), (5, 3, 6), (4, 2, 4)])
 def test_a_sheet_shows_every_frame_with_its_title(count, columns, grid):
-    frames = [image_frame(f"frame {i}") for i in range(count)]
+    frames = [image_frame(f"frame {i}")._replace(dataset="a set") for i in range(count)]
     figure = plots.sheet(frames, "worst first", columns)
+    assert figure.get_label() == "a set"  # by which `publish` knows whether it may be shown
     axes = drawn(figure)
     assert len(axes) == grid
     assert [one.get_title() for one in with_images(axes)] == [f.title for f in frames]

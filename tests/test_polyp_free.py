@@ -15,6 +15,7 @@ from polyp_utils.analyse.polyp_free import (
     largest_rectangle,
 )
 from polyp_utils.data import phantom
+from polyp_utils.data.catalog import get_info
 
 HEIGHT, WIDTH = 300, 400
 
@@ -83,7 +84,7 @@ def test_a_frame_full_of_polyp_has_no_crop_and_one_without_is_its_own():
 @pytest.fixture
 def dataset():
     frames = {"a": frame(), "full": frame((0, 0, HEIGHT, 300)), "b": frame((120, 300, 60, 60))}
-    return SimpleNamespace(original=frames.get)
+    return SimpleNamespace(original=frames.get, info=get_info("phantom"))
 
 
 def mark(image):
@@ -114,6 +115,7 @@ def test_the_gallery_shows_the_crop_and_what_is_marked_in_it(dataset):
     table = alarm_table(mark, dataset, {"a": 0, "full": 1, "b": 2}, phantoms=0)
     frames = alarm_frames(table, mark, dataset, 9)
     assert sorted(f.title.partition("\n")[0] for f in frames) == ["a", "b"]
+    assert {frame.dataset for frame in frames} == {"phantom"}
     for shown in frames:
         assert shown.title.endswith("\n10 % of the crop")
         assert shown.image.shape == (HEIGHT, WIDTH, 3)

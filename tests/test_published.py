@@ -64,7 +64,7 @@ def test_frames_that_may_not_be_shown_are_not_published(run, monkeypatch):
     for path in (figure, figure.with_suffix(".png")):
         path.write_bytes(b"picture")
     executed(run.path / "05_generalise.ipynb", "", "kvasir-seg", "neopolyp", "somebody's")
-    left_out = r"\*\(Left out: frames of {}, whose terms"
+    left_out = r"\*\(Left out: frames of {} are not shown"
     published = publish(run)
     assert (published.path / "figures/worst.jpg").is_file()
     chart, own, kvasir, neopolyp, unknown = shown_in(published.path / "05_generalise.ipynb")

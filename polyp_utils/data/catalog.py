@@ -31,8 +31,8 @@ class DatasetInfo:
         archive: its file, if the terms allow an automatic download.
         ignore: sub-folders without masks of polyps.
         joins: the sets that it takes its frames from, under their ids there.
-        shown: whether figures that are published may show its frames, small and cited: so where
-            who uses it for research may, and nothing forbids to pass frames on.
+        shown: whether published figures may show some of its frames, small and cited; False
+            unless its terms permit research use and nobody has to be asked or agreed with first.
     """
 
     name: str

@@ -41,8 +41,8 @@ def hide_frames(notebook: Path, dataset: str) -> int:
                 of = output["metadata"].get("image/jpeg", {}).get("frames_of") or dataset
                 if not may_show(of):
                     name = CATALOG[of].title if of in CATALOG else of
-                    said = f"*(Left out: frames of {name}, whose terms do not let them be shown.)*"
-                    output |= {"data": {"text/markdown": [said]}, "metadata": {}}
+                    text = f"Left out: frames of {name} are not shown here, see results/README.md."
+                    output |= {"data": {"text/markdown": [f"*({text})*"]}, "metadata": {}}
                     hidden += 1
     if hidden:
         write_text(notebook, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

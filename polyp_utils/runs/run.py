@@ -92,7 +92,7 @@ class Run:
         """
         path = self._evaluated("summary.json")
         summary = json.loads(path.read_text(encoding="utf-8"))
-        if any("size" not in row for row in summary["scores"]):
+        if any("size" not in row for row in summary.get("scores", ())):
             raise RunError(f"{path} was written by an earlier version: evaluate {self.name} again")
         return summary
 
