@@ -13,6 +13,7 @@ from polyp_utils.common.exceptions import RunError
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.losses import CombinedLoss
+from polyp_utils.score import intervals
 from polyp_utils.score.evaluation import evaluate_run
 from polyp_utils.score.literature import CARD
 from polyp_utils.score.overlap import Counts, batch_dice
@@ -27,7 +28,7 @@ AS_IS, SMOOTHED, ABSENT_LEFT_OUT, PERFECT = LOSSES
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch):
-    monkeypatch.setattr(hypotheses, "_RESAMPLES", 299)
+    monkeypatch.setattr(intervals, "RESAMPLES", 299)
 
 
 @pytest.fixture(scope="module")

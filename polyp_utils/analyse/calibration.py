@@ -18,11 +18,10 @@ from polyp_utils.data.labels import inner_rim, is_polyp, rim_width
 from polyp_utils.model.predict import to_original
 from polyp_utils.runs.predictions import Predictions, of_run
 from polyp_utils.runs.run import Run
-from polyp_utils.score.intervals import Interval
+from polyp_utils.score.intervals import Interval, percentiles, resamples
 
 LEVELS = 256
 VAL_LEVELS = "val_levels"  # the table of `levels_table` in a published run
-_RESAMPLES = 999
 
 
 @dataclass(frozen=True)
@@ -114,10 +113,10 @@ def calibration_error(
     in_bin = np.eye(bins)[which]
     gaps = (counts.pixels * chance - counts.polyp) @ in_bin
     frames = len(gaps)
-    drawn = np.random.default_rng(seed).multinomial(frames, np.full(frames, 1 / frames), _RESAMPLES)
+    drawn = resamples(range(frames), np.random.default_rng(seed))
     weights = np.vstack([np.ones(frames), drawn])
     errors = np.abs(weights @ gaps).sum(axis=1) / (weights @ counts.pixels.sum(axis=1))
-    low, high = np.quantile(errors[1:], [0.025, 0.975]) if frames > 1 else (np.nan, np.nan)
+    low, high = percentiles(errors[1:]) if frames > 1 else (np.nan, np.nan)
     return Interval(float(errors[0]), float(low), float(high), frames)
 
 

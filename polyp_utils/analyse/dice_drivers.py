@@ -10,14 +10,13 @@ import pandas as pd
 from polyp_utils.score.intervals import (
     FEW,
     Interval,
-    draw_groups,
     mean_interval,
-    members_of,
+    percentiles,
+    resamples,
     spearman_interval,
 )
 
 FAILURE_DICE = 0.5
-_MODEL_RESAMPLES = 999
 
 # What a frame is like, and how to say it.
 FEATURES = {
@@ -167,13 +166,10 @@ def dice_model(table: pd.DataFrame, seed: int = 0) -> DiceModel:
         return DiceModel(effects, float("nan"), n, p)
     x, y = np.column_stack([*columns.values(), np.ones(n)]), scored["dice"].to_numpy()
     fitted = np.linalg.lstsq(x, y, rcond=None)[0]
-    members = members_of(scored["group"])
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(_MODEL_RESAMPLES):
-        rows = draw_groups(members, rng)
-        drawn.append(np.linalg.lstsq(x[rows], y[rows], rcond=None)[0][:-1])
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    drawn = resamples(scored["group"], np.random.default_rng(seed)).astype(float)
+    squares = np.einsum("rn,np,nq->rpq", drawn, x, x, optimize=True)
+    refitted = np.linalg.pinv(squares, hermitian=True) @ ((drawn * y) @ x)[..., None]
+    low, high = percentiles(refitted[:, :-1, 0])
     found = {"property": list(columns), "effect": fitted[:-1], "low": low, "high": high}
     effects = pd.DataFrame(found).sort_values("effect", key=abs, ascending=False, ignore_index=True)
     unexplained = ((y - x @ fitted) ** 2).sum() / ((y - y.mean()) ** 2).sum()

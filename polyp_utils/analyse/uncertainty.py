@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from polyp_utils.data.labels import Scheme
-from polyp_utils.score.intervals import RESAMPLES, Interval
+from polyp_utils.score.intervals import Interval, percentiles, resamples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,15 +44,13 @@ def auroc(
     n = len(values)
     if labels.all() or not labels.any():
         return Interval(np.nan, np.nan, np.nan, n)
-    group, names = pd.factorize(np.arange(n) if groups is None else pd.Series(list(groups)))
-    equal = np.full(len(names), 1 / len(names))
-    drawn = np.random.default_rng(seed).multinomial(len(names), equal, size=RESAMPLES)
-    times = np.vstack([np.ones(n), drawn[:, group]])  # that each frame is drawn
+    drawn = resamples(range(n) if groups is None else groups, np.random.default_rng(seed))
+    times = np.vstack([np.ones(n), drawn])  # that each frame is drawn
     higher = np.heaviside(values[labels][:, None] - values[~labels], 0.5)
     pairs = times[:, labels].sum(axis=1) * times[:, ~labels].sum(axis=1)
     won = (times[:, labels] @ higher * times[:, ~labels]).sum(axis=1)
     whole, *areas = won[pairs > 0] / pairs[pairs > 0]
-    low, high = np.quantile(areas, [0.025, 0.975])
+    low, high = percentiles(np.array(areas))
     return Interval(float(whole), float(low), float(high), n)
 
 

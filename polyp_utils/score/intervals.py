@@ -1,7 +1,11 @@
-"""Intervals: a mean without one is not a result."""
+"""Intervals: a mean without one is not a result.
+
+Means and ratios have BCa bootstrap intervals, by SciPy. Whatever else is resampled, here or
+elsewhere, is so by `resamples`, and has a percentile interval. All draw `RESAMPLES` times.
+"""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,15 +141,24 @@ def _by_group(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
     return sums[order], counts[order]
 
 
-def members_of(groups: Iterable[object]) -> list[np.ndarray]:
-    """Rows of each group, int64, in the order in which the groups appear."""
+def resamples(groups: Iterable[object], rng: np.random.Generator) -> np.ndarray:
+    """How often each item is in each of `RESAMPLES` bootstrap samples, int64 (RESAMPLES, items).
+
+    A sample draws as many whole groups as there are.
+
+    Args:
+        groups: of each item; for items that are drawn alone, ``range(n)``.
+        rng: what to draw with.
+    """
     labels = pd.factorize(pd.Series(list(groups)))[0]
-    return [np.flatnonzero(labels == k) for k in range(labels.max() + 1)]
+    k = labels.max() + 1
+    return rng.multinomial(k, np.full(k, 1 / k), RESAMPLES)[:, labels]
 
 
-def draw_groups(members: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Rows of a bootstrap sample that draws as many whole groups as there are."""
-    return np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
+def percentiles(drawn: np.ndarray, confidence: float = 0.95) -> np.ndarray:
+    """Lower and upper bound of a percentile interval over the first axis of resamples."""
+    tail = (1 - confidence) / 2
+    return np.quantile(drawn, [tail, 1 - tail], axis=0)
 
 
 def compare_paired(
@@ -202,11 +215,11 @@ def compare_unpaired(
         tops, bottoms = _by_group(kept, of)
         if len(tops) < 2:
             return Interval(np.nan, np.nan, np.nan, n + len(kept))
-        weights = rng.multinomial(len(tops), np.full(len(tops), 1 / len(tops)), RESAMPLES)
+        weights = resamples(range(len(tops)), rng)
         drawn.append((weights @ tops) / (weights @ bottoms))
         means.append(float(kept.mean()))
         n += len(kept)
-    low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
+    low, high = percentiles(drawn[0] - drawn[1])
     return Interval(means[0] - means[1], float(low), float(high), n)
 
 
@@ -251,11 +264,10 @@ def seeds_interval(
     if min(runs, len(units)) < 2:
         return Interval(mean, np.nan, np.nan, n)
     rng = np.random.default_rng(seed)
-    rows = rng.multinomial(runs, np.full(runs, 1 / runs), RESAMPLES) / runs
-    columns = rng.multinomial(len(units), np.full(len(units), 1 / len(units)), RESAMPLES)[:, of]
+    rows = resamples(range(runs), rng) / runs
+    columns = resamples(range(len(units)), rng)[:, of]
     resampled = ((rows @ kept) * columns).sum(axis=1) / columns.sum(axis=1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
+    low, high = percentiles(resampled, confidence)
     return Interval(mean, float(low), float(high), n)
 
 
@@ -281,15 +293,16 @@ def spearman_interval(
     if pairs.shape[1] < 3 or np.ptp(pairs, axis=1).min() == 0:
         return Interval(np.nan, np.nan, np.nan, pairs.shape[1])
     rng = np.random.default_rng(seed)
-    rows = rng.integers(pairs.shape[1], size=(RESAMPLES, pairs.shape[1]))
-    ranks = stats.rankdata(pairs[:, rows], axis=-1)
+    n = pairs.shape[1]
+    rows = np.repeat(np.tile(np.arange(n), RESAMPLES), resamples(range(n), rng).ravel())
+    ranks = stats.rankdata(pairs[:, rows.reshape(RESAMPLES, n)], axis=-1)
     ranks -= ranks.mean(axis=-1, keepdims=True)
     spread = np.sqrt((ranks**2).sum(axis=-1).prod(axis=0))
     with np.errstate(invalid="ignore"):  # a resample of equal values has no correlation
         resampled = ranks.prod(axis=0).sum(axis=-1) / spread
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(resampled, [tail, 1 - tail])
-    if np.isnan(resampled).mean() > tail:  # nearly constant: the bounds would rest on a few pairs
+    defined = resampled[~np.isnan(resampled)]
+    low, high = percentiles(defined, confidence)
+    if len(defined) < RESAMPLES * (1 + confidence) / 2:  # they would rest on a few pairs
         low = high = np.nan
     rho = float(stats.spearmanr(*pairs).statistic)
     return Interval(rho, float(low), float(high), pairs.shape[1])

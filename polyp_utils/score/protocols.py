@@ -11,12 +11,11 @@ import pandas as pd
 
 from polyp_utils.data.labels import POLYP
 from polyp_utils.score.intervals import (
-    RESAMPLES,
     Interval,
-    draw_groups,
     mean_interval,
-    members_of,
+    percentiles,
     ratio_interval,
+    resamples,
 )
 from polyp_utils.score.saliency import THRESHOLDS, counts_above
 
@@ -98,17 +97,28 @@ def _card(per_image: pd.DataFrame, groups: Mapping[str, object], seed: int = 0) 
     """The card's Dice; percentile interval over whole groups, batches drawn anew each time."""
     import torch  # tables of scores that are stored do without
 
-    from polyp_utils.score.overlap import Counts, card_dice
+    from polyp_utils.score.overlap import CARD_BATCH, Counts, card_dice, dice
 
     table = per_image[(per_image["size"] == NETWORK) & (per_image["class"] != POLYP)]
     ids = table["id"].drop_duplicates().tolist()
     wide = [table.pivot(index="id", columns="class", values=c).loc[ids] for c in Counts._fields]
-    counts = [torch.tensor(c.to_numpy()) for c in wide]
-    members = members_of(groups.get(i, i) for i in ids)
+    counts = Counts(*(torch.tensor(c.to_numpy()) for c in wide))
+    together = [groups.get(i, i) for i in ids]
+    whole = card_dice(counts)
+    if len(set(together)) < 2:
+        return Interval(whole, np.nan, np.nan, len(ids))
     rng = np.random.default_rng(seed)
-    draws = [np.arange(len(ids))] + [
-        draw_groups(members, rng) for _ in range(RESAMPLES // 10 if len(members) > 1 else 0)
-    ]
-    values = [card_dice(Counts(*(c[rows] for c in counts))) for rows in draws]
-    low, high = np.quantile(values[1:], [0.025, 0.975]) if len(values) > 1 else (np.nan, np.nan)
-    return Interval(values[0], float(low), float(high), len(ids))
+    times = resamples(together, rng)
+    sizes = times.sum(axis=1)
+    sample = np.repeat(np.arange(len(sizes)), sizes)
+    image = np.repeat(np.tile(np.arange(len(ids)), len(sizes)), times.ravel())
+    image = image[np.lexsort((rng.random(len(image)), sample))]  # each sample in random order
+    place = np.arange(len(image)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    batches = -(-int(sizes.max()) // CARD_BATCH)  # of a sample, at most
+    batch = torch.from_numpy(sample * batches + place // CARD_BATCH)
+    empty = torch.zeros(len(sizes) * batches, counts.tp.shape[1], dtype=torch.int64)
+    summed = Counts(*(empty.index_add(0, batch, c[image]) for c in counts))
+    scores = dice(summed).nan_to_num(nan=1.0).mean(dim=1).view(-1, batches)
+    there = (torch.bincount(batch, minlength=len(empty)) > 0).view(-1, batches)
+    low, high = percentiles(((scores * there).sum(dim=1) / there.sum(dim=1)).numpy())
+    return Interval(whole, float(low), float(high), len(ids))

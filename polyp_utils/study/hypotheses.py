@@ -16,7 +16,7 @@ from torch import Tensor
 from polyp_utils.common.config import RECIPES
 from polyp_utils.data.known import listed_groups
 from polyp_utils.runs.run import Run, list_runs
-from polyp_utils.score.intervals import Interval, draw_groups, members_of
+from polyp_utils.score.intervals import Interval, percentiles, resamples
 from polyp_utils.score.literature import CARD
 from polyp_utils.score.overlap import batch_dice
 from polyp_utils.score.protocols import polyp_scores
@@ -34,7 +34,6 @@ from polyp_utils.study.card_sums import (
 VALIDATION, TEST, LOSS = CARD  # the card's three figures
 ALPHA = 0.05  # of p: below it a hypothesis is not compatible
 REACH = 4.0  # standard deviations, see `Hypothesis.polyp_behind`
-_RESAMPLES = 1999
 
 
 def card_runs() -> list[Run]:
@@ -76,7 +75,7 @@ class Hypothesis:
 
     def interval(self, figure: str, way: str) -> Interval:
         """Mean over seeds, 95 % percentile interval over images and seeds; ``n``: seeds."""
-        low, high = self.drawn[figure, way].quantile([0.025, 0.975])
+        low, high = percentiles(self.drawn[figure, way].to_numpy())
         return Interval(float(self.whole[figure, way].mean()), low, high, len(self.whole))
 
     def compatible(self, averaged: str, lost: str) -> float:
@@ -130,18 +129,18 @@ def hypothesis(runs: Sequence[tuple[Run, pd.DataFrame]], seed: int = 0) -> Hypot
     rng = np.random.default_rng(seed)
     whole = [_figures(*part) for part in parts]
     drawn = []
-    for _ in range(_RESAMPLES):
+    for times in zip(*(resamples(each, rng) for each in groups), strict=True):
         val, test, polyp = parts[int(rng.integers(len(parts)))]
-        rows = [torch.from_numpy(draw_groups(members, rng)) for members in groups]
+        rows = [torch.from_numpy(rng.permutation(np.repeat(np.arange(len(n)), n))) for n in times]
         drawn.append(_figures(val[rows[0]], test[rows[1]], polyp[rows[1]]))
     (scheme, width) = next(iter(kinds))
     return Hypothesis(scheme, width, pd.DataFrame(whole), pd.DataFrame(drawn))
 
 
-def _groups(run: Run, table: pd.DataFrame, part: str) -> list[np.ndarray]:
-    """Rows of a part's images by group of near-duplicates, as far as these are known."""
+def _groups(run: Run, table: pd.DataFrame, part: str) -> list[int]:
+    """The group of near-duplicates of each image of a part, as far as these are known."""
     ids = table.loc[table["part"] == part, "id"].unique().tolist()
-    return members_of(listed_groups(run.config.dataset, ids).values())
+    return list(listed_groups(run.config.dataset, ids).values())
 
 
 def _figures(val: Sums, test: Sums, polyp: Tensor) -> dict[tuple[str, str], float]:
