@@ -17,8 +17,8 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.splits import load_split
 from polyp_utils.deploy.load import load_model
 from polyp_utils.deploy.onnx import calibration_images
-from polyp_utils.model.predict import load_weights, save_weights
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import load_weights, save_weights
 from polyp_utils.score.evaluation import evaluate_run
 
 NEEDS = {

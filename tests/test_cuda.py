@@ -30,8 +30,9 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.parts import load_parts
 from polyp_utils.data.splits import load_split
-from polyp_utils.model.predict import freeze, load_weights, predict
+from polyp_utils.model.predict import freeze, predict
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import load_weights
 from polyp_utils.runs.run import Run
 from polyp_utils.train.learner import Learner
 from polyp_utils.train.trainer import fit

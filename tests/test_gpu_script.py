@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from polyp_utils import cli
 from polyp_utils.bench.run import COLUMNS
 from polyp_utils.common.files import write_json
-from polyp_utils.model.predict import load_weights, read_metadata, save_weights
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import load_weights, read_metadata, save_weights
 from polyp_utils.runs.run import Run
 
 SCRIPT = Path(__file__).parents[1] / ".ci/gpu"

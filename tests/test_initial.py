@@ -14,8 +14,8 @@ from polyp_utils.data import known
 from polyp_utils.data.known import known_pairs, seen_before
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import load_split
-from polyp_utils.model.predict import read_metadata, save_weights
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import read_metadata, save_weights
 from polyp_utils.publish.run_card import write_run_card
 from polyp_utils.train.initial import find_initial
 from polyp_utils.train.trainer import fit

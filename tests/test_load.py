@@ -24,8 +24,9 @@ from polyp_utils.common.files import write_json
 from polyp_utils.data import phantom
 from polyp_utils.data.labels import SCHEMES
 from polyp_utils.deploy.load import load_model
-from polyp_utils.model.predict import load_weights, read_metadata, save_weights, to_original
+from polyp_utils.model.predict import to_original
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import load_weights, read_metadata, save_weights
 from polyp_utils.publish import published as published_module
 from polyp_utils.publish.published import publish
 from polyp_utils.publish.run_card import write_run_card

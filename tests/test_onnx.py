@@ -15,8 +15,9 @@ from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import ExtraError, WeightsError
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.deploy.onnx import export_int8, export_onnx
-from polyp_utils.model.predict import save_weights, to_probabilities
+from polyp_utils.model.predict import to_probabilities
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import save_weights
 from polyp_utils.runs.run import Run
 
 SETTINGS = {"scheme": "trimap", "image_size": 64, "dataset": "kvasir-seg"}

@@ -11,15 +11,13 @@ from polyp_utils.data.transforms import to_input
 from polyp_utils.model.predict import (
     fold_batch_norm,
     freeze,
-    load_weights,
     predict,
-    read_metadata,
-    save_weights,
     to_original,
     to_polyp_mask,
     to_probabilities,
 )
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import load_weights, read_metadata, save_weights
 
 CPU = get_compute("cpu", "fp32")
 

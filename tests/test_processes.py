@@ -21,8 +21,9 @@ from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.parts import Data
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.losses import CombinedLoss
-from polyp_utils.model.predict import load_weights, predict
+from polyp_utils.model.predict import predict
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import load_weights
 from polyp_utils.runs.run import Run
 from polyp_utils.train import learner, trainer
 from polyp_utils.train.trainer import fit

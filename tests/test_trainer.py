@@ -25,8 +25,9 @@ from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.parts import Data
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.losses import CombinedLoss, inverse_sqrt_weights
-from polyp_utils.model.predict import load_weights, predict, read_metadata
+from polyp_utils.model.predict import predict
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import load_weights, read_metadata
 from polyp_utils.publish.run_card import write_run_card
 from polyp_utils.runs.run import Run
 from polyp_utils.score.evaluation import evaluate_run

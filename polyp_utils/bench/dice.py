@@ -18,8 +18,9 @@ from polyp_utils.data.grouping import known_groups
 from polyp_utils.data.labels import get_scheme, is_polyp
 from polyp_utils.data.splits import split_of
 from polyp_utils.deploy.onnx import calibration_images
-from polyp_utils.model.predict import load_weights, read_metadata, shape_of, to_polyp_mask
+from polyp_utils.model.predict import to_polyp_mask
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import load_weights, read_metadata, shape_of
 from polyp_utils.runs.run import Run, find_run
 from polyp_utils.score.intervals import mean_interval
 from polyp_utils.score.overlap import count, dice

@@ -32,8 +32,9 @@ from polyp_utils.bench.runtimes import (
 from polyp_utils.common.device import get_compute
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.transforms import resize_image, to_input
-from polyp_utils.model.predict import read_metadata, to_polyp_mask
+from polyp_utils.model.predict import to_polyp_mask
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import read_metadata
 
 Job = Callable[..., list[Any]]  # of a runtime's name, seconds, and what is asked
 _FRAME = (1024, 1280)  # height and width in pixels, the largest frames of Kvasir-SEG but a few

@@ -21,8 +21,9 @@ from polyp_utils.data.labels import get_scheme
 from polyp_utils.deploy.load import FILE, load_model
 from polyp_utils.deploy.onnx import export_int8, export_onnx
 from polyp_utils.deploy.openvino import compile_openvino, threads_for
-from polyp_utils.model.predict import load_weights, read_metadata, save_weights, to_probabilities
+from polyp_utils.model.predict import to_probabilities
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import load_weights, read_metadata, save_weights
 
 Forward = Callable[[Tensor], Tensor]
 CARD = "card's snippet, fp32"

@@ -20,15 +20,9 @@ from polyp_utils.common.paths import repo_root
 from polyp_utils.data.labels import SCHEMES, Scheme, get_scheme
 from polyp_utils.data.transforms import resize_image
 from polyp_utils.deploy.openvino import for_frames, threads_for
-from polyp_utils.model.predict import (
-    load_weights,
-    predict,
-    read_metadata,
-    shape_of,
-    to_original,
-    to_polyp_mask,
-)
+from polyp_utils.model.predict import predict, to_original, to_polyp_mask
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import load_weights, read_metadata, shape_of
 from polyp_utils.runs.run import list_runs
 
 FILE = "model.safetensors"

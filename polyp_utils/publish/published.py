@@ -10,7 +10,7 @@ from polyp_utils.common.paths import repo_root
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.split import PARTS
-from polyp_utils.model.predict import halve_weights
+from polyp_utils.model.weights import halve_weights
 from polyp_utils.publish.run_card import write_run_card
 from polyp_utils.publish.shown import hidden_figures, hide_frames
 from polyp_utils.runs import archive

@@ -19,8 +19,8 @@ from polyp_utils.data.catalog import get_info
 from polyp_utils.data.known import leaks
 from polyp_utils.data.labels import POLYP
 from polyp_utils.data.split import PARTS
-from polyp_utils.model.predict import is_halved
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import is_halved
 from polyp_utils.runs.run import Run
 from polyp_utils.score.intervals import Interval
 from polyp_utils.train.learner import COSINE_END

@@ -18,8 +18,9 @@ from polyp_utils.common.exceptions import DataError
 from polyp_utils.data.cache import Rows
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
-from polyp_utils.model.predict import freeze, load_weights, predict
+from polyp_utils.model.predict import freeze, predict
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import load_weights
 from polyp_utils.runs.run import Run
 
 _FORMATS = (".png", ".tif", ".tiff", ".bmp")  # JPEG changes values near the outline

@@ -7,7 +7,7 @@ from polyp_utils.common.device import (
     explaining,
 )
 from polyp_utils.common.exceptions import WeightsError
-from polyp_utils.model.predict import save_weights
+from polyp_utils.model.weights import save_weights
 from polyp_utils.runs.run import Run
 from polyp_utils.train.initial import find_initial
 from polyp_utils.train.learner import Learner

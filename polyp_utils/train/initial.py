@@ -16,8 +16,8 @@ from polyp_utils.common.paths import repo_root
 from polyp_utils.data.known import seen_before
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import split_of
-from polyp_utils.model.predict import read_metadata, read_tensors, shape_of
 from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import read_metadata, read_tensors, shape_of
 from polyp_utils.runs.run import find_run
 
 

@@ -37,7 +37,8 @@ from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.parts import Data, load_parts
 from polyp_utils.data.splits import leak_warning, split_of
 from polyp_utils.model.losses import inverse_sqrt_weights
-from polyp_utils.model.predict import freeze, load_weights, predict, save_weights
+from polyp_utils.model.predict import freeze, predict
+from polyp_utils.model.weights import load_weights, save_weights
 from polyp_utils.runs.run import Run, run_of
 from polyp_utils.train.initial import Initial, find_initial
 from polyp_utils.train.learner import Learner, micro_batches
