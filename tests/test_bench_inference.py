@@ -92,7 +92,7 @@ def test_a_runtime_that_differs_shows_as_delta(run, monkeypatch):
     assert other.delta == pytest.approx(-card.dice)  # each of these frames shows a polyp
     assert other.largest >= card.dice
     mean = evaluate_run(run, dataset=data).polyp_dice  # about what is lost: the interval of it all
-    assert [-other.high, -other.low] == pytest.approx([mean["low"], mean["high"]], abs=0.04)
+    assert [-other.high, -other.low] == pytest.approx([mean.low, mean.high], abs=0.04)
 
 
 def test_a_runtime_that_is_not_installed_is_left_out_by_name(run, monkeypatch, capsys):

@@ -5,12 +5,14 @@ import pytest
 from scipy import stats
 
 from polyp_utils.score.intervals import (
+    RESAMPLES,
     Interval,
     compare_paired,
     compare_unpaired,
     holm,
     left_tail,
     mean_interval,
+    resamples,
     seeds_interval,
     spearman_interval,
 )
@@ -263,3 +265,24 @@ def test_an_unpaired_difference_is_that_of_normal_theory():
     copied = compare_unpaired(np.repeat(one, 4), other, (np.repeat(range(150), 4), None))
     assert copied[:3] == pytest.approx(found[:3], abs=0.005)
     assert np.isnan(compare_unpaired([0.5], other).mean)
+
+
+def test_resamples_draw_whole_groups_and_each_as_often():
+    drawn = resamples("abcab", np.random.default_rng(0))
+    assert drawn.shape == (RESAMPLES, 5)
+    assert (drawn[:, 0] == drawn[:, 3]).all()
+    assert (drawn[:, 1] == drawn[:, 4]).all()
+    assert (drawn[:, :3].sum(axis=1) == 3).all()
+    assert drawn.mean(axis=0) == pytest.approx(np.ones(5), abs=0.05)  # five standard errors
+
+
+def test_an_interval_as_text():
+    found = Interval(0.25, -0.125, 0.5, 9)
+    assert str(found) == "0.250 [-0.125, 0.500]"
+    assert f"{found:+.1f}" == "+0.2 [-0.1, +0.5]"
+    assert str(Interval(0.25, NAN, NAN, 1)) == "0.250"
+    assert str(Interval(NAN, NAN, NAN, 0)) == "–"
+    assert Interval.of({"dice": 0.25, "low": None, "high": None}, "dice")[2:] == (
+        pytest.approx(NAN, nan_ok=True),
+        0,
+    )

@@ -20,7 +20,7 @@ from polyp_utils.data.splits import split_of
 from polyp_utils.deploy.onnx import calibration_images
 from polyp_utils.model.predict import to_polyp_mask
 from polyp_utils.model.unet import UNet
-from polyp_utils.model.weights import load_weights, read_metadata, shape_of
+from polyp_utils.model.weights import load_weights, read_header
 from polyp_utils.runs.run import Run, find_run
 from polyp_utils.score.intervals import mean_interval
 from polyp_utils.score.overlap import count, dice
@@ -56,7 +56,8 @@ def find_weights(source: str, **settings: Any) -> Run | WeightsFile:
     path = Path(source).expanduser()
     if not path.is_file():
         return find_run(source)
-    stored = read_metadata(path).get("settings", {})
+    header = read_header(path)
+    stored = header.settings
     known = {key: stored.get(key, value) for key, value in settings.items()}
     missing = [f"--{key.replace('_', '-')}" for key, value in known.items() if value is None]
     if missing:
@@ -64,8 +65,7 @@ def find_weights(source: str, **settings: Any) -> Run | WeightsFile:
             f"{path} does not say what it was trained for: give {', '.join(missing)}; the split "
             "must be that of its training, or it is tested on frames that it has seen"
         )
-    width, _ = shape_of(path)
-    config = RunConfig.from_recipe("card", **known, width=width, limit=stored.get("limit"))
+    config = RunConfig.from_recipe("card", **known, width=header.width, limit=stored.get("limit"))
     return WeightsFile(path.stem, path, config)
 
 

@@ -22,7 +22,7 @@ from polyp_utils.data.transforms import resize_image
 from polyp_utils.deploy.openvino import for_frames, threads_for
 from polyp_utils.model.predict import predict, to_original, to_polyp_mask
 from polyp_utils.model.unet import UNet
-from polyp_utils.model.weights import load_weights, read_metadata, shape_of
+from polyp_utils.model.weights import load_weights, read_header
 from polyp_utils.runs.run import list_runs
 
 FILE = "model.safetensors"
@@ -110,10 +110,9 @@ def load_model(
         WeightsError: not safetensors, not our U-Net, or a scheme that is unknown or does not fit.
     """
     path = _find(source)
-    metadata = read_metadata(path)
-    settings = metadata.get("settings", {})
-    width, logits = shape_of(path)
-    stored, size = settings.get("scheme"), image_size or settings.get("image_size")
+    header = read_header(path)
+    logits, stored = header.logits, header.settings.get("scheme", "")
+    size = image_size or header.settings.get("image_size")
     fitting = [name for name, known in SCHEMES.items() if known.logits == logits]
     if not (scheme or stored) or not size:
         raise WeightsError(
@@ -129,8 +128,8 @@ def load_model(
             f"one of {', '.join(fitting)} fits"
         )
     compute = get_compute(device, precision)
-    network = for_frames(load_weights(UNet(3, logits, width), path), compute, runtime)
-    return Model(network, found, size, compute, metadata, mirrored)
+    network = for_frames(load_weights(UNet(3, logits, header.width), path), compute, runtime)
+    return Model(network, found, size, compute, header.metadata, mirrored)
 
 
 def _released() -> Path:

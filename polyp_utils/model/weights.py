@@ -1,6 +1,7 @@
 """Weights as a file: safetensors, with what training says of them in the header."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,19 +84,45 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
-def shape_of(path: Path) -> tuple[int, int]:
-    """Width and number of logits of a U-Net's weights, read from the file's header.
+@dataclass(frozen=True)
+class Header:
+    """What the header of a U-Net's weights says.
+
+    Attributes:
+        width: channels of the first stage.
+        logits: channels of the output.
+        metadata: what training wrote, see `read_metadata`; empty if it did not.
+    """
+
+    width: int
+    logits: int
+    metadata: dict[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the run that trained them."""
+        return self.metadata.get("settings", {})
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self.metadata.get("classes", ()))
+
+
+def read_header(path: Path) -> Header:
+    """The header of a weights file; no tensor is read.
 
     Raises:
-        WeightsError: not a U-Net of this package.
+        WeightsError: not a safetensors file, or not of a U-Net of this package.
     """
+    metadata = read_metadata(path)
     ends = ("encoder.0.0.weight", "output.weight")
     with safe_open(path, "pt") as file:
         names = set(file.keys())
         if not names.issuperset(ends):
             raise WeightsError(f"{path} holds no U-Net of this package ({len(names)} tensors)")
         width, logits = (file.get_slice(name).get_shape()[0] for name in ends)
-    return width, logits
+    return Header(width, logits, metadata)
 
 
 def _shape(tensors: dict[str, Tensor]) -> str:

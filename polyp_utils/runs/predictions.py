@@ -21,6 +21,7 @@ from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.model.predict import freeze, predict
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import load_weights
+from polyp_utils.runs.levels import from_levels, to_levels
 from polyp_utils.runs.run import Run
 
 _FORMATS = (".png", ".tif", ".tiff", ".bmp")  # JPEG changes values near the outline
@@ -107,13 +108,8 @@ def of_probabilities(found: Iterable[tuple[str, Tensor]], scheme: Scheme, name: 
         scheme: what the classes mean.
         name: for tables.
     """
-    levels = {i: (p[1:] * 255).round().to(torch.uint8) for i, p in found}
-
-    def read(frame_id: str) -> Tensor:
-        rest = levels[frame_id].float() / 255
-        return torch.cat([(1 - rest.sum(dim=0, keepdim=True)).clamp(min=0), rest])
-
-    return Predictions(name, scheme, tuple(levels), read)
+    levels = {frame_id: to_levels(probabilities) for frame_id, probabilities in found}
+    return Predictions(name, scheme, tuple(levels), lambda i: from_levels(levels[i]))
 
 
 def of_folder(folder: str | Path, ids: Iterable[str] = (), name: str = "") -> Predictions:

@@ -144,23 +144,23 @@ class Run:
         """
         import torch  # who reads scores alone does without
 
-        path = self.prediction_path(part, frame_id)
+        from polyp_utils.runs.levels import from_levels
+
         with Image.open(io.BytesIO(self._stored(part, frame_id))) as image:
-            values = torch.from_numpy(np.array(image)).float() / 255
-        rest = values[None] if values.ndim == 2 else values.permute(2, 0, 1)
-        if len(rest) != len(scheme.classes) - 1:
+            pixels = torch.from_numpy(np.array(image))
+        levels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+        if len(levels) != len(scheme.classes) - 1:
             raise RunError(
-                f"{path} holds {len(rest) + 1} classes, scheme {scheme.name} has "
-                f"{len(scheme.classes)}"
+                f"{self.prediction_path(part, frame_id)} holds {len(levels) + 1} classes, scheme "
+                f"{scheme.name} has {len(scheme.classes)}"
             )
-        return torch.cat([(1 - rest.sum(dim=0, keepdim=True)).clamp(min=0), rest])
+        return from_levels(levels)
 
     def save_probabilities(self, part: str, frame_id: str, probabilities: Tensor) -> None:
-        """Stores probabilities (C, H, W), C from 2 to 4, as an 8-bit PNG (L, LA or RGB).
+        """Stores probabilities (C, H, W), C from 2 to 4, as a PNG of `levels` (L, LA or RGB)."""
+        from polyp_utils.runs.levels import to_levels
 
-        A channel per class but the background, which is what is left to 1.
-        """
-        levels = (probabilities[1:].float() * 255).round().byte().cpu().numpy()
+        levels = to_levels(probabilities).cpu().numpy()
         image = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
         with atomic(self.prediction_path(part, frame_id)) as temporary:
             image.save(temporary, "PNG", optimize=True)

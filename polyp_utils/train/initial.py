@@ -17,7 +17,7 @@ from polyp_utils.data.known import seen_before
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.splits import split_of
 from polyp_utils.model.unet import UNet
-from polyp_utils.model.weights import read_metadata, read_tensors, shape_of
+from polyp_utils.model.weights import read_header, read_tensors
 from polyp_utils.runs.run import find_run
 
 
@@ -66,24 +66,23 @@ def find_initial(config: RunConfig) -> Initial | None:
     path = found or find_run(config.init).weights
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: init needs a run with its weights")
-    metadata, scheme = read_metadata(path), get_scheme(config.scheme)
-    width, logits = shape_of(path)
+    header, scheme = read_header(path), get_scheme(config.scheme)
+    width = header.width
     if width != config.width:
         raise WeightsError(
             f"init {path} is of width {width} but width is {config.width}: take width {width}"
         )
-    new_head = logits != scheme.logits or tuple(metadata.get("classes", ())) not in (
-        (),  # not said: as many classes must do
-        scheme.classes,
-    )
+    other_classes = header.classes not in ((), scheme.classes)  # not said: as many must do
+    new_head = header.logits != scheme.logits or other_classes
     with torch.device("meta"):
-        shapes = {name: tuple(t.shape) for name, t in UNet(3, logits, width).state_dict().items()}
+        expected = UNet(3, header.logits, width).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     there = {name: tuple(tensor.shape) for name, tensor in read_tensors(path).items()}
     if there != shapes:
         wrong = sorted(n for n in there.keys() | shapes if there.get(n) != shapes.get(n))
         raise WeightsError(f"init {path} is no complete U-Net of width {width}: {wrong[0]} differs")
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return Initial(path, fingerprint, metadata, new_head, _leak(config, metadata))
+    return Initial(path, fingerprint, header.metadata, new_head, _leak(config, header.metadata))
 
 
 def _of_head(name: str) -> bool:
