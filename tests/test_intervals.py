@@ -90,10 +90,6 @@ def test_an_interval_follows_from_its_seed(interval):
     assert interval(values) == interval(values, seed=0) != interval(values, seed=1)
 
 
-def test_an_interval_as_text():
-    assert str(Interval(0.91234, 0.9, 0.95555, 100)) == "0.912 [0.900, 0.956]"
-
-
 def test_spearman_interval_against_scipy():
     x, y = pairs()
     found = spearman_interval(x, y)
