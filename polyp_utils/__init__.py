@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "RunConfig": "common.config",
     "evaluate": "score.evaluation",
-    "fit": "train.trainer",
+    "fit": "train.fit",
     "load_model": "deploy.load",
 }
 

@@ -102,7 +102,7 @@ def _train(recipe: str, **overrides: Any) -> None:
         config = RunConfig.from_recipe(recipe, **overrides)  # bad settings are refused at once
         print(f"{config.run_name}: loading PyTorch", flush=True)  # which takes seconds
     from polyp_utils.common.processes import agreed, joined
-    from polyp_utils.train.trainer import fit
+    from polyp_utils.train.fit import fit
 
     with joined():
         with agreed():

@@ -19,7 +19,7 @@ from polyp_utils.data import phantom
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.model.unet import UNet
 from polyp_utils.runs.run import Run
-from polyp_utils.train.trainer import fit
+from polyp_utils.train.fit import fit
 
 REAL_DATA = data_root()  # as the environment of the session says, before any test changes it
 

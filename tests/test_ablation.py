@@ -10,7 +10,8 @@ from polyp_utils.common.exceptions import TakenError
 from polyp_utils.runs.run import list_runs
 from polyp_utils.score.evaluation import evaluate_run
 from polyp_utils.score.protocols import polyp_scores
-from polyp_utils.train import ablation, trainer
+from polyp_utils.train import ablation
+from polyp_utils.train import fit as training
 from polyp_utils.train.ablation import (
     SETTINGS,
     Results,
@@ -80,7 +81,7 @@ def test_runs_leave_their_scores_and_others_go_on_from_there(two_settings, tmp_p
         assert [path.name for path in (run.path / "predictions").iterdir()] == ["val"]
 
     trained = []
-    monkeypatch.setattr(trainer, "fit", trained.append)
+    monkeypatch.setattr(training, "fit", trained.append)
     monkeypatch.setattr(ablation, "store", lambda run, stem: None)
     ablate(2, folder, **TINY)
     assert [(config.recipe, config.seed) for config in trained] == [("card", 1), ("release", 1)]
@@ -96,7 +97,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(
             raise TakenError("taken")
 
     stored = []
-    monkeypatch.setattr(trainer, "fit", fit)
+    monkeypatch.setattr(training, "fit", fit)
     monkeypatch.setattr(ablation, "store", lambda run, stem: stored.append(stem.name))
     ablate(1, tmp_path, **TINY)
     assert stored == ["release-s0"]

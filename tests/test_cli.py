@@ -11,9 +11,9 @@ from polyp_utils.bench import runtimes
 from polyp_utils.cli import main
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import DivergedError, RunError
-from polyp_utils.train import trainer
+from polyp_utils.train import fit as training
+from polyp_utils.train.fit import fit
 from polyp_utils.train.learner import Learner
-from polyp_utils.train.trainer import fit
 
 SMALL = {"limit": 8, "width": 4, "image_size": 32, "epochs": 1, "batch_size": 4, "seed": 3}
 
@@ -35,7 +35,7 @@ def test_train_makes_the_same_run_as_fit(results, monkeypatch):
 
 def test_every_setting_can_be_overridden(monkeypatch):
     seen = []
-    monkeypatch.setattr(trainer, "fit", seen.append)
+    monkeypatch.setattr(training, "fit", seen.append)
     given = {"lr": 0.5, "dice_absent": "exclude", "device": "cpu", "name": "n", "split": "s"}
     assert main([*words(**given), "--deterministic"]) == 0
     assert seen == [RunConfig.from_recipe("quick", **given, deterministic=True)]
@@ -63,7 +63,7 @@ def test_errors_of_a_run_are_reported_likewise(capsys, monkeypatch, error):
     def fail(config):
         raise error("no such luck")
 
-    monkeypatch.setattr(trainer, "fit", fail)
+    monkeypatch.setattr(training, "fit", fail)
     assert main(words()) == 2
     assert capsys.readouterr().err == "error: no such luck\n"
 
@@ -84,7 +84,7 @@ def test_out_of_memory_is_one_line_and_what_it_advises_works(monkeypatch, capsys
 
 
 def test_bugs_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr(trainer, "fit", lambda config: 1 / 0)
+    monkeypatch.setattr(training, "fit", lambda config: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(words())
 

@@ -34,8 +34,8 @@ from polyp_utils.model.predict import freeze, predict
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import load_weights
 from polyp_utils.runs.run import Run
+from polyp_utils.train.fit import fit
 from polyp_utils.train.learner import Learner
-from polyp_utils.train.trainer import fit
 
 SMALL = {"limit": 12, "width": 4, "image_size": 32, "epochs": 3, "batch_size": 4, "lr": 0.01}
 TIMES = ["train_seconds", "images_per_second", "seconds", "peak_memory_mib"]

@@ -155,7 +155,7 @@ def test_peak_memory_is_not_that_of_the_process_that_started_this_one():
 def test_all_works_without_the_resource_module():  # as on Windows
     code = (
         "import sys; sys.modules['resource'] = None\n"
-        "import polyp_utils.deploy.load, polyp_utils.train.trainer\n"
+        "import polyp_utils.deploy.load, polyp_utils.train.fit\n"
         "from polyp_utils.common.device import get_compute, peak_memory_mib\n"
         "print(peak_memory_mib(get_compute('cpu')))"
     )

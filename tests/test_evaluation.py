@@ -14,10 +14,8 @@ from polyp_utils.common.files import write_json
 from polyp_utils.data.labels import POLYP, SCHEMES, get_scheme
 from polyp_utils.data.splits import load_split
 from polyp_utils.model.predict import polyp_and_classes
-from polyp_utils.score.evaluation import (
-    evaluate_run,
-    score_image,
-)
+from polyp_utils.score.evaluation import evaluate_run
+from polyp_utils.score.image import score_image
 from polyp_utils.score.intervals import mean_interval
 from polyp_utils.score.literature import CARD
 from polyp_utils.score.protocols import NETWORK, ORIGINAL, PROTOCOLS

@@ -20,7 +20,7 @@ from polyp_utils.score.overlap import Counts, batch_dice
 from polyp_utils.study import card_sums, hypotheses
 from polyp_utils.study.card_sums import AVERAGES, LOSSES, Sums, average, loss
 from polyp_utils.study.hypotheses import LOSS, TEST, VALIDATION
-from polyp_utils.train.trainer import fit
+from polyp_utils.train.fit import fit
 
 FIRST, PER_IMAGE, POOLED, LEFT_OUT, ZERO, TWO = AVERAGES
 AS_IS, SMOOTHED, ABSENT_LEFT_OUT, PERFECT = LOSSES

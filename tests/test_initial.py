@@ -17,8 +17,8 @@ from polyp_utils.data.splits import load_split
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import read_metadata, save_weights
 from polyp_utils.publish.run_card import write_run_card
+from polyp_utils.train.fit import fit
 from polyp_utils.train.initial import find_initial
-from polyp_utils.train.trainer import fit
 
 TINY = {"dataset": "phantom", "limit": 8, "width": 4, "image_size": 32, "batch_size": 4}
 TINY |= {"epochs": 1, "device": "cpu", "precision": "fp32"}

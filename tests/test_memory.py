@@ -22,8 +22,8 @@ from polyp_utils.common.device import get_compute
 from polyp_utils.data import cache, dataset, phantom
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.labels import get_scheme
+from polyp_utils.train.fit import fit
 from polyp_utils.train.learner import Learner
-from polyp_utils.train.trainer import fit
 
 COUNT, SIDE = 5000, 112
 SET = COUNT * SIDE * SIDE * 4  # bytes of images and masks: 251 MB

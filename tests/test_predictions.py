@@ -11,7 +11,7 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.splits import load_split
 from polyp_utils.runs.predictions import of_arrays, of_folder, of_network, of_run
 from polyp_utils.score.evaluation import evaluate
-from polyp_utils.train.trainer import fit
+from polyp_utils.train.fit import fit
 
 
 @pytest.fixture

@@ -25,8 +25,9 @@ from polyp_utils.model.predict import predict
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import load_weights
 from polyp_utils.runs.run import Run
-from polyp_utils.train import learner, trainer
-from polyp_utils.train.trainer import fit
+from polyp_utils.train import fit as training
+from polyp_utils.train import learner
+from polyp_utils.train.fit import fit
 from polyp_utils.train.validation import validate
 
 # Batches of 8, 8 and 2 frames in 4 micro-batches: in the last the second process has no frame.
@@ -63,7 +64,7 @@ def main():
     if fault == "lacks" and os.environ["RANK"] == "1":
         words += ["--dataset", "phantoms"]
     elif fault:
-        trainer.Learner = Faulty
+        training.Learner = Faulty
     with float64():
         sys.exit(cli.main(words))
 

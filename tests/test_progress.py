@@ -9,7 +9,7 @@ import pytest
 from polyp_utils.common import progress
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.progress import Progress, duration
-from polyp_utils.train.trainer import fit
+from polyp_utils.train.fit import fit
 
 
 @pytest.fixture

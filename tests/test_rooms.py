@@ -69,7 +69,7 @@ def test_what_users_write_comes_from_the_front_door():
         "print(*(f.__module__ for f in (RunConfig, evaluate, fit, load_model)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    homes = ("common.config", "score.evaluation", "train.trainer", "deploy.load")
+    homes = ("common.config", "score.evaluation", "train.fit", "deploy.load")
     assert done.stdout.split() == [f"polyp_utils.{home}" for home in homes]
     with pytest.raises(AttributeError, match="no attribute 'load_modle'"):
         polyp_utils.load_modle  # noqa: B018

@@ -9,7 +9,7 @@ import pytest
 
 from polyp_utils.common.config import RunConfig
 from polyp_utils.publish.tables import DOCUMENTS
-from polyp_utils.train.trainer import fit
+from polyp_utils.train.fit import fit
 
 ROOT = Path(__file__).parents[1]
 # What the first step needs beside PyTorch, the optimizer and the standard library; of SciPy and

@@ -31,10 +31,12 @@ from polyp_utils.model.weights import load_weights, read_metadata
 from polyp_utils.publish.run_card import write_run_card
 from polyp_utils.runs.run import Run
 from polyp_utils.score.evaluation import evaluate_run
+from polyp_utils.train import fit as training
 from polyp_utils.train import trainer
 from polyp_utils.train.adopt import adopt
+from polyp_utils.train.fit import fit
 from polyp_utils.train.learner import Learner
-from polyp_utils.train.trainer import Trainer, fit
+from polyp_utils.train.trainer import Trainer
 
 SMALL = {"dataset": "phantom", "limit": 12, "width": 4, "image_size": 32, "epochs": 2}
 SMALL |= {"batch_size": 4, "lr": 1e-3, "device": "cpu"}
@@ -72,7 +74,7 @@ def test_a_compiled_run_learns_what_another_learns(in_folder, monkeypatch):
 
     real = torch.compile
     monkeypatch.setattr(torch, "compile", compiled)
-    monkeypatch.setattr("polyp_utils.train.trainer.has_compiler", lambda device: True)
+    monkeypatch.setattr("polyp_utils.train.fit.has_compiler", lambda device: True)
     settings = {"limit": 9, "micro_batches": 2, "precision": "fp32", "lr": 0.01}
     both = (small(compile_mode=mode, **settings) for mode in ("reduce-overhead", "none"))
     with_it, without = map(in_folder, both)
@@ -91,9 +93,9 @@ def test_compiling_without_a_compiler_is_refused_before_any_work(monkeypatch):
 
 
 def test_gradients_that_cuda_graphs_cannot_add_up_are_refused(monkeypatch):
-    monkeypatch.setattr(trainer, "has_compiler", lambda device: True)
+    monkeypatch.setattr(training, "has_compiler", lambda device: True)
     on_gpu = Compute(torch.device("cuda"), torch.bfloat16)
-    monkeypatch.setattr(trainer, "get_compute", lambda *_: on_gpu)
+    monkeypatch.setattr(training, "get_compute", lambda *_: on_gpu)
     with pytest.raises(ValueError, match="CUDA graphs cannot add up gradients, but micro_batches"):
         fit(small(compile_mode="max-autotune", micro_batches=2))
 

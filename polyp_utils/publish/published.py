@@ -15,7 +15,8 @@ from polyp_utils.publish.run_card import write_run_card
 from polyp_utils.publish.shown import hidden_figures, hide_frames
 from polyp_utils.runs import archive
 from polyp_utils.runs.run import Run
-from polyp_utils.score.evaluation import VAL_COUNTS, check_data, validation_table
+from polyp_utils.score.card import VAL_COUNTS, validation_table
+from polyp_utils.score.evaluation import check_data
 
 MAX_COMMITTED_BYTES = 20_000_000  # of weights, in git
 

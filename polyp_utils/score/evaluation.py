@@ -7,7 +7,6 @@ other ways.
 """
 
 import functools
-import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,37 +22,18 @@ from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.files import write_json
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.grouping import known_groups
-from polyp_utils.data.labels import POLYP, Scheme, is_polyp
-from polyp_utils.model.predict import polyp_and_classes, to_original
+from polyp_utils.data.labels import POLYP
+from polyp_utils.model.predict import to_original
 from polyp_utils.runs.predictions import Predictions, of_run
 from polyp_utils.runs.run import Run
-from polyp_utils.score.detection import detection_counts
+from polyp_utils.score.card import card_scores
+from polyp_utils.score.image import OVERLAP, score_image
 from polyp_utils.score.intervals import Interval, mean_interval
-from polyp_utils.score.literature import CARD
 from polyp_utils.score.overlap import (
     Counts,
-    card_dice,
-    confusion_matrix,
-    count,
-    counts_of,
-    dice,
-    iou,
-    precision,
-    recall,
-    specificity,
 )
-from polyp_utils.score.protocols import NETWORK, ORIGINAL, protocol_table, threshold_scores
-from polyp_utils.score.saliency import saliency_scores
-from polyp_utils.score.surface import surface_scores
+from polyp_utils.score.protocols import NETWORK, ORIGINAL, protocol_table
 
-_SCORES = {
-    "dice": dice,
-    "iou": iou,
-    "precision": precision,
-    "recall": recall,
-    "specificity": specificity,
-}
-VAL_COUNTS = "val_counts"  # the table of `validation_table` in a published run
 _NO_SCORE = {"id", "size", "class", *Counts._fields}
 
 PROTOCOL = (
@@ -100,7 +80,7 @@ class Evaluation:
                 values = of_size[of_size["class"] == name]
                 groups = values["id"].map(self.groups)
                 for score in [str(c) for c in values if not _is_no_score(str(c))]:
-                    if score in _SCORES or values[score].notna().any():
+                    if score in OVERLAP or values[score].notna().any():
                         interval = mean_interval(values[score], groups=groups)
                         row = {"size": size, "class": name, "score": score}
                         rows.append(row | interval._asdict())
@@ -215,78 +195,6 @@ def check_data(run: Run, dataset: PolypDataset) -> None:
                 f"{run.name} was made with {what} {name} of fingerprint {then}, here it has {now}: "
                 "take the files, or the version of this package, that the run was made with"
             )
-
-
-def card_scores(run: Run, dataset: PolypDataset) -> dict[str, float]:
-    """The run under the convention that explains the card's figures.
-
-    Dice: argmax at network size, pixels summed over batches of 8, absent class = 1, mean over
-    the scheme's classes, then over batches. Loss: as computed from logits at the end of training.
-    The test part's are NaN where the run leaves it alone.
-    """
-    scores = {part: card_dice(class_counts(run, part, dataset)) for part in run.config.held_out}
-    at_the_end = run.training["kept_at_network_size"].get("test", {})
-    found = (scores["val"], scores.get("test", math.nan), at_the_end.get("loss", math.nan))
-    return dict(zip(CARD, found, strict=True))
-
-
-def class_counts(run: Run, part: str, dataset: PolypDataset) -> Counts:
-    """Pixels per image and class (N, C), argmax at network size, in the order of the split.
-
-    Of the validation part as the run has stored them, if it is published without its predictions.
-    """
-    scheme = run.scheme
-    path = run.path / f"{VAL_COUNTS}.csv"
-    if part == "val" and path.is_file():
-        table = pd.read_csv(path)
-        columns = (torch.tensor(table[name].to_numpy()) for name in Counts._fields)
-        return Counts(*(column.view(-1, len(scheme.classes)) for column in columns))
-    ids = run.split.part(part)
-    target = scheme.encode(dataset.masks[dataset.rows(ids)])
-    predicted = [run.probabilities(part, i, scheme).argmax(dim=0) for i in ids]
-    return count(torch.stack(predicted), target, len(scheme.classes))
-
-
-def validation_table(run: Run, dataset: PolypDataset) -> pd.DataFrame:
-    """`class_counts` of the validation part as a table: a row per image and class."""
-    classes, ids = run.scheme.classes, run.split.val
-    index = {"id": np.repeat(ids, len(classes)), "class": [*classes] * len(ids)}
-    counts = class_counts(run, "val", dataset)._asdict()
-    return pd.DataFrame(index | {name: values.flatten().numpy() for name, values in counts.items()})
-
-
-def score_image(
-    probabilities: Tensor, levels: Tensor, scheme: Scheme, all_scores: bool = True
-) -> tuple[pd.DataFrame, Tensor]:
-    """A row per class (merged polyp first), and the confusion matrix (1, C, C).
-
-    Args:
-        probabilities: float (C, H, W).
-        levels: of the mask, uint8 (H, W).
-        scheme: what the classes are.
-        all_scores: also outlines, maps and objects, which take longer than overlap.
-    """
-    polyp, classes = polyp_and_classes(probabilities, scheme)
-    target = scheme.encode(levels[None])
-    truth = is_polyp(levels)
-    matrix = confusion_matrix(classes[None], target, len(scheme.classes))
-    merged = counts_of(confusion_matrix(polyp[None], truth[None], 2))
-    pairs = zip(merged, counts_of(matrix), strict=True)
-    counts = Counts(*(torch.cat([m[:, 1:], c], dim=1) for m, c in pairs))
-    columns = {name: values[0].numpy() for name, values in counts._asdict().items()}
-    columns |= {name: score(counts)[0].numpy() for name, score in _SCORES.items()}
-    table = pd.DataFrame({"class": [POLYP, *scheme.classes], **columns})
-    if not all_scores:
-        return table, matrix
-    masks = [(polyp, truth)] + [(classes == c, target[0] == c) for c in range(len(scheme.classes))]
-    surfaces = pd.DataFrame([surface_scores(p.numpy(), t.numpy()) for p, t in masks])
-    chance = scheme.polyp_probability(probabilities[None])[0].clamp(0, 1).numpy()
-    of_polyp = {
-        **saliency_scores(chance, truth.numpy()),
-        **threshold_scores(chance, truth.numpy()),
-        **detection_counts(polyp.numpy(), truth.numpy()),
-    }
-    return pd.concat([table, surfaces, pd.DataFrame([of_polyp])], axis=1), matrix
 
 
 def _plain(values: Mapping[Any, Any]) -> dict[str, Any]:

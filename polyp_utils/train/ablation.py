@@ -99,7 +99,7 @@ def ablate(seeds: int, folder: Path, **size: Any) -> None:
     Raises:
         ValueError, RunError: as in `fit`; the folder's own file is of other settings.
     """
-    from polyp_utils.train.trainer import fit
+    from polyp_utils.train.fit import fit
 
     for seed in range(seeds):
         for name in SETTINGS:

@@ -9,10 +9,11 @@ from polyp_utils.common.device import (
 from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.model.weights import save_weights
 from polyp_utils.runs.run import Run
+from polyp_utils.train.fit import prepare_training
 from polyp_utils.train.initial import find_initial
 from polyp_utils.train.learner import Learner
 from polyp_utils.train.start import open_run
-from polyp_utils.train.trainer import mark_finished, metadata_of, predict_parts, prepare_training
+from polyp_utils.train.trainer import mark_finished, metadata_of, predict_parts
 
 
 def adopt(config: RunConfig, note: str) -> Run:

@@ -1,0 +1,138 @@
+"""From settings to a finished run: what they name is checked, opened, trained and predicted."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from polyp_utils.common import processes
+from polyp_utils.common.config import RunConfig
+from polyp_utils.common.device import (
+    Compute,
+    explaining,
+    get_compute,
+    has_compiler,
+)
+from polyp_utils.common.exceptions import RunError
+from polyp_utils.data.catalog import get_info
+from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.labels import Scheme, get_scheme
+from polyp_utils.data.parts import Data, load_parts
+from polyp_utils.data.splits import leak_warning, split_of
+from polyp_utils.model.losses import inverse_sqrt_weights
+from polyp_utils.runs.run import Run, run_of
+from polyp_utils.train.initial import Initial, find_initial
+from polyp_utils.train.learner import Learner, micro_batches
+from polyp_utils.train.start import open_run
+from polyp_utils.train.trainer import Trainer
+
+
+def fit(config: RunConfig) -> Run:
+    """Trains a run to its end, or says that it is finished.
+
+    ``batch_size`` is that of the optimizer's step, whatever the number of processes.
+
+    Raises:
+        ValueError: settings or data that cannot work, before any step.
+        RunError: the run folder holds something else.
+        DivergedError: the loss is not finite.
+        DeviceError: the GPU has too little memory, is taken, or is of another kind.
+        ProcessError: another of several processes cannot start.
+    """
+    sizes = {key: getattr(config, key) for key in ("batch_size", "micro_batches", "width")}
+    settings = ", ".join(f"{key} {value}" for key, value in sizes.items())
+    with processes.joined(), explaining(settings), contextlib.ExitStack() as held:
+        with processes.agreed():
+            initial, leak = _initial(config), ""  # before frames are decoded
+            scheme, compute, parts, fingerprints = prepare_training(config)
+            if initial:
+                fingerprints["init_weights"], leak = initial.fingerprint, initial.leak
+            opened = open_run(config, fingerprints, compute.describe(), init_leak=leak)
+            run = held.enter_context(opened)
+        if processes.from_first(lambda: run.finished):
+            print(f"{run.name} is finished: nothing to train")
+            if processes.rank() == 0:  # if it was killed before that
+                shutil.rmtree(run.path / "last", ignore_errors=True)
+            return run
+        frames = f"{len(parts['train'])} frames of {get_info(config.dataset).title}"
+        frames += f" at {config.image_size} px, {len(parts['val'])} for validation"
+        slow = "" if config.compile_mode == "none" else "; the first steps compile, for minutes"
+        print(f"{run.name}: {frames}, on {compute.describe()}{slow}", flush=True)
+        if warning := leak_warning(split_of(config), config.dataset):
+            print(warning)
+        learner = Learner(config, scheme, compute, _class_weights(config, parts["train"]))
+        trainer = Trainer(learner, run)
+        if not trainer.resume() and initial:
+            print(initial.load(learner.model))
+            learner.start_average()
+        trainer.train(parts["train"], parts["val"])
+        trainer.finish({part: parts[part] for part in config.held_out})
+        print(f"{run.name} is finished, in {run.path}")
+    return run
+
+
+def prepare_training(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[str, str]]:
+    """What the settings name, checked: scheme, device, parts of the data, their fingerprints."""
+    scheme = get_scheme(config.scheme)
+    split = split_of(config)
+    compute = get_compute(config.device, config.precision)
+    micro_batches(config)
+    _check_compiler(config, compute)
+    if config.class_weights != "none" and scheme.logits == 1:
+        raise ValueError(
+            f"class_weights is {config.class_weights!r} but scheme {scheme.name} has one logit: "
+            "take class_weights 'none', or a scheme with classes"
+        )
+    if config.batch_size > len(split.train):
+        raise ValueError(
+            f"batch_size is {config.batch_size} but the training part of {split.name} has "
+            f"{len(split.train)} frames: take at most that"
+        )
+    dataset = PolypDataset(config.dataset, config.image_size)
+    scheme.check(dataset.masks, dataset.info.title)
+    parts = load_parts(dataset, split, compute.device)
+    return scheme, compute, parts, {"data": dataset.fingerprint, "split_ids": split.fingerprint}
+
+
+def _initial(config: RunConfig) -> Initial | None:
+    """The weights to start from; those that a run with an epoch has started from may be gone."""
+    run = run_of(config)
+    try:
+        return find_initial(config)
+    except (FileNotFoundError, RunError, ValueError):
+        if not (run.path / "history.csv").is_file() or "init_weights" not in (
+            there := run.record["fingerprints"]
+        ):
+            raise
+        return Initial(Path(config.init), there["init_weights"], {}, False, "")
+
+
+def _check_compiler(config: RunConfig, compute: Compute) -> None:
+    if config.compile_mode == "none":
+        return
+    if not has_compiler(compute.device):
+        raise ValueError(
+            f"compile_mode is {config.compile_mode!r} but this machine has no C++ compiler (on a "
+            "GPU: no triton): install one, or take compile_mode 'none'"
+        )
+    graphs = compute.device.type == "cuda" and config.compile_mode != "default"
+    if graphs and micro_batches(config) > processes.size():  # pytorch/pytorch#169545
+        raise ValueError(
+            f"compile_mode is {config.compile_mode!r}, whose CUDA graphs cannot add up gradients, "
+            f"but micro_batches is {config.micro_batches}: take 0, or compile_mode 'default'"
+        )
+
+
+def _class_weights(config: RunConfig, train: Data) -> Tensor | None:
+    """Of the cross-entropy, from the pixels of the training part."""
+    if config.class_weights == "none":
+        return None
+    scheme = get_scheme(config.scheme)
+    pixels = [
+        torch.bincount(scheme.encode(train.masks[rows]).flatten(), minlength=len(scheme.classes))
+        for rows in torch.arange(len(train)).split(64)
+    ]
+    weights = inverse_sqrt_weights(torch.stack(pixels).sum(dim=0).cpu())  # float64 lacks on MPS
+    return weights.to(train.device)
