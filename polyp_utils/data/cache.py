@@ -2,7 +2,9 @@
 
 So a set need never fit into memory. Pages that were read belong to the system: all processes share
 them, and they are dropped when room is needed. (`safetensors.torch` can do neither: it writes what
-is in memory as a whole, and Linux refuses its maps of files larger than memory.)
+is in memory as a whole, and Linux refuses its maps of files larger than memory. So does
+`numpy.lib.format.open_memmap` with copy on write; read-only, its map is one that torch warns of and
+that kills the process when it is written to.)
 
 Shapes: N rows in all, B of them in a batch.
 """
