@@ -172,9 +172,9 @@ def _level_finding(runs: list[Run]) -> str:
         f"recipe {card} ({len(seeds)} seeds, `{seeds[0].config.split}`); split and width differ "
         "too, so the gap is not due to the recipe alone. Under each published figure's own "
         f"protocol, the released weights are above {(scratch & ~below).sum()} of {scratch.sum()} "
-        f"networks trained from scratch (below {better}) and below {(~scratch & below).sum()} of "
-        f"{(~scratch).sum()} pretrained ones; {(table['same split'] == 'yes').sum()} of these "
-        "figures are known to be of the same split."
+        f"figures of networks trained from scratch (below {better}) and below "
+        f"{(~scratch & below).sum()} of {(~scratch).sum()} of pretrained ones; "
+        f"{(table['same split'] == 'yes').sum()} of these are known to use the same split."
     )
 
 
