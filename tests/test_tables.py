@@ -31,7 +31,7 @@ def test_every_published_run_stands_in_the_table_with_its_own_score(run):
     score = next(row for row in rows if (row["class"], row["score"]) == (POLYP, "dice"))
     (line,) = (
         x
-        for x in (ROOT / "README.md").read_text().splitlines()
+        for x in (ROOT / "results/README.md").read_text().splitlines()
         if x.startswith(f"| `{run.name}`") and "**" in x
     )
     assert f"**{score['mean']:.3f}** [{score['low']:.3f}, {score['high']:.3f}]" in line
@@ -39,10 +39,50 @@ def test_every_published_run_stands_in_the_table_with_its_own_score(run):
 
 @pytest.mark.parametrize("name", tables.DOCUMENTS)
 def test_what_the_documents_link_to_is_there(name):
-    links = re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text())
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text())
     here = {link for link in links if "://" not in link}
     assert here
-    assert not [link for link in here if not (ROOT / name).parent.joinpath(link).exists()]
+    for file, _, anchor in (link.partition("#") for link in here):
+        path = (ROOT / name).parent / file if file else ROOT / name
+        assert path.exists(), file
+        assert not anchor or anchor in anchors(path), f"{file}#{anchor}"
+
+
+def anchors(document):
+    """What GitHub makes of its headings."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short_and_its_summary_fits_on_a_screen():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+    assert len((ROOT / "results/README.md").read_text().splitlines()) <= 300
+    assert len(tables.summary_table(tables.published()).splitlines()) == 2 + 6
+
+
+def test_the_findings_say_what_the_tables_say():
+    runs = tables.published()
+    level, card, leaks = tables.findings(runs).splitlines()
+    released = re.search(r"Dice of (.*?\]) on", tables.released_finding(runs))[1]
+    assert f"reach a polyp Dice of **{released}** on 100 test frames" in level
+    seeds = re.search(r"the card's recipe (0\.\d+ \[.*?\]) \(3 seeds", level)[1]
+    assert f"Dice of {seeds} on" in tables.finding(runs)
+    row = next(x for x in tables.headline_table([]).splitlines() if x.startswith("| unused-third"))
+    assert all(score in row for score in re.findall(r"0\.\d+ \[.*?\]", card))
+    splits = tables.split_leak_table([])
+    crossing = re.findall(r"(\d+) cross `(.*?)`", leaks)
+    assert len(crossing) == 5
+    for pairs, name in crossing:
+        assert re.search(rf"`{name}` .* {pairs} of (46|29) \|", splits)
+
+
+def test_runs_go_by_importance():
+    names = [run.name for run in tables.published()]
+    assert names[0] == RELEASED
+    order = ("release-", "seed-trimap-w64-s0", "seed-trimap-w64-s1", "seed-trimap-w32", "neopolyp")
+    places = [next(i for i, name in enumerate(names) if name.startswith(o)) for o in order]
+    assert places == sorted(places)
+    assert places[-1] == len(names) - 1
 
 
 def test_kinds_of_a_run_that_knows_several(tmp_path):
