@@ -41,6 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
     onnx.add_argument("--run", default="", help="name or path; default: the newest")
     onnx.add_argument("--path", default="", help="of the file; default: <run>.onnx, here")
     onnx.add_argument("--int8", action="store_true", help="<run>.int8.onnx too; reads the data set")
+    apply = verbs.add_parser("predict", help="class maps, tables and a page of frames and videos")
+    apply.add_argument("paths", nargs="+", metavar="PATH", help="image, folder, pattern or video")
+    apply.add_argument("--out", required=True, help="folder for the results")
+    apply.add_argument("--weights", default="", help="run, file or Hub id; default: the released")
+    apply.add_argument("--mirrored", action="store_true", help="see mirror images too; 4 × slower")
+    apply.add_argument("--probabilities", action="store_true", help="P(polyp) per pixel too")
+    apply.add_argument("--maps-only", action="store_true", help="no pictures and no page")
+    apply.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     look = verbs.add_parser("audit", help="look for what is wrong with a data set; writes tables")
     look.add_argument("--dataset", required=True, help="name in the catalogue, or a folder")
     look.add_argument("--recall", type=int, default=0, help="copies to measure recall with; slow")
@@ -154,6 +162,14 @@ def _export(run: str, path: str, int8: bool) -> None:
         print(f"wrote {export_int8(file, file.with_suffix('.int8.onnx'), images)}")
 
 
+def _predict(paths: list[str], out: str, maps_only: bool, **options: Any) -> int:
+    from polyp_utils.apply.predict import predict_paths
+
+    done = predict_paths(paths, out, pictures=not maps_only, **options)
+    print(done)
+    return 1 if done.unreadable else 0
+
+
 def _audit(dataset: str, recall: int) -> int:
     from polyp_utils import plots
     from polyp_utils.analyse import audit
@@ -258,6 +274,7 @@ _VERBS: dict[str, Callable[..., int | None]] = {
     "evaluate": _evaluate,
     "publish": _publish,
     "export": _export,
+    "predict": _predict,
     "audit": _audit,
     "bench": _bench,
     "equivalence": _equivalence,

@@ -90,10 +90,10 @@ def _list(folder: Path, ignore: set[str]) -> tuple[dict[PurePosixPath, list[Path
         folders[:] = sorted(
             name
             for name in folders
-            if not (_is_clutter(name) or name in ignore)
+            if not (is_clutter(name) or name in ignore)
             and not here.resolve().is_relative_to((here / name).resolve())
         )
-        for path in (here / name for name in sorted(names) if not _is_clutter(name)):
+        for path in (here / name for name in sorted(names) if not is_clutter(name)):
             if path.suffix.lower() in SUFFIXES:
                 files[PurePosixPath(here.relative_to(folder).as_posix())].append(path)
             elif path.suffix.lower() not in _SIDE_FILES:
@@ -103,7 +103,8 @@ def _list(folder: Path, ignore: set[str]) -> tuple[dict[PurePosixPath, list[Path
     return files, problems
 
 
-def _is_clutter(name: str) -> bool:
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder is what an operating system leaves behind, by its name."""
     return name.startswith(".") or name.lower() in _CLUTTER
 
 

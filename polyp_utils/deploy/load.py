@@ -20,6 +20,7 @@ from polyp_utils.common.paths import repo_root
 from polyp_utils.data.labels import SCHEMES, Scheme, get_scheme
 from polyp_utils.data.transforms import resize_image
 from polyp_utils.deploy.openvino import for_frames, threads_for
+from polyp_utils.model.enlarge import to_class_map
 from polyp_utils.model.predict import predict, to_original, to_polyp_mask
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import load_weights, read_header
@@ -40,6 +41,7 @@ class Model:
         compute: device and precision.
         metadata: what training wrote beside the weights; empty if another program wrote them.
         mirrored: whether frames are also seen mirrored, see `predict`.
+        path: of the weights file.
     """
 
     network: nn.Module
@@ -48,6 +50,7 @@ class Model:
     compute: Compute
     metadata: dict[str, Any]
     mirrored: bool = False
+    path: Path | None = None
 
     def at_network_size(self, image: np.ndarray) -> Tensor:
         """Class probabilities, float32 (C, S, S), of an RGB frame uint8 (H, W, 3) of any size.
@@ -69,7 +72,7 @@ class Model:
 
     def class_map(self, image: np.ndarray) -> np.ndarray:
         """The likeliest class per pixel, uint8 (H, W), at the frame's size."""
-        return self.probabilities(image).argmax(dim=0).to(torch.uint8).numpy()
+        return to_class_map(self.at_network_size(image), (image.shape[0], image.shape[1]))
 
     def polyp_mask(self, image: np.ndarray) -> np.ndarray:
         """Where P(any polyp class) > 0.5, bool (H, W), at the frame's size."""
@@ -129,7 +132,7 @@ def load_model(
         )
     compute = get_compute(device, precision)
     network = for_frames(load_weights(UNet(3, logits, header.width), path), compute, runtime)
-    return Model(network, found, size, compute, header.metadata, mirrored)
+    return Model(network, found, size, compute, header.metadata, mirrored, path)
 
 
 def _released() -> Path:

@@ -1,0 +1,284 @@
+"""Frames, folders and videos to class maps, tables and a page: the verb ``predict``.
+
+Decoding and resizing, the network, and what is written of a frame overlap: threads do the first and
+the last, and only a window of frames is in memory, so any number of them may come.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import polyp_utils
+from polyp_utils.analyse.mirrors import combine
+from polyp_utils.analyse.uncertainty import self_doubt
+from polyp_utils.apply import outputs
+from polyp_utils.apply.inputs import Input, find_inputs
+from polyp_utils.apply.regions import find_regions
+from polyp_utils.apply.results import Results
+from polyp_utils.apply.stream import Loaded, in_order, predictions
+from polyp_utils.common.exceptions import DataError
+from polyp_utils.common.progress import Progress, duration
+from polyp_utils.data.pixels import read_frame
+from polyp_utils.data.transforms import resize_image
+from polyp_utils.deploy.load import Model, load_model
+from polyp_utils.deploy.openvino import threads_for
+from polyp_utils.model.enlarge import to_class_map
+from polyp_utils.model.predict import to_original
+
+SELF_DOUBT, DISAGREEMENT = "self_doubt", "disagreement"  # what the tables call the doubt
+
+
+class Prediction(NamedTuple):
+    """What a model says of a frame of (H, W) pixels.
+
+    Attributes:
+        classes: the likeliest class per pixel, uint8 (H, W).
+        polyp: P(any polyp class), float32 (H, W).
+        regions: rows of `find_regions`.
+        doubt: of the frame, in [0, 1].
+        kinds: per kind of polyp where it stands, bool (H, W).
+    """
+
+    classes: np.ndarray
+    polyp: np.ndarray
+    regions: list[dict[str, Any]]
+    doubt: float
+    kinds: list[np.ndarray]
+
+
+class Done(NamedTuple):
+    """What a run has left in its folder.
+
+    Attributes:
+        path: the folder.
+        frames: in it, those of earlier runs included.
+        unreadable: inputs that were skipped.
+        new: frames of this run.
+        seconds: that it took, after the model was loaded.
+    """
+
+    path: Path
+    frames: int
+    unreadable: int
+    new: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = f"{self.new} in {duration(self.seconds)}, {self.new / self.seconds:.1f} per second"
+        skipped = (
+            f"; {self.unreadable} could not be read: unreadable.csv" if self.unreadable else ""
+        )
+        return f"{self.path} holds {self.frames} frames ({rate}{skipped})"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is written of a frame beside its class map and its rows in the tables."""
+
+    pictures: bool = True  # outlines and a thumbnail
+    probabilities: bool = False  # P(polyp) per pixel
+
+
+def predict_paths(
+    paths: Iterable[str | Path],
+    out: str | Path,
+    weights: str | Path = "",
+    mirrored: bool = False,
+    probabilities: bool = False,
+    pictures: bool = True,
+    device: str = "auto",
+    precision: str = "auto",
+    runtime: str = "auto",
+) -> Done:
+    """Predicts every image and video among paths, and writes what is found into a folder.
+
+    A run that was stopped goes on when it is asked for again: a finished frame is not done twice.
+
+    Args:
+        paths: images, folders (searched through), glob patterns and videos.
+        out: the folder, see `polyp_utils.apply.results`.
+        weights: as in `load_model`; empty: the released ones.
+        mirrored: see each frame mirrored too, at four times the cost.
+        probabilities: write P(polyp) per pixel too.
+        pictures: write outlines, thumbnails and the page to look at them; without, only class maps
+            and tables.
+        device: as in `load_model`.
+        precision: as in `load_model`.
+        runtime: as in `load_model`.
+
+    Returns:
+        What was done; the unreadable inputs are listed in ``unreadable.csv``.
+
+    Raises:
+        DataError: nothing to look at, see `find_inputs`.
+        RunError: the folder holds something else, or cannot be written.
+        OSError: a file cannot be written: no half of one is left, and the run can go on.
+        FileNotFoundError, WeightsError, HubError: as in `load_model`.
+    """
+    out = Path(out).expanduser()
+    inputs = find_inputs(paths, out)
+    model = load_model(
+        weights, device=device, mirrored=mirrored, precision=precision, runtime=runtime
+    )
+    wanted = Wanted(pictures, probabilities)
+    settings = {"mirrored": mirrored, "probabilities": probabilities, "pictures": pictures}
+    doubt = DISAGREEMENT if mirrored else SELF_DOUBT
+    start = time.perf_counter()
+    with Results(out, facts_of(model), settings, doubt) as results, _workers() as pool:
+        todo = [each for each in inputs if not each.is_video and each.name not in results.done]
+        if before := len(results.done):
+            print(f"{out}: {before} frames are done already; going on with the others", flush=True)
+        frames = (_loader(each, model) for each in todo)
+        rows, skipped = 0, 0
+        with (
+            Progress("frames", total=len(todo), unit="frame") as progress,
+            threads_for(model.network),
+        ):
+            for row in written(predictions(frames, model, pool), model, results, wanted, pool):
+                rows, skipped = rows + (not row.reason), skipped + bool(row.reason)
+                rate = (rows + skipped) / (time.perf_counter() - start)
+                progress.advance(f"{rows + skipped} of {len(todo)} frames, {rate:.1f} per second")
+                if row.reason:
+                    progress.line(f"skipped: {row.reason}")
+        seconds = time.perf_counter() - start
+        results.finish(
+            versions={"polyp_utils": polyp_utils.__version__, "torch": torch.__version__},
+            device=model.compute.describe(),
+            frames=len(results.done),
+            unreadable=skipped,
+            this_time={"frames": rows, "seconds": round(seconds, 3)},
+        )
+    return Done(out, len(results.done), skipped, rows, seconds)
+
+
+def facts_of(model: Model) -> dict[str, Any]:
+    """What tells a model from others: its file's hash, and what its output means."""
+    assert model.path is not None  # it was loaded from a file
+    name = model.path.parent.name if model.path.name == "model.safetensors" else model.path.name
+    digest = hashlib.sha256(model.path.read_bytes()).hexdigest()[:16]
+    scheme = model.scheme
+    facts = {"name": name, "sha256": digest, "scheme": scheme.name, "classes": [*scheme.classes]}
+    return facts | {"image_size": model.image_size}
+
+
+def _workers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, "predict")
+
+
+def _loader(each: Input, model: Model) -> Callable[[], Loaded]:
+    def load() -> Loaded:
+        start = time.perf_counter()
+        try:
+            frame = read_frame(each.path)
+        except (DataError, OSError) as error:
+            return Loaded(each.name, each.path, reason=str(error))
+        square = squared(frame, model)
+        seconds = time.perf_counter() - start
+        return Loaded(each.name, each.path, frame=frame, square=square, seconds=seconds)
+
+    return load
+
+
+def squared(frame: np.ndarray, model: Model) -> Tensor:
+    """A frame, uint8 (H, W, 3), at the network's size, uint8 (3, S, S)."""
+    pixels = torch.from_numpy(frame.copy() if not frame.flags.writeable else frame)
+    return resize_image(pixels.permute(2, 0, 1), (model.image_size, model.image_size))
+
+
+def written(
+    found: Iterable[tuple[Loaded, Tensor | None]],
+    model: Model,
+    results: Results,
+    wanted: Wanted,
+    pool: ThreadPoolExecutor,
+) -> Iterator[Loaded]:
+    """Writes what is found of each frame; yields the frames in order, each when it is safe."""
+
+    def write(pair: tuple[Loaded, Tensor | None]) -> tuple[Loaded, dict[str, Any], list[Any]]:
+        loaded, copies = pair
+        if loaded.frame is None or copies is None:
+            return loaded, {}, []
+        start = time.perf_counter()
+        seen = interpret(copies, model, loaded.frame.shape[:2])
+        save(results.path, loaded, seen, model, wanted)
+        return (
+            loaded,
+            row_of(loaded, seen, results.doubt, time.perf_counter() - start),
+            seen.regions,
+        )
+
+    for loaded, row, regions in in_order(pool, write, found):
+        if loaded.reason:
+            results.skip(loaded.source, loaded.reason)
+        else:
+            results.add(row, [_named(region, results.doubt) for region in regions])
+        yield loaded._replace(frame=None, square=None)
+
+
+def save(out: Path, loaded: Loaded, seen: Prediction, model: Model, wanted: Wanted) -> None:
+    """Writes the files of a frame."""
+    assert loaded.frame is not None
+    outputs.save_class_map(out / f"masks/{loaded.name}.png", seen.classes, model.scheme)
+    if wanted.probabilities:
+        outputs.save_probabilities(out / f"probabilities/{loaded.name}.png", seen.polyp)
+    if wanted.pictures:
+        for folder, draw in (("overlays", outputs.outlined), ("thumbnails", outputs.thumbnail)):
+            drawn = draw(loaded.frame, seen.kinds)
+            outputs.save_jpeg(out / f"{folder}/{loaded.name}.jpg", drawn)
+
+
+def row_of(loaded: Loaded, seen: Prediction, doubt: str, seconds: float) -> dict[str, Any]:
+    """The frame's row in ``frames.csv``."""
+    height, width = seen.classes.shape
+    return {
+        "frame": loaded.name,
+        "source": loaded.source,
+        "time": "" if np.isnan(loaded.time) else loaded.time,
+        "height": height,
+        "width": width,
+        "found": bool(seen.regions),
+        "regions": len(seen.regions),
+        "area": sum(region["area"] for region in seen.regions),
+        "seconds": loaded.seconds + seconds,
+        doubt: seen.doubt,
+    }
+
+
+def _named(region: dict[str, Any], doubt: str) -> dict[str, Any]:
+    return {doubt if key == "doubt" else key: value for key, value in region.items()}
+
+
+def interpret(copies: Tensor, model: Model, size: tuple[int, int]) -> Prediction:
+    """Class probabilities of a frame's copies, float32 (K, C, S, S), at the frame's ``size``.
+
+    K is 1, or 4 where the model sees frames mirrored too.
+    """
+    scheme = model.scheme
+    merged = combine(copies, scheme)
+    per_class = merged.mean
+    one = {kind: per_class[list(indices)].sum(dim=0) for kind, indices in scheme.kinds.items()}
+    kinds = {kind: _enlarged(p, size) for kind, p in one.items()}
+    polyp = next(iter(kinds.values())) if len(kinds) == 1 else np.sum([*kinds.values()], axis=0)
+    mirrored = len(copies) > 1
+    others = scheme.polyp_probability(copies) if mirrored else copies[:0, 0]
+    found = find_regions(polyp, kinds, [_enlarged(p, size) for p in others])
+    classes = to_class_map(per_class, size)
+    if len(kinds) == 1:
+        where = [polyp > 0.5]
+    else:
+        where = [np.isin(classes, indices) for indices in scheme.kinds.values()]
+    doubt = merged.disagreement if mirrored else self_doubt(per_class, scheme)
+    return Prediction(classes, polyp, found, doubt, where)
+
+
+def _enlarged(p: Tensor, size: tuple[int, int]) -> np.ndarray:
+    return to_original(p[None], size)[0].numpy()

@@ -1,0 +1,158 @@
+"""The folder that results go to: its tables grow frame by frame, so a run can be resumed.
+
+summary.json         model, settings, versions, counts, times
+frames.csv           a row per frame; a frame that has its row is done
+components.csv       a row per connected region, see `find_regions`
+unreadable.csv       inputs that were skipped, and why
+masks/<frame>.png    class map, see `save_class_map`
+overlays/<frame>.jpg, thumbnails/<frame>.jpg, probabilities/<frame>.png
+
+Rows are appended, after the files of their frame: a run that was killed leaves at most a half line
+and files without a row, and the next one removes or replaces them.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from polyp_utils.common.exceptions import RunError
+from polyp_utils.common.files import write_json, write_text
+from polyp_utils.runs.run import make_folder
+
+FRAMES = ["frame", "source", "time", "height", "width", "found", "regions", "area", "seconds"]
+REGIONS = ["frame", "region", "class", "left", "top", "width", "height", "area_px", "area", "mean_probability"]
+REGIONS += ["largest_probability", "touches_border"]
+UNREADABLE = ("source", "reason")
+
+
+class Results:
+    """Results of one model with some settings; use as a context manager.
+
+    Attributes:
+        path: the folder.
+        done: names of the frames that are finished.
+        doubt: name of the column of doubt.
+    """
+
+    def __init__(self, path: Path, model: dict[str, Any], settings: dict[str, Any], doubt: str):
+        """Opens the folder, new or to go on with.
+
+        Args:
+            path: of the folder.
+            model: what tells the model from others.
+            settings: that the results depend on.
+            doubt: name of the column of doubt, of frames and regions.
+
+        Raises:
+            RunError: the folder holds something else, or cannot be written.
+        """
+        self.path, self.doubt = path, doubt
+        self._facts: dict[str, Any] = {"model": model, "settings": settings, "doubt": doubt}
+        self._check(make_folder(path))
+        self._summary = path / "summary.json"
+        self._heads = {
+            "frames": (*FRAMES, doubt),
+            "components": (*REGIONS, doubt),
+            "unreadable": UNREADABLE,
+        }
+        self.done = {row["frame"] for row in self._whole_rows("frames")}
+        self._trim()
+        if not self._summary.is_file():
+            write_json(self._summary, self._facts)
+        self._files = {name: self._table(name).open("a", newline="") for name in self._heads}
+
+    def _check(self, path: Path) -> None:
+        summary = path / "summary.json"
+        if not summary.is_file():
+            if any(path.iterdir()):
+                raise RunError(
+                    f"{path} holds files, but no results of an earlier run: name an empty or new "
+                    "folder with --out"
+                )
+            return
+        there = json.loads(summary.read_text(encoding="utf-8"))
+        different = [
+            f"{part} {key} is {there.get(part, {}).get(key)!r} there and {value!r} now"
+            for part in ("model", "settings")
+            for key, value in self._facts[part].items()
+            if there.get(part, {}).get(key) != value
+        ]
+        if different:
+            raise RunError(
+                f"{path} holds results of another run: {'; '.join(different)}. Ask for the same "
+                "to resume it, or name another folder with --out"
+            )
+
+    def _table(self, name: str) -> Path:
+        return self.path / f"{name}.csv"
+
+    def _whole_rows(self, name: str) -> list[dict[str, str]]:
+        """Rows of a table but for a last one that was not written to its end."""
+        path = self._table(name)
+        if not path.is_file():
+            return []
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        return list(csv.DictReader(whole.splitlines(keepends=True)))
+
+    def _trim(self) -> None:
+        """Leaves in the tables what is of finished frames; unreadable inputs are tried anew."""
+        kept: dict[str, list[dict[str, str]]] = {
+            "frames": self._whole_rows("frames"),
+            "components": [r for r in self._whole_rows("components") if r["frame"] in self.done],
+            "unreadable": [],
+        }
+        for name, rows in kept.items():
+            lines = [_line(self._heads[name])]
+            lines += [_line(row[key] for key in self._heads[name]) for row in rows]
+            write_text(self._table(name), "".join(lines))
+
+    def __enter__(self) -> "Results":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def add(self, frame: Mapping[str, Any], regions: Iterable[Mapping[str, Any]]) -> None:
+        """Adds a frame whose files are written: its regions, then its row: now it is done."""
+        for number, region in enumerate(regions, start=1):
+            self._append("components", {"frame": frame["frame"], "region": number, **region})
+        self._append("frames", frame)
+        self.done.add(frame["frame"])
+
+    def skip(self, source: Path, reason: str) -> None:
+        """Lists an input that cannot be read."""
+        self._append("unreadable", {"source": source, "reason": reason})
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        file = self._files[name]
+        file.write(_line(_text(row[key]) for key in self._heads[name]))
+        file.flush()
+
+    def finish(self, **facts: Any) -> None:
+        """Writes what is known at the end into ``summary.json``."""
+        write_json(self._summary, {**self._facts, **facts})
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _line(values: Iterable[Any]) -> str:
+    """A line of CSV, quoted where it must be."""
+
+    class Line(list[str]):
+        write = list.append
+
+    line = Line()
+    csv.writer(line, lineterminator="\n").writerow(list(values))
+    return line[0]
