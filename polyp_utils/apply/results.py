@@ -23,8 +23,8 @@ from polyp_utils.common.files import write_json, write_text
 from polyp_utils.runs.run import make_folder
 
 FRAMES = ["frame", "source", "time", "height", "width", "found", "regions", "area", "seconds"]
-REGIONS = ["frame", "region", "class", "left", "top", "width", "height", "area_px", "area", "mean_probability"]
-REGIONS += ["largest_probability", "touches_border"]
+REGIONS = ["frame", "region", "class", "left", "top", "width", "height", "area_px", "area"]
+REGIONS += ["mean_probability", "largest_probability", "touches_border"]
 UNREADABLE = ("source", "reason")
 
 
