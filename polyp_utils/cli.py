@@ -103,6 +103,9 @@ def _run(verb: str, options: dict[str, Any]) -> int:
     except (ValueError, OSError, UserError, ExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: what is finished stays; the same command resumes", file=sys.stderr)
+        return 130
 
 
 def _train(recipe: str, **overrides: Any) -> None:

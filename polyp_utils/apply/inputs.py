@@ -73,6 +73,7 @@ def _expanded(text: str) -> list[Path]:
         return [path]
     if glob.has_magic(text):
         there = sorted(map(Path, glob.glob(str(path), recursive=True)))
+        there = [path for path in there if not is_clutter(path.name)]
         files = [p for p in there if p.is_dir() or p.suffix.lower() in (*IMAGES, *VIDEOS)]
         if not files:
             raise DataError(f"the pattern {text} fits no image, video or folder")
