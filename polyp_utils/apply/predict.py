@@ -263,21 +263,25 @@ def interpret(copies: Tensor, model: Model, size: tuple[int, int]) -> Prediction
     K is 1, or 4 where the model sees frames mirrored too.
     """
     scheme = model.scheme
-    merged = combine(copies, scheme)
-    per_class = merged.mean
-    one = {kind: per_class[list(indices)].sum(dim=0) for kind, indices in scheme.kinds.items()}
-    kinds = {kind: _enlarged(p, size) for kind, p in one.items()}
-    polyp = next(iter(kinds.values())) if len(kinds) == 1 else np.sum([*kinds.values()], axis=0)
-    mirrored = len(copies) > 1
-    others = scheme.polyp_probability(copies) if mirrored else copies[:0, 0]
-    found = find_regions(polyp, kinds, [_enlarged(p, size) for p in others])
+    if len(copies) == 1:
+        per_class, others = copies[0], []
+        doubt = self_doubt(per_class, scheme)
+    else:
+        mirrored = combine(copies, scheme)
+        per_class, doubt = mirrored.mean, mirrored.disagreement
+        others = [_enlarged(p, size) for p in scheme.polyp_probability(copies)]
+    kinds = {
+        kind: _enlarged(per_class[list(indices)].sum(dim=0), size)
+        for kind, indices in scheme.kinds.items()
+    }
     classes = to_class_map(per_class, size)
     if len(kinds) == 1:
+        (polyp,) = kinds.values()
         where = [polyp > 0.5]
     else:
+        polyp = np.sum([*kinds.values()], axis=0)
         where = [np.isin(classes, indices) for indices in scheme.kinds.values()]
-    doubt = merged.disagreement if mirrored else self_doubt(per_class, scheme)
-    return Prediction(classes, polyp, found, doubt, where)
+    return Prediction(classes, polyp, find_regions(polyp, kinds, others), doubt, where)
 
 
 def _enlarged(p: Tensor, size: tuple[int, int]) -> np.ndarray:
