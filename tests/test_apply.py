@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from polyp_utils import load_model
@@ -21,7 +22,7 @@ from polyp_utils.apply import outputs
 from polyp_utils.apply.predict import predict_paths
 from polyp_utils.apply.regions import find_regions
 from polyp_utils.cli import main
-from polyp_utils.common.exceptions import RunError, WeightsError
+from polyp_utils.common.exceptions import RunError, TakenError, WeightsError
 from polyp_utils.data import phantom
 from polyp_utils.data.pixels import read_frame
 from polyp_utils.data.regions import components
@@ -55,7 +56,7 @@ def contents(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != ".lock"
     }
 
 
@@ -261,6 +262,12 @@ def test_ctrl_c_keeps_what_is_done(frames, weights, tmp_path, monkeypatch, capsy
     assert "the same command" in capsys.readouterr().err
     rows = table(out)
     assert all((out / f"masks/{name}.png").is_file() for name in rows["frame"])
+
+
+def test_two_processes_do_not_write_into_one_folder(frames, weights, tmp_path):
+    out = predict_paths([frames / "0.jpg"], tmp_path / "out", weights).path
+    with FileLock(out / ".lock"), pytest.raises(TakenError, match="another process writes into"):
+        predict_paths([frames / "0.jpg"], out, weights)
 
 
 def test_weights_of_another_network_are_refused(frames, tmp_path):

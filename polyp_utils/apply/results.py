@@ -18,7 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from polyp_utils.common.exceptions import RunError
+from filelock import FileLock, Timeout
+
+from polyp_utils.common.exceptions import RunError, TakenError
 from polyp_utils.common.files import write_json, write_text
 from polyp_utils.runs.run import make_folder
 
@@ -48,10 +50,19 @@ class Results:
 
         Raises:
             RunError: the folder holds something else, or cannot be written.
+            TakenError: another process writes into it.
         """
         self.path, self.doubt = path, doubt
         self._facts: dict[str, Any] = {"model": model, "settings": settings, "doubt": doubt}
         self._check(make_folder(path))
+        self._lock = FileLock(path / ".lock", timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise TakenError(
+                f"another process writes into {path}: wait for it, or name another folder with "
+                "--out"
+            ) from error
         self._summary = path / "summary.json"
         self._heads = {
             "frames": (*FRAMES, doubt),
@@ -67,7 +78,7 @@ class Results:
     def _check(self, path: Path) -> None:
         summary = path / "summary.json"
         if not summary.is_file():
-            if any(path.iterdir()):
+            if any(found.name != ".lock" for found in path.iterdir()):
                 raise RunError(
                     f"{path} holds files, but no results of an earlier run: name an empty or new "
                     "folder with --out"
@@ -99,7 +110,9 @@ class Results:
         return list(csv.DictReader(whole.splitlines(keepends=True)))
 
     def _trim(self) -> None:
-        """Leaves in the tables what is of finished frames; unreadable inputs are tried anew."""
+        """Leaves what is of finished frames: no half files; unreadable inputs are tried anew."""
+        for path in self.path.rglob(".*.tmp"):
+            path.unlink()
         kept: dict[str, list[dict[str, str]]] = {
             "frames": self._whole_rows("frames"),
             "components": [r for r in self._whole_rows("components") if r["frame"] in self.done],
@@ -121,6 +134,7 @@ class Results:
     ) -> None:
         for file in self._files.values():
             file.close()
+        self._lock.release()
 
     def add(self, frame: Mapping[str, Any], regions: Iterable[Mapping[str, Any]]) -> None:
         """Adds a frame whose files are written: its regions, then its row: now it is done."""
