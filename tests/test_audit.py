@@ -1,4 +1,4 @@
-"""The audit reports every defect that is put into a folder, and nothing else."""
+"""The audit reports every defect planted in a folder, and nothing else."""
 
 import shutil
 
@@ -20,7 +20,7 @@ from polyp_utils.data.splits import leak_warning, load_split
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twelve different drawn frames with clean masks, as PNG."""
+    """Twelve different synthetic frames with clean masks, as PNG."""
     root = tmp_path / "frames"
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
@@ -43,14 +43,14 @@ def mask_of(folder, stem):
 
 
 def checks(found):
-    """check -> ids, for what was found."""
+    """check -> ids with findings."""
     return found.findings.groupby("check")["id"].apply(list).to_dict()
 
 
 EXPECTED = ("resolution outlier", "brightness outlier", "black block", "green box", "text")
 
 
-def test_a_clean_folder_has_no_findings_but_of_looks(folder):
+def test_a_clean_folder_has_no_findings_except_about_appearance(folder):
     found = audit(str(folder))
     assert len(found.frames) == 12
     assert set(checks(found)) <= {*EXPECTED}
@@ -136,7 +136,7 @@ def test_text_is_seen_and_highlights_are_not():
 
 
 def test_a_folder_gets_a_grouped_split_that_holds(folder, tmp_path, monkeypatch):
-    """Twins and re-crops stay together; the split is the same each time it is asked for."""
+    """Copies and re-crops stay together; the split is the same each time."""
     monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
     texture = np.random.default_rng(0).integers(90, 255, (60, 80, 3))
     detailed = Image.fromarray((texture * (1, 0.5, 0.4)).astype(np.uint8)).resize((640, 480))
@@ -172,14 +172,14 @@ def bare(folder, count):
     return str(folder)
 
 
-def test_equal_frames_stay_together_though_they_have_no_features(tmp_path, monkeypatch):
+def test_equal_frames_stay_together_even_without_features(tmp_path, monkeypatch):
     monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
     number = groups(PolypDataset(bare(tmp_path / "bare", 4), 32))
     assert number["0"] == number["1"]
     assert len(set(number.values())) == 3
 
 
-def test_groups_of_some_frames_need_no_search_and_no_other_frame(tmp_path, monkeypatch):
+def test_groups_of_some_frames_need_neither_a_search_nor_other_frames(tmp_path, monkeypatch):
     monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
     data = PolypDataset(bare(tmp_path / "bare", 4), 32)
     number = known_groups(data, ("3", "1", "0"))
@@ -187,7 +187,7 @@ def test_groups_of_some_frames_need_no_search_and_no_other_frame(tmp_path, monke
     assert number["0"] == number["1"] != number["3"]
     pairs = pd.DataFrame({"id_a": ["1", "2"], "id_b": ["2", "3"]})
     monkeypatch.setattr("polyp_utils.data.grouping.known_pairs", lambda name: pairs)
-    linked = known_groups(data, ("1", "3"))  # by way of frame 2
+    linked = known_groups(data, ("1", "3"))  # via frame 2
     assert linked["1"] == linked["3"]
 
 
@@ -201,8 +201,8 @@ def test_three_groups_make_a_split_and_two_do_not(tmp_path, monkeypatch):
             load_split(name, two)
 
 
-def test_pairs_in_the_cache_are_those_of_these_ids(tmp_path, monkeypatch):
-    """The files are the same, but a set within the folder has another name."""
+def test_cached_pairs_are_used_only_for_the_same_ids(tmp_path, monkeypatch):
+    """The files are the same, but a renamed subfolder changes the ids."""
     monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "sets"
     for name in ("A", "B"):
@@ -217,7 +217,7 @@ def test_pairs_in_the_cache_are_those_of_these_ids(tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_pairs_of_a_near_duplicate_count_both_frames(folder, tmp_path, monkeypatch):
+def test_a_near_duplicate_pair_counts_both_frames(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
     texture = np.random.default_rng(0).integers(90, 255, (60, 80, 3))
     detailed = Image.fromarray((texture * (1, 0.5, 0.4)).astype(np.uint8)).resize((640, 480))
@@ -228,7 +228,7 @@ def test_pairs_of_a_near_duplicate_count_both_frames(folder, tmp_path, monkeypat
     assert (row["findings"], row["frames"]) == (1, 2)
 
 
-def test_what_is_known_of_the_leaks_of_own_frames(tmp_path, monkeypatch):
+def test_leakage_in_own_frames_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
     name = bare(tmp_path / "own", 4)
     path = tmp_path / "mine.csv"

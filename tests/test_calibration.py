@@ -1,4 +1,4 @@
-"""Calibration of predictions whose honesty is known."""
+"""Calibration of predictions whose calibration error is known."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from polyp_utils.runs.predictions import of_arrays
 
 
 def counts_of(said, true, frames=20, pixels=1_000_000):
-    """Frames in which a share ``true[i]`` of the pixels at level ``said[i]`` is polyp."""
+    """Frames in which a share ``true[i]`` of the pixels at level ``said[i]`` are polyp."""
     cells = np.zeros((frames, LEVELS), int)
     polyp = cells.copy()
     for level, share in zip(said, true, strict=True):
@@ -27,7 +27,7 @@ def counts_of(said, true, frames=20, pixels=1_000_000):
     return LevelCounts(cells, polyp)
 
 
-def test_an_honest_system_has_no_error_and_temperature_1():
+def test_a_calibrated_system_has_no_error_and_temperature_1():
     levels = np.arange(1, LEVELS - 1)
     honest = counts_of(levels, levels / 255)
     assert calibration_error(honest).mean < 1e-5
@@ -48,7 +48,7 @@ def test_a_temperature_undoes_what_it_did(temperature):
 
 
 def test_the_error_by_hand():
-    found = calibration_error(counts_of([51, 204], [0.3, 0.5]))  # says 0.2 and 0.8
+    found = calibration_error(counts_of([51, 204], [0.3, 0.5]))  # predicts 0.2 and 0.8
     assert found.mean == pytest.approx((0.1 + 0.3) / 2)
     assert found[1:] == pytest.approx((found.mean, found.mean, 20))  # all frames are alike
 

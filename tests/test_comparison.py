@@ -37,7 +37,7 @@ def images():
     return np.random.default_rng(0).uniform(0.3, 0.95, 60)
 
 
-def test_the_better_is_told_from_the_equal(images):
+def test_a_better_system_is_told_from_an_equal_one(images):
     rng = np.random.default_rng(1)
     one = evaluation("one", images + 0.02)
     others = [
@@ -66,7 +66,7 @@ def test_frames_are_matched_by_id_and_drawn_in_groups(images):
     assert (row["difference"], row["p"]) == pytest.approx((expected.difference.mean, expected.p))
 
 
-def test_runs_without_a_common_frame_are_refused(images):
+def test_runs_that_share_no_frame_are_refused(images):
     with pytest.raises(ValueError, match="one and far share no frame"):
         compare_systems(evaluation("one", images), [evaluation("far", images, first=100)])
 
@@ -93,7 +93,7 @@ def test_disagreements_by_hand():
     assert table["id"].tolist() == ["f002", "f003", "f000", "f005", "f001"]
     assert table["difference"].tolist() == pytest.approx([-0.5, 0.4, -0.25, 0.04, 0])
     assert table.loc[1, ["one", "other"]].tolist() == [0.8, 0.4]
-    assert far_apart(table, 1)["id"].tolist() == ["f003", "f002"]  # first what the one wins
+    assert far_apart(table, 1)["id"].tolist() == ["f003", "f002"]  # first the one that ``one`` wins
     assert far_apart(table, 9)["id"].tolist() == ["f003", "f005", "f002", "f000"]
     assert disagreement_findings(table, "one", "other") == [
         "Of 5 frames `one` is better on 2, `other` on 2; they are equal on 1.",
@@ -102,7 +102,7 @@ def test_disagreements_by_hand():
     assert far_apart(disagreements(one, one), 3).empty
 
 
-def test_disagreements_need_a_frame_in_common():
+def test_disagreements_need_a_common_frame():
     apart = evaluation("apart", np.array([0.5]), first=7)
     with pytest.raises(ValueError, match="one and apart share no frame"):
         disagreements(evaluation("one", np.array([0.5])), apart)

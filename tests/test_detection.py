@@ -23,7 +23,7 @@ def test_found_at_one_threshold_and_missed_at_another():
     assert counts(prediction, target, "05") == (0, 1, 1)
 
 
-def test_two_polyps_in_one_region_are_one_found():
+def test_two_polyps_in_one_region_count_as_one_found():
     target = boxes((10, 10, 10, 20), (10, 35, 10, 20))
     assert counts(boxes((10, 10, 10, 45)), target, "01") == (1, 1, 0)
 
@@ -35,7 +35,7 @@ def test_each_region_is_matched_once_and_to_the_best():
     assert counts(prediction, target, "05") == (1, 1, 2)
 
 
-def test_empty_masks_hold_no_object_and_specks_are_none():
+def test_empty_masks_hold_no_objects_and_specks_do_not_count():
     nothing, speck = boxes(), boxes((5, 5, 2, 2))  # 0.04 % of the frame
     assert counts(nothing, nothing, "05") == (0, 0, 0)
     assert counts(speck, nothing, "05") == (0, 0, 0)

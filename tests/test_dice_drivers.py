@@ -1,4 +1,4 @@
-"""Strata, correlations, the model and its sentences on tables whose relations are known."""
+"""Strata, correlations, the model and its sentences on tables with known relations."""
 
 import itertools
 
@@ -85,7 +85,7 @@ def test_correlations_come_strongest_first_with_their_sign():
     assert found["rho"].isna().tolist() == [False] * 5 + [True] * 2  # constant here
 
 
-def test_findings_say_what_the_table_holds():
+def test_findings_state_what_the_table_holds():
     table = features()
     table.loc[0, "dice"] = np.nan
     text = driver_findings(table)
@@ -153,29 +153,29 @@ def test_a_model_finds_the_effects_that_made_the_scores():
     assert 0.9 < model.explained < 1
     assert model.frames == 400
     first, second, *_, last = model.findings
-    assert first.startswith(f"The {len(found)} properties that vary explain together 9")
+    assert first.startswith(f"Together, the {len(found)} properties that vary explain 9")
     effect = found.loc["contact with the border", "effect"]
-    assert second.startswith(f"The others held, Dice changes by {effect:.3f} [")
+    assert second.startswith(f"Others held constant, Dice changes by {effect:.3f} [")
     assert second.endswith("] with contact with the border.")
-    assert last.startswith("No clear effect of its own has: ")
+    assert last.startswith("Without a clear effect: ")
     assert FEATURES["contrast"] not in last
 
 
-def test_no_model_of_too_few_frames():
+def test_too_few_frames_give_no_model():
     model = dice_model(features(30))
     assert model.effects.empty
     assert np.isnan(model.explained)
     (said,) = model.findings
     assert said == (
-        f"No model of Dice is fitted: {model.properties} properties vary, and ten frames are "
-        "needed for each; here are 30."
+        f"No model of Dice is fitted: {model.properties} properties vary, which takes ten frames "
+        "each; there are 30."
     )
 
 
-def test_noise_is_explained_by_nothing():
+def test_nothing_explains_noise():
     table = features(200).assign(dice=np.random.default_rng(3).uniform(size=200))
     table["area_share"] = np.random.default_rng(4).uniform(0.1, 0.9, 200)
-    assert abs(dice_model(table).explained) < 0.1  # without the adjustment 0.04 more
+    assert abs(dice_model(table).explained) < 0.1  # 0.04 more without the adjustment
 
 
 def test_copies_in_groups_widen_the_intervals():
@@ -189,7 +189,7 @@ def test_copies_in_groups_widen_the_intervals():
         assert means[0].loc["no", end] == pytest.approx(means[1].loc["no", end], abs=0.02)
 
 
-def test_strata_are_of_every_property_that_the_table_holds():
+def test_every_property_in_the_table_has_strata():
     table = features()
     assert list(dice_by_strata(table)) == [*FEATURES.values(), *MARKS.values()]
     named = dice_by_strata(table.drop(columns="sessile"))

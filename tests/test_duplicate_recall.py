@@ -1,4 +1,4 @@
-"""Copies are what their names say, and the search finds them among real frames."""
+"""Known copies are what their names say, and the search finds them among real frames."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_known_copies_do_what_they_say():
 
 @pytest.mark.data
 def test_recall_of_copies_on_real_frames(kvasir_root, monkeypatch):
-    """Few frames and few copies; `python -m polyp_utils audit --recall 200` measures it."""
+    """A few copies of real frames; `python -m polyp_utils audit --recall 200` measures recall."""
     source = FolderSource(kvasir_root / "Kvasir-SEG")
     source.ids = source.ids[::50]
     monkeypatch.setattr(duplicate_recall, "open_source", lambda info: source)

@@ -1,4 +1,4 @@
-"""Scores of hand-made predictions: known in theory, or computed anew with numpy and scipy."""
+"""Scores of made-up predictions: known in theory, or recomputed with numpy and scipy."""
 
 import json
 
@@ -23,38 +23,38 @@ from polyp_utils.train.start import open_run
 
 SIZE = 32
 SPLIT = "phantom-240"
-SCORES = ["dice", "iou", "precision", "recall"]  # worked out anew below
+SCORES = ["dice", "iou", "precision", "recall"]  # recomputed below
 LOSS = 0.25
 
 
 @pytest.fixture(scope="module")
 def with_empty(dataset):
-    """A limit that lets one frame without polyp into the validation part."""
+    """A limit at which the validation part has one frame without a polyp."""
     masks = dataset.masks[dataset.rows(load_split(SPLIT).val)]
     return 1 + (masks == 0).all(dim=2).all(dim=1).int().argmax().item()
 
 
 def constant(*probabilities):
-    """Everywhere the same, whatever the truth."""
+    """The same everywhere, whatever the truth."""
     values = torch.tensor(probabilities)[:, None, None]
     return lambda levels: values.expand(-1, *levels.shape)
 
 
 def perfect(scheme):
-    """One-hot probabilities of the true classes at network size."""
+    """One-hot probabilities of the true classes, at network size."""
     classes = torch.arange(len(get_scheme(scheme).classes))[:, None, None]
     return lambda levels: (get_scheme(scheme).encode(levels[None]) == classes).float()
 
 
 def random_levels(levels):
-    """Three probabilities in steps of 1/255 that sum to 1, so that the PNG holds them exactly."""
+    """Three probabilities in steps of 1/255 that sum to 1, so that a PNG stores them exactly."""
     cuts = np.random.default_rng(int(levels.sum())).integers(256, size=(2, *levels.shape))
     low, high = np.sort(cuts, axis=0)
     return torch.from_numpy(np.stack([low, high - low, 255 - high])) / 255
 
 
 def finished_run(dataset, scheme, predict, limit=4, data=None, **settings):
-    """A run that was never trained: ``predict`` makes probabilities of the mask (S, S)."""
+    """An untrained run: ``predict`` turns the mask (S, S) into probabilities."""
     given = {"image_size": SIZE, "scheme": scheme, "limit": limit, **settings}
     config = RunConfig.from_recipe("quick", split=SPLIT, **given)
     split = load_split(SPLIT).limited(limit)
@@ -80,7 +80,7 @@ def area_shares(dataset, ids, size):
 
 
 def by_numpy(predicted, truth):
-    """Dice, IoU, precision and recall of two bool masks, as set arithmetic says."""
+    """Dice, IoU, precision and recall of two bool masks, by set arithmetic."""
     both, either = (predicted & truth).sum(), (predicted | truth).sum()
     if not either:
         return [np.nan] * 4
@@ -103,7 +103,7 @@ def test_a_perfect_map_scores_one_and_at_the_original_size_its_resolution(scheme
 
 
 @pytest.mark.parametrize("size", [ORIGINAL, NETWORK])
-def test_everything_polyp_scores_what_the_area_says(size, dataset, with_empty):
+def test_predicting_polyp_everywhere_scores_as_the_area_implies(size, dataset, with_empty):
     run = finished_run(dataset, "binary", constant(0.0, 1.0), with_empty)
     found = polyp_rows(evaluate_run(run, "val", dataset), size)
     area = area_shares(dataset, found.index, size)
@@ -115,7 +115,7 @@ def test_everything_polyp_scores_what_the_area_says(size, dataset, with_empty):
 
 
 @pytest.mark.parametrize("size", [ORIGINAL, NETWORK])
-def test_nothing_predicted_scores_zero_or_leaves_the_mean(size, dataset, with_empty):
+def test_an_empty_prediction_scores_zero_or_is_left_out_of_the_mean(size, dataset, with_empty):
     run = finished_run(dataset, "trimap", constant(1.0, 0.0, 0.0), with_empty)
     found = evaluate_run(run, "val", dataset)
     rows = polyp_rows(found, size)
@@ -128,8 +128,8 @@ def test_nothing_predicted_scores_zero_or_leaves_the_mean(size, dataset, with_em
     assert summary.loc[(size, "background", "dice"), "n"] == with_empty
 
 
-def test_polyp_is_where_its_classes_together_pass_a_half(dataset):
-    """Here argmax says background, but P(polyp) + P(boundary) = 0.6."""
+def test_polyp_is_where_its_classes_sum_to_more_than_a_half(dataset):
+    """Here argmax gives background, but P(polyp) + P(boundary) = 0.6."""
     found = evaluate_run(finished_run(dataset, "trimap", constant(0.4, 0.3, 0.3)), dataset=dataset)
     recall = found.summary[found.summary["score"] == "recall"].set_index(["size", "class"])["mean"]
     for size in (ORIGINAL, NETWORK):
@@ -137,10 +137,10 @@ def test_polyp_is_where_its_classes_together_pass_a_half(dataset):
         assert recall[size, "polyp"] == 0
 
 
-# --- scores computed anew ------------------------------------------------------------------------
+# --- recomputed scores ---------------------------------------------------------------------------
 
 
-def test_scores_of_a_noisy_shifted_map_are_those_of_numpy_and_scipy(dataset):
+def test_scores_of_a_noisy_shifted_map_match_numpy_and_scipy(dataset):
     def shifted(levels):
         shift = torch.roll(random_levels(levels) + 3 * perfect("trimap")(levels), (3, -2), (1, 2))
         return shift / shift.sum(dim=0)
@@ -200,7 +200,7 @@ def test_polyp_and_classes_by_hand():
 # --- the card's convention -----------------------------------------------------------------------
 
 
-def test_card_scores_sum_batches_of_eight_and_take_an_unused_class_as_one(dataset):
+def test_card_scores_pool_batches_of_eight_and_score_an_unused_class_one(dataset):
     def shifted(levels):
         return torch.roll(perfect("unused-third")(levels), 4, dims=2)
 
@@ -236,7 +236,7 @@ def test_a_last_batch_of_one_weighs_as_much_as_a_full_one(dataset):
 # --- summary, files, errors ----------------------------------------------------------------------
 
 
-def test_polyp_dice_at_the_original_size_stands_for_all(dataset):
+def test_polyp_dice_at_the_original_size_is_the_primary_score(dataset):
     found = evaluate_run(finished_run(dataset, "trimap", random_levels), dataset=dataset)
     first = found.summary.iloc[0]
     assert first[["size", "class", "score"]].tolist() == [ORIGINAL, POLYP, "dice"]
@@ -296,15 +296,15 @@ def test_a_missing_prediction_is_named(dataset):
         evaluate_run(run, dataset=dataset)
 
 
-def test_evaluate_opens_the_runs_data_set_itself(dataset):
+def test_evaluate_run_opens_the_runs_data_set_itself(dataset):
     run = finished_run(dataset, "binary", perfect("binary"), limit=2)
     pd.testing.assert_frame_equal(
         evaluate_run(run).per_image, evaluate_run(run, dataset=dataset).per_image
     )
 
 
-def test_polyp_is_the_mask_whatever_the_scheme_makes_of_its_levels():
-    """`jpeg-levels` takes 246–254 for another class; its polyp is scored against the mask."""
+def test_the_true_polyp_is_the_mask_however_the_scheme_labels_its_levels():
+    """`jpeg-levels` makes 246–254 another class; its polyp is scored against the whole mask."""
     levels = torch.tensor([[[0, 3, 250, 255]]], dtype=torch.uint8)
     predicted = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]])[:, None]
     table, _ = score_image(predicted, levels[0], get_scheme("jpeg-levels"))

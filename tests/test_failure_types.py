@@ -1,4 +1,4 @@
-"""Kinds of error on masks drawn by hand."""
+"""Types of error on masks drawn by hand."""
 
 import numpy as np
 import pandas as pd
@@ -43,15 +43,15 @@ FAR = (10, 10, 20, 20)
         ([FAR], [POLYP, FAR], {"found": 1, "missed": 1}),
         ([(100, 100, 40, 25), (100, 135, 40, 25)], [POLYP], {"found": 1, "split": 1}),
         ([(90, 90, 60, 140)], [POLYP, (100, 170, 40, 55)], {"found": 2, "merged": 1}),
-        ([(100, 100, 120, 60)], [POLYP], {"found": 1, "spilled": 1}),  # 80 of 120 rows outside
-        ([(100, 100, 40, 50)], [POLYP], {"found": 1}),  # a part of it, in one piece
+        ([(100, 100, 120, 60)], [POLYP], {"found": 1, "spilled": 1}),  # 80 of 120 rows lie outside
+        ([(100, 100, 40, 50)], [POLYP], {"found": 1}),  # part of it, in one piece
         ([(100, 100, 40, 6)], [POLYP], {"found": 1}),  # exactly a tenth of it
-        ([(100, 100, 40, 5)], [POLYP], {"missed": 1}),  # a twelfth of it, though all is polyp
+        ([(100, 100, 40, 5)], [POLYP], {"missed": 1}),  # a twelfth of it, though all polyp
         ([(100, 100, 2, 16)], [POLYP], {"missed": 1}),  # a speck: 32 of 65,536 px
         ([POLYP, (10, 10, 4, 8)], [POLYP, (200, 200, 4, 8)], {"found": 1}),  # specks on both sides
-        # It holds the polyp but is a 17th of it: that is found and spilled, not hallucinated.
+        # It covers the polyp, but only a 17th of it is polyp: found and spilled, not hallucinated.
         ([(40, 40, 160, 160)], [(100, 100, 30, 50)], {"found": 1, "spilled": 1}),
-        # Two regions, each with a twelfth of the polyp and hardly on it, do not find it.
+        # Two regions, each covering a twelfth of the polyp and mostly outside it, do not find it.
         (
             [(30, 100, 75, 40), (135, 100, 75, 40)],
             [POLYP],
@@ -59,23 +59,23 @@ FAR = (10, 10, 20, 20)
         ),
     ],
 )
-def test_what_became_of_polyps(predicted, truth, expected):
+def test_outcomes_of_polyps(predicted, truth, expected):
     found = object_errors(boxes(*predicted), boxes(*truth))
     assert list(found) == list(KINDS)
     assert {name: count for name, count in found.items() if count} == expected
 
 
-def test_objects_say_which_is_found_and_which_is_not():
+def test_objects_tell_which_polyps_are_found():
     objects = find_objects(boxes(FAR, (200, 200, 20, 20)), boxes(POLYP, FAR))
     assert [polyp[10, 10] for polyp in objects.polyps] == [True, False]  # from top to bottom
     assert objects.found.tolist() == [True, False]
     assert objects.hallucinated.tolist() == [False, True]
 
 
-def test_pixels_by_band():
+def test_wrong_pixels_by_band():
     truth = boxes(POLYP)
     assert set(pixel_errors(truth, truth).values()) == {0}
-    grown = boxes((95, 100, 45, 60))  # five rows too many: three in the band
+    grown = boxes((95, 100, 45, 60))  # five rows too many, three of them in the band
     assert pixel_errors(grown, truth) == {
         "lost_inside": 0,
         "lost_rim": 0,
@@ -88,10 +88,10 @@ def test_pixels_by_band():
     nothing = pixel_errors(truth, np.zeros_like(truth))
     assert nothing["spilt_outside"] == 40 * 60
     full = pixel_errors(np.zeros((64, 64), bool), np.ones((64, 64), bool))
-    assert full["lost_inside"] == 64 * 64  # the frame's edge is no outline
+    assert full["lost_inside"] == 64 * 64  # the frame's edge is not an outline
 
 
-def test_bands_add_up_to_all_errors(blobs):
+def test_bands_add_up_to_all_wrong_pixels(blobs):
     predicted, truth = blobs(6, 120, 150) > 0, blobs(6, 120, 150, seed=1) > 0
     for one, other in zip(predicted, truth, strict=True):
         found = pixel_errors(one, other)
@@ -153,7 +153,7 @@ def test_errors_in_words():
         ([FAR], [POLYP], {"cost_unfound": 1}),
         ([FAR], [], {"cost_hallucinated": 1}),
         ([(100, 100, 40, 30)], [POLYP], {"cost_outlines": 1 - 2 / 3}),
-        # 2400 px of two polyps, 400 of the other; and as many hallucinated
+        # 2400 px of two polyps, 400 of the other, and as many hallucinated
         ([POLYP], [POLYP, FAR], {"cost_missed": 1 - 4800 / 5200}),
         ([POLYP, FAR], [POLYP], {"cost_hallucinated": 1 - 4800 / 5200}),
         (
@@ -167,13 +167,13 @@ def test_errors_in_words():
         ),
     ],
 )
-def test_what_dice_is_lost_to(predicted, truth, expected):
+def test_costs_by_type_of_error(predicted, truth, expected):
     found = dice_costs(boxes(*predicted), boxes(*truth))
     assert list(found) == list(COSTS)
     assert found == pytest.approx(dict.fromkeys(COSTS, 0) | expected)
 
 
-def test_costs_add_up_to_all_that_is_lost(blobs):
+def test_costs_add_up_to_all_lost_dice(blobs):
     predicted, truth = blobs(6, 120, 150) > 0, blobs(6, 120, 150, seed=1) > 0
     for one, other in zip(predicted, truth, strict=True):
         dice = 2 * (one & other).sum() / (one.sum() + other.sum())

@@ -1,4 +1,4 @@
-"""Missed, found and hallucinated polyps on four drawn frames whose every number is known."""
+"""Missed, found and hallucinated polyps on four synthetic frames with known numbers."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ from polyp_utils.runs.run import Run
 from polyp_utils.score.evaluation import Evaluation
 from polyp_utils.score.protocols import NETWORK, ORIGINAL
 
-SIDE = 64  # of a frame; predictions are stored at 32 and doubled exactly
+SIDE = 64  # of a frame; predictions are stored at 32 px and exactly doubled
 
 
 def boxes(*corners, side=SIDE):
@@ -45,7 +45,7 @@ FRAMES = {
 
 @pytest.fixture
 def run(tmp_path):
-    """A run with the stored predictions, 8 of 10 sure."""
+    """A run with stored predictions of probability 0.8."""
     run = Run(tmp_path / "run")
     config = RunConfig.from_recipe("quick", scheme="binary", image_size=32)
     write_json(run.path / "config.json", {"settings": config.to_dict()})
@@ -57,7 +57,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def dataset():
-    """What a data set says of the frames: grey images, a lighter polyp."""
+    """The frames as a data set: grey images with a lighter polyp."""
 
     def original(frame_id):
         truth = FRAMES[frame_id][0]
@@ -90,7 +90,7 @@ def evaluation(run):
 
 @pytest.fixture
 def two_kinds(tmp_path):
-    """Two frames: a neoplastic polyp taken for the other kind; one found as it is, one missed."""
+    """Two frames: a neoplastic polyp taken for the other kind; one of its own kind; one missed."""
     run = Run(tmp_path / "kinds")
     config = RunConfig.from_recipe("quick", scheme="neopolyp", image_size=SIDE)
     write_json(run.path / "config.json", {"settings": config.to_dict()})
@@ -116,26 +116,26 @@ def test_kinds_of_found_polyps_by_hand(two_kinds):
     first, *each = kind_findings(table, ["neoplastic", "non-neoplastic"])
     assert first.startswith("Of 3 polyps 2 are found; 0.500 [")
     assert "calling all of them neoplastic would give 0.500" in first
-    assert each[0].startswith("Of the 1 neoplastic ones that are found: 0.000")
-    assert each[1].startswith("Of the 1 non-neoplastic ones that are found: 1.000")
+    assert each[0].startswith("Of the 1 neoplastic polyps found: 0.000")
+    assert each[1].startswith("Of the 1 non-neoplastic polyps found: 1.000")
 
 
-def test_a_scheme_with_one_kind_has_none_to_mistake(evaluation, dataset):
+def test_a_scheme_with_one_kind_has_none_to_confuse(evaluation, dataset):
     dataset.original_mask = lambda frame_id: dataset.original(frame_id)[1]
     table = kind_table(evaluation, dataset)
     assert table["kind"].tolist() == ["polyp"] * 3
     assert table["predicted"].tolist() == ["polyp", "missed", "polyp"]
     assert kind_findings(table, ["polyp"]) == [
-        "The label scheme knows one kind of polyp, so there is none to mistake."
+        "The label scheme has one kind of polyp, so kinds cannot be confused."
     ]
 
 
-def test_kinds_when_nothing_is_found_or_one_kind_is_shown():
+def test_kinds_when_nothing_is_found_or_only_one_kind_occurs():
     table = pd.DataFrame({"id": ["a"], "kind": ["neoplastic"], "predicted": ["missed"]})
     kinds = ["neoplastic", "non-neoplastic"]
-    assert kind_findings(table, kinds) == ["None of 1 polyps is found, so no kind is given."]
+    assert kind_findings(table, kinds) == ["None of 1 polyps is found, so no kind is predicted."]
     found = table.assign(predicted="non-neoplastic")
-    assert "Of 1 polyps 1 are found; 0.000" in kind_findings(found, kinds)[0]
+    assert "Of 1 polyps, 1 are found; 0.000" in kind_findings(found, kinds)[0]
 
 
 # --- the table and the gallery -------------------------------------------------------------------
@@ -163,7 +163,7 @@ def test_error_table_joins_scores_features_and_objects_worst_first(evaluation, d
     assert "sessile" not in table  # no frame of this data set can be in Kvasir-Sessile
 
 
-def test_sessile_is_said_where_the_data_set_holds_such_frames(evaluation, dataset, monkeypatch):
+def test_sessile_is_a_column_if_the_data_set_holds_such_frames(evaluation, dataset, monkeypatch):
     monkeypatch.setattr(
         "polyp_utils.analyse.failures.sessile_ids", lambda: frozenset({"half", "elsewhere"})
     )
@@ -172,7 +172,7 @@ def test_sessile_is_said_where_the_data_set_holds_such_frames(evaluation, datase
 
 
 @pytest.mark.parametrize("with_map", [False, True])
-def test_gallery_shows_truth_prediction_and_map_in_the_order_asked(with_map, run, dataset):
+def test_gallery_shows_truth_prediction_and_map_in_the_given_order(with_map, run, dataset):
     titles = {"missed": "first", "half": "second"}
     frames = predicted_frames(read_by(run), dataset, titles, with_map)
     assert [frame.title for frame in frames] == ["first", "second"]
@@ -196,7 +196,7 @@ def test_a_gallery_of_two_systems_shows_both(run, dataset):
     assert frame.second.all()
 
 
-def test_findings_of_the_drawn_frames(evaluation, dataset):
+def test_findings_on_the_synthetic_frames(evaluation, dataset):
     table = error_table(evaluation, dataset)
     text = driver_findings(table)
     assert text[0].startswith("1 of 3 frames score below 0.5; the mean is 0.556 [")

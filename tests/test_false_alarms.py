@@ -1,4 +1,4 @@
-"""How much is marked falsely, on tables made by hand."""
+"""False-alarm rates, on tables made by hand."""
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ def test_rates_by_hand():
     assert {interval.n for interval in found[CROPS].values()} == {4}
 
 
-def test_near_duplicates_are_no_more_evidence_than_one_frame():
+def test_near_duplicates_add_no_evidence():
     alone, together = (
         false_alarm_rates(table_of([1, 1, 1, 0, 0, 0] * 4, groups=groups))[CROPS][RATES[0]]
         for groups in (None, [i // 3 for i in range(24)])

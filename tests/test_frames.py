@@ -1,4 +1,4 @@
-"""What a frame is like, on frames drawn here whose properties are known; Kvasir-SEG's overlays."""
+"""Frame properties, on synthetic frames with known properties; overlays of Kvasir-SEG."""
 
 from collections import Counter
 from dataclasses import replace
@@ -35,14 +35,14 @@ def box(rows, columns, height=200, width=300):
 
 
 def lightness(level):
-    """L* of a grey sRGB level, from the definitions of sRGB and CIELAB (above level 22)."""
+    """L* of an sRGB grey level above 22, by the definitions of sRGB and CIELAB."""
     luminance = ((level / 255 + 0.055) / 1.055) ** 2.4
     return 116 * luminance ** (1 / 3) - 16
 
 
 @pytest.fixture
 def drawn(kvasir_like, monkeypatch):
-    """Eight drawn frames with JPEG masks, opened as Kvasir-SEG."""
+    """Eight synthetic frames with JPEG masks, opened as Kvasir-SEG."""
     monkeypatch.setitem(CATALOG, "kvasir-seg", replace(CATALOG["kvasir-seg"], count=8))
     return PolypDataset("kvasir-seg", 64)
 
@@ -103,8 +103,8 @@ def test_brightness_is_the_lightness_without_the_black_border(level):
 
 
 @pytest.mark.parametrize(("polyp", "wall", "far"), [(200, 100, 30), (60, 180, 250)])
-def test_contrast_is_that_of_the_polyp_and_its_ring(polyp, wall, far):
-    """The ring is 8 px wide at 128 px; what is farther or black does not count."""
+def test_contrast_is_between_the_polyp_and_its_ring(polyp, wall, far):
+    """The ring is 8 px wide at 128 px; pixels farther away or black do not count."""
     mask = box((60, 100), (100, 160))
     image = grey(far)
     image[40:120, 80:180] = wall
@@ -133,13 +133,13 @@ def test_a_mirrored_frame_has_a_mirrored_description():
 
 
 def octagon(corner):
-    """A lit frame whose four corners are cut off, as endoscopes show it."""
+    """A lit frame with its four corners cut off, as endoscopes show it."""
     y, x = np.abs(np.linspace(-1, 1, 256))[:, None], np.abs(np.linspace(-1, 1, 320))
     return np.where((x + y < 2 - corner)[..., None], grey(120, 256, 320), 0).astype(np.uint8)
 
 
 def with_patch(image, colour, height=0.35, width=0.3):
-    """A patch in the lower left corner, its size as shares of the frame."""
+    """A frame with a patch in the lower left corner, its size given as shares of the frame."""
     image = image.copy()
     image[int(-height * image.shape[0]) :, : int(width * image.shape[1])] = colour
     return image
@@ -170,7 +170,7 @@ def test_overlays_by_hand(image, expected):
 
 def test_components_are_8_connected_and_without_specks():
     mask = np.zeros((100, 100), bool)
-    mask[10:20, 10:20] = mask[20:30, 20:30] = True  # meet at a corner
+    mask[10:20, 10:20] = mask[20:30, 20:30] = True  # these meet at a corner
     mask[50, 50:55] = True  # 5 px = 0.05 %
     mask[70, 70:74] = True  # a speck
     found = components(mask)
@@ -197,15 +197,15 @@ def test_frame_table_has_a_row_per_frame_with_its_part_and_size(drawn, kvasir_li
     assert table["area_share"].nunique() > 4
 
 
-def test_mask_files_are_counted_as_they_are(drawn, kvasir_like):
+def test_grey_levels_of_mask_files_are_counted(drawn, kvasir_like):
     expected = np.zeros(256, int)
     for frame_id in IDS[:5]:
         with Image.open(kvasir_like / "masks" / f"{frame_id}.jpg") as mask:
             expected += np.bincount(np.array(mask.convert("L")).ravel(), minlength=256)
     found, naive = mask_files(drawn, IDS[:5])
     np.testing.assert_array_equal(found, expected)
-    assert found[1:9].sum() > 0  # traces of JPEG
-    assert ((naive > 0.5) & (naive < 1)).all()  # which `mask > 0` takes for polyp
+    assert found[1:9].sum() > 0  # JPEG artefacts
+    assert ((naive > 0.5) & (naive < 1)).all()  # they are polyp for `mask > 0`
 
 
 def test_frames_of_shows_originals_with_their_masks(drawn):
@@ -222,7 +222,7 @@ def test_class_shares_are_those_of_the_masks(drawn):
     shares = class_share_table(drawn, IDS).set_index(["scheme", "class"])["share"]
     assert set(shares.index) == {
         (s.name, name) for s in SCHEMES.values() for name in s.classes if s.name != "neopolyp"
-    }  # white masks know no kinds
+    }  # white masks have no kinds
     assert shares.groupby("scheme").sum().to_numpy() == pytest.approx(1)
     polyp = (drawn.masks.numpy() > 127).mean()
     assert shares["binary", "polyp"] == pytest.approx(polyp)
@@ -236,16 +236,16 @@ def test_class_shares_are_those_of_the_masks(drawn):
 
 def test_dice_of_the_naive_mask_by_hand():
     masks = np.zeros((4, 4, 4), np.uint8)
-    masks[0, 0] = 255, 255, 250, 246  # no traces
-    masks[1, 0], masks[1, 1] = 255, (3, 8, 0, 0)  # 4 px of polyp, 2 of traces: 8 / (4 + 6)
-    masks[2, 2, :3] = 1  # traces alone
+    masks[0, 0] = 255, 255, 250, 246  # no artefacts
+    masks[1, 0], masks[1, 1] = 255, (3, 8, 0, 0)  # 4 px of polyp, 2 of artefacts: 8 / (4 + 6)
+    masks[2, 2, :3] = 1  # artefacts only
     dataset = made_of(masks)
     dataset.source = SimpleNamespace(
         read_mask_file=lambda row: MaskFile("", masks[row], masks[row] > 999, masks[row])
     )
     dataset.original_mask = lambda row: masks[row]
     counts, naive = mask_files(dataset, range(4))
-    assert naive.tolist() == pytest.approx([1, 0.8, 0])  # the frame without either is left out
+    assert naive.tolist() == pytest.approx([1, 0.8, 0])  # the frame with neither is left out
     assert counts[[0, 1, 3, 8, 246, 250, 255]].tolist() == [51, 3, 1, 1, 1, 1, 6]
 
 
@@ -263,7 +263,7 @@ def test_rim_study_by_hand():
 
 
 def test_split_table_by_hand(monkeypatch):
-    """Four frames of 10, 20, 30 and 40 % polyp; one pair in a part, one across, one outside."""
+    """Four frames, 10 to 40 % polyp; one pair within a part, one crossing, one not in the split."""
     masks = torch.zeros(5, 10, 10, dtype=torch.uint8)
     for row in range(5):
         masks[row, : row + 1] = 255

@@ -1,4 +1,4 @@
-"""Sums per image give every average and the loss as computed at once; what fits is told."""
+"""Sums per image reproduce every average and the loss; the compatible hypotheses are named."""
 
 import json
 
@@ -33,12 +33,12 @@ def fewer_resamples(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, dataset):
-    """Two seeds, evaluated, each with its sums."""
+    """Evaluated runs of two seeds, each with its sums."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POLYP_RESULTS", str(tmp_path_factory.mktemp("trained")))
         tiny = {"limit": 20, "width": 4, "image_size": 32, "epochs": 3, "batch_size": 8}
         settings = {"scheme": "unused-third", "precision": "fp32", "lr": 0.02, **tiny}
-        settings |= {"ce_weight": 0.5, "dice_weight": 0.5}  # the card's
+        settings |= {"ce_weight": 0.5, "dice_weight": 0.5}  # as in the card
         runs = [fit(RunConfig.from_recipe("quick", seed=seed, **settings)) for seed in (0, 1)]
         for run in runs:
             evaluate_run(run, dataset=dataset).save(run)
@@ -46,7 +46,7 @@ def trained(tmp_path_factory, dataset):
 
 
 def sums(counts, soft=None, ce=None):
-    """From hits, predicted and true pixels, (3, N, C) each."""
+    """Sums from numbers of hits, predicted and true pixels, (3, N, C)."""
     hits, predicted, true = torch.as_tensor(counts)
     tn = torch.zeros_like(hits)
     right, mass = torch.as_tensor(counts if soft is None else soft)[:2].double()
@@ -68,13 +68,13 @@ def test_the_card_is_averaged_as_the_evaluator_does(trained, dataset):
     run, table = trained[0]
     card = evaluate_run(run, dataset=dataset).card
     for figure, part in ((VALIDATION, "val"), (TEST, "test")):
-        # stored predictions have 8 bits, so an argmax may turn
+        # stored predictions have 8 bits, so an argmax may change
         assert average(card_sums.sums_of(table, part), FIRST) == pytest.approx(
             card[figure], abs=1e-3
         )
 
 
-def test_stored_predictions_serve_where_weights_are_not_at_hand(trained, dataset):
+def test_stored_predictions_replace_missing_weights(trained, dataset):
     run, table = trained[0]
     kept = run.weights.rename(run.path / "kept.safetensors")
     predictions = run.path / "predictions"
@@ -92,15 +92,15 @@ def test_stored_predictions_serve_where_weights_are_not_at_hand(trained, dataset
     for part in ("val", "test"):
         rounded, exact = (card_sums.sums_of(t, part) for t in (stored, table))
         off = (rounded.mass - exact.mass).abs()
-        # by 1/510 a pixel and class; the background is what the two others leave
+        # 1/510 per pixel and class; the background is one minus the two others
         assert 0 < off.max() < 1.01 * 2 * 32 * 32 / 510
         seen = run.training["kept_at_network_size"][part]
-        # log p of a pixel is far off only where p of its own class is stored as 0, which is rare
+        # log p is far off only where the true class has a stored p of 0, which is rare
         assert loss(rounded, AS_IS) == pytest.approx(seen["loss"], rel=0.01)
         assert rounded.ce.mean() != exact.ce.mean()
 
 
-def test_the_loss_is_that_of_the_loss_module():
+def test_the_loss_equals_that_of_the_loss_module():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(10, 3, 16, 16, generator=generator, dtype=torch.float64)
     target = torch.randint(2, (10, 16, 16), generator=generator)
@@ -114,13 +114,13 @@ def test_the_loss_is_that_of_the_loss_module():
         module = CombinedLoss(absent=absent)
         parts = [module(logits[rows], target[rows]).item() for rows in (slice(0, 8), slice(8, 10))]
         assert loss(found, way) == pytest.approx((8 * parts[0] + 2 * parts[1]) / 10)
-    # by hand: the absent class adds a third of half to the loss, or none of it
+    # by hand: the absent class adds a third of one half to the loss, or nothing
     assert loss(found, AS_IS) - loss(found, PERFECT) == pytest.approx(1 / 6, abs=1e-6)
     assert loss(found, AS_IS) - loss(found, SMOOTHED) == pytest.approx(0, abs=1e-2)
 
 
 def test_averages_by_hand():
-    # two images, three classes; the third is never there: hits, predicted, true
+    # two images, three classes, the third always absent: hits, predicted, true
     counts = np.array(
         [[[90, 4, 0], [80, 0, 0]], [[94, 6, 0], [90, 10, 0]], [[92, 8, 0], [90, 10, 0]]]
     )
@@ -134,7 +134,7 @@ def test_averages_by_hand():
     assert average(found, ZERO) == pytest.approx(np.mean([*together, 0]))
 
 
-def test_a_hypothesis_fits_what_it_made_and_not_what_it_did_not(trained, monkeypatch):
+def test_a_hypothesis_fits_its_own_figures_and_no_others(trained, monkeypatch):
     found = hypotheses.hypothesis(trained)
     assert len(found.whole) == 2
     for figure, ways in ((VALIDATION, AVERAGES), (TEST, AVERAGES), (LOSS, LOSSES)):
@@ -150,10 +150,10 @@ def test_a_hypothesis_fits_what_it_made_and_not_what_it_did_not(trained, monkeyp
     assert found.compatible(FIRST, AS_IS) > 0.3
     assert found.compatible(ZERO, AS_IS) < 0.03  # a third lower
     assert found.compatible(FIRST, PERFECT) < 0.03  # a sixth lower
-    behind = found.polyp_behind(FIRST)  # where ours is the card's, so is our polyp Dice
+    behind = found.polyp_behind(FIRST)  # if our figure is the card's, so is our polyp Dice
     assert behind.low <= found.whole["polyp", ""].mean() <= behind.high
     monkeypatch.setattr(hypotheses, "CARD", {**made, TEST: made[TEST] + 9})
-    assert np.isnan(found.polyp_behind(FIRST).mean)  # no line reaches so far
+    assert np.isnan(found.polyp_behind(FIRST).mean)  # too far to extrapolate
 
 
 def test_the_answer_names_what_fits_and_how_far_off_the_rest_is(trained, monkeypatch):
@@ -167,7 +167,7 @@ def test_the_answer_names_what_fits_and_how_far_off_the_rest_is(trained, monkeyp
     said = hypotheses.answer(hypotheses.verdicts(found))
     assert said[0].startswith("No hypothesis is compatible")
     best = hypotheses.verdicts(found)["by"].abs().min()
-    assert f"are {best:.3f} off in" in said[1]
+    assert f"is off by {best:.3f}." in said[1]
     top = table.iloc[0]
     monkeypatch.setattr(hypotheses, "CARD", {name: top[name].mean for name in CARD})
     said = hypotheses.answer(hypotheses.verdicts(found))
@@ -176,13 +176,13 @@ def test_the_answer_names_what_fits_and_how_far_off_the_rest_is(trained, monkeyp
     assert len(said) == 2
 
 
-def test_seeds_of_one_kind_only(trained):
+def test_seeds_must_share_scheme_and_width(trained):
     (run, table), (other, _) = trained
     record = {**other.record, "settings": {**other.record["settings"], "width": 6}}
     (other.path / "config.json").rename(other.path / "kept.json")
     try:
         (other.path / "config.json").write_text(json.dumps(record))
-        with pytest.raises(ValueError, match=r"2 kinds of runs .*give seeds of one"):
+        with pytest.raises(ValueError, match=r"schemes and widths .*: give seeds of one"):
             hypotheses.hypothesis([(run, table), (other, table)])
         assert [h.width for h in hypotheses.hypotheses([(run, table), (other, table)])] == [4, 6]
     finally:
@@ -192,11 +192,11 @@ def test_seeds_of_one_kind_only(trained):
 def test_the_third_class_that_would_be_needed(trained):
     table = hypotheses.third_class(trained)
     for row in table.itertuples():
-        assert np.isnan(row.third) or row.third == 0  # never in the truth
+        assert np.isnan(row.third) or row.third == 0  # absent from the truth
         assert row.background + row.polyp + row.needed == pytest.approx(3 * CARD[TEST])
 
 
-def test_sums_are_read_as_they_were_kept(trained):
+def test_stored_sums_are_read_back_unchanged(trained):
     run, table = trained[0]
     assert not card_sums.is_measured(run)
     with pytest.raises(RunError, match=r"holds no card_sums\.csv"):
@@ -210,11 +210,11 @@ def test_sums_are_read_as_they_were_kept(trained):
     pd.testing.assert_frame_equal(again[["id", "tp", "fn"]], table[["id", "tp", "fn"]])
 
 
-def test_only_the_cards_recipe_takes_part_by_itself(trained, monkeypatch):
+def test_only_runs_of_the_cards_recipe_are_found(trained, monkeypatch):
     run, _ = trained[0]
     monkeypatch.setenv("POLYP_RESULTS", str(run.path.parent))
     found = hypotheses.card_runs()
-    assert run.name not in [r.name for r in found]  # drawn frames
+    assert run.name not in [r.name for r in found]  # it was trained on phantoms
     for other in found:
         config = other.config
         assert (config.dataset, config.image_size, config.epochs) == ("kvasir-seg", 256, 20)

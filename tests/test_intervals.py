@@ -1,4 +1,4 @@
-"""Intervals against scipy's bootstrap, normal theory and what must hold for any sample."""
+"""Intervals against SciPy's bootstrap, normal theory and properties that always hold."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def skewed(n=40):
 
 
 def pairs(n=40, noise=0.7):
-    """Related pairs, with ties."""
+    """Correlated pairs, with ties."""
     x, error = np.random.default_rng(2).standard_normal((2, n))
     return x.round(1), (x + noise * error).round(1)
 
@@ -44,7 +44,7 @@ def test_mean_interval_is_scipys_bca_and_not_the_percentile_interval():
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.95])
-def test_mean_interval_of_a_large_normal_sample_is_that_of_normal_theory(confidence):
+def test_mean_interval_of_a_large_normal_sample_agrees_with_normal_theory(confidence):
     values = np.random.default_rng(3).normal(5, 2, 500)
     found = mean_interval(values, confidence)
     expected = stats.norm.interval(confidence, values.mean(), stats.sem(values))
@@ -61,7 +61,7 @@ def test_the_order_of_the_values_does_not_matter():
     assert mean_interval(skewed()) == mean_interval(skewed()[::-1])
 
 
-def test_nan_leaves_the_mean_and_is_not_counted():
+def test_nan_is_left_out_of_the_mean_and_not_counted():
     values = [NAN, 0.2, 0.9, NAN, 0.4]
     assert mean_interval(values) == mean_interval(v for v in (0.2, 0.9, 0.4))
     assert mean_interval(values).n == 3
@@ -85,7 +85,7 @@ def test_mean_interval_of_few_or_equal_values(values, expected):
 @pytest.mark.parametrize(
     "interval", [mean_interval, lambda x, **k: spearman_interval(x, x**2, **k)]
 )
-def test_an_interval_follows_from_its_seed(interval):
+def test_an_interval_is_determined_by_its_seed(interval):
     values = np.random.default_rng(0).standard_normal(20)
     assert interval(values) == interval(values, seed=0) != interval(values, seed=1)
 
@@ -116,7 +116,7 @@ def test_spearman_interval_narrows_with_less_confidence_and_flips_with_the_sign(
 
 
 @pytest.mark.parametrize(("sign", "rho"), [(1, 1), (-1, -1)])
-def test_monotone_data_have_correlation_one_without_doubt(sign, rho):
+def test_monotone_data_have_a_correlation_of_one_with_zero_width(sign, rho):
     x = np.arange(10.0)
     found = spearman_interval(x, sign * np.exp(x))
     assert found == pytest.approx((rho, rho, rho, 10))
@@ -143,7 +143,7 @@ def test_spearman_of_a_constant_or_of_too_few_pairs_is_nan(x, y, n):
     assert spearman_interval(x, y) == pytest.approx((NAN, NAN, NAN, n), nan_ok=True)
 
 
-def test_one_odd_pair_gives_no_bounds():
+def test_a_single_odd_pair_gives_no_bounds():
     rho = spearman_interval([0] * 99 + [1], range(100))
     assert rho.mean > 0
     assert np.isnan([rho.low, rho.high]).all()
@@ -152,7 +152,7 @@ def test_one_odd_pair_gives_no_bounds():
 # Groups, comparisons, seeds
 
 
-def test_groups_of_one_are_no_groups():
+def test_groups_of_one_change_nothing():
     assert mean_interval(skewed(), groups=range(40)) == mean_interval(skewed())
 
 
@@ -173,9 +173,9 @@ def test_groups_of_values_that_are_nan_do_not_count():
     assert found == mean_interval([0.1, 0.9, 0.4], groups=["a", "c", "c"])
 
 
-def test_a_paired_test_sees_what_unpaired_intervals_hide():
+def test_a_paired_test_detects_what_unpaired_intervals_hide():
     rng = np.random.default_rng(0)
-    images = rng.uniform(0.2, 0.95, 100)  # images differ far more than the systems
+    images = rng.uniform(0.2, 0.95, 100)  # images differ far more than systems
     better = images + 0.01 + rng.normal(0, 0.01, 100)
     found = compare_paired(better, images)
     assert found.difference.low > 0
@@ -185,7 +185,7 @@ def test_a_paired_test_sees_what_unpaired_intervals_hide():
     assert found.detectable == pytest.approx(2.8016 * stats.sem(better - images), rel=1e-3)
 
 
-def test_the_permutation_test_is_scipys():
+def test_the_permutation_test_agrees_with_scipys():
     rng = np.random.default_rng(1)
     one, other = rng.uniform(size=(2, 30))
     options = {"permutation_type": "samples", "n_resamples": 9999, "rng": rng}
@@ -195,13 +195,13 @@ def test_the_permutation_test_is_scipys():
     assert compare_paired(one, other + 0.1).p == pytest.approx(expected.pvalue, abs=0.02)
 
 
-def test_under_no_difference_the_test_errs_as_often_as_it_says():
+def test_false_positives_occur_at_the_nominal_rate():
     rng = np.random.default_rng(2)
     p = [compare_paired(*rng.standard_normal((2, 25))).p for _ in range(200)]
     assert 0.01 < np.mean(np.array(p) < 0.05) < 0.10
 
 
-def test_groups_make_a_paired_test_modest():
+def test_groups_make_a_paired_test_conservative():
     rng = np.random.default_rng(3)
     difference = np.repeat(rng.normal(0.05, 0.1, 20), 10)
     apart, grouped = (
@@ -212,7 +212,7 @@ def test_groups_make_a_paired_test_modest():
     assert grouped.detectable > 2.5 * apart.detectable
 
 
-def test_pairs_of_other_length_are_refused_and_nan_leaves_both():
+def test_unequal_lengths_are_refused_and_nan_drops_the_pair():
     with pytest.raises(ValueError, match="2 and 3 scores"):
         compare_paired([1, 2], [1, 2, 3])
     assert compare_paired([0.1, NAN, 0.5], [0.2, 0.3, NAN]).difference.n == 1
@@ -240,7 +240,7 @@ def test_seeds_widen_the_interval():
     assert alike[1:3] == pytest.approx((alone.low, alone.high), abs=0.004)
     assert np.isnan(seeds_interval(scores[:1]).low)
     copied = seeds_interval(np.repeat(scores, 4, axis=1), np.repeat(range(100), 4))
-    assert copied[:3] == pytest.approx(found[:3])  # copies that are drawn together say nothing new
+    assert copied[:3] == pytest.approx(found[:3])  # copies resampled together add nothing
     assert copied.n == 400
     assert np.isnan(seeds_interval(scores, [0] * 100).low)
 
@@ -250,7 +250,7 @@ def test_the_left_tail_by_hand():
     assert found == pytest.approx({"below_half": 50 / 101, "p05": 0.05, "p10": 0.10})
 
 
-def test_an_unpaired_difference_is_that_of_normal_theory():
+def test_an_unpaired_difference_agrees_with_normal_theory():
     rng = np.random.default_rng(5)
     one, other = rng.normal(0.8, 0.1, 150), rng.normal(0.6, 0.2, 90)
     found = compare_unpaired(one, [*other, NAN])
@@ -263,7 +263,7 @@ def test_an_unpaired_difference_is_that_of_normal_theory():
     assert np.isnan(compare_unpaired([0.5], other).mean)
 
 
-def test_resamples_draw_whole_groups_and_each_as_often():
+def test_resamples_draw_whole_groups_with_equal_probability():
     drawn = resamples("abcab", np.random.default_rng(0))
     assert drawn.shape == (RESAMPLES, 5)
     assert (drawn[:, 0] == drawn[:, 3]).all()

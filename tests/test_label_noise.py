@@ -1,4 +1,4 @@
-"""Frames that are there twice: shifted, copied, other; on drawn frames, and on Kvasir-SEG."""
+"""Frames annotated twice: shifted, copied or different; on synthetic frames and Kvasir-SEG."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ HEIGHT, WIDTH = 120, 150
 
 
 def frame(seed):
-    """Smooth noise that is nowhere dark, uint8 (H, W, 3)."""
+    """Smooth noise without dark pixels, uint8 (H, W, 3)."""
     noise = np.random.default_rng(seed).integers(60, 250, (12, 15, 3), np.uint8)
     return np.kron(noise, np.ones((10, 10, 1), np.uint8))
 
@@ -32,7 +32,7 @@ GRAINY = np.clip(frame(0) + RNG.integers(-2, 3, (HEIGHT, WIDTH, 3)), 0, 255).ast
 FRAMES = {
     "a": (frame(0), mask(40, 50)),
     "crop": (GRAINY[CROP], mask(40, 55)[CROP]),  # 5 of 50 columns off: Dice 0.9
-    "copy": (frame(0), mask(40, 50)),  # of the annotation too
+    "copy": (frame(0), mask(40, 50)),  # and a copy of the annotation
     "brighter": (frame(0) + 5, mask(44, 50)),
     "other": (frame(1), mask(40, 55)),
 }
@@ -64,7 +64,7 @@ def test_a_shifted_frame_with_another_mask_is_found_and_scored_by_hand(dataset):
 
 
 @pytest.mark.parametrize("change", [{"mirrored": True}, {"scale": 1.3}, {"rotation": -2.0}])
-def test_a_fit_that_is_no_shift_is_not_looked_at(dataset, monkeypatch, change):
+def test_a_fit_that_is_not_a_pure_shift_is_ignored(dataset, monkeypatch, change):
     pairs = dataset.pairs.assign(**change)
     monkeypatch.setattr(label_noise, "known_pairs", lambda name: pairs)
     assert annotated_twice(dataset).empty
@@ -96,4 +96,4 @@ def test_kvasir_seg_holds_17_frames_twice(kvasir_root):
     assert len(twice) == 17
     assert len({*twice["id_a"], *twice["id_b"]}) == 34
     assert 0.92 < twice["dice"].mean() < 0.96
-    assert twice["dice"].max() < 0.99  # no copies
+    assert twice["dice"].max() < 0.99  # not copies

@@ -1,4 +1,4 @@
-"""Published figures are whole, consistent, and held against ours under their own protocol."""
+"""Published figures are complete, consistent, and compared under their own protocols."""
 
 from collections import Counter
 
@@ -12,13 +12,13 @@ from polyp_utils.score.protocols import PROTOCOLS
 
 
 def iou_of(dice):
-    """The IoU of the same counts."""
+    """The IoU that goes with a Dice of the same counts."""
     return dice / (2 - dice)
 
 
 @pytest.fixture(scope="module")
 def protocols():
-    """Scores of a made-up run, another under each protocol: 0.1, 0.2, and so on; IoU a quarter."""
+    """A made-up run's scores, which differ by protocol: 0.1, 0.2, …; IoU is a quarter of Dice."""
     rows = []
     for k, protocol in enumerate(PROTOCOLS, start=1):
         for score, mean in (("dice", k / 10), ("iou", k / 40)):
@@ -30,7 +30,7 @@ def protocols():
 def test_every_figure_has_a_known_protocol_or_says_why_not():
     for figure in published_figures():
         assert figure.protocol in PROTOCOLS or (figure.protocol == "" and figure.remark)
-        assert figure.protocol != "card"  # no polyp Dice
+        assert figure.protocol != "card"  # it is not a polyp Dice
         assert figure.tested_on in CATALOG
         assert figure.split in {*split_names(), "own", "random", "pranet", NOT_SAID}
         assert figure.system
@@ -38,14 +38,14 @@ def test_every_figure_has_a_known_protocol_or_says_why_not():
         assert figure.trained_on
 
 
-def test_no_figure_stands_twice():
+def test_no_figure_is_listed_twice():
     keys = Counter((f.system, f.trained_on, f.tested_on, f.protocol) for f in published_figures())
     assert keys.most_common(1)[0][1] == 1
 
 
-def test_dice_and_iou_of_a_figure_fit_each_other():
-    """Pooled, one gives the other; the mean over images is at least that (Jensen)."""
-    scored_twice = [f for f in published_figures() if f.dice > 0 and f.iou > 0]  # NaN is not
+def test_dice_and_iou_of_a_figure_are_consistent():
+    """Pooled, one determines the other; the per-image mean is at least that (Jensen)."""
+    scored_twice = [f for f in published_figures() if f.dice > 0 and f.iou > 0]  # false for NaN
     assert sum(f.protocol == "pooled" for f in scored_twice) >= 2
     for figure in scored_twice:
         if figure.protocol == "pooled":
@@ -56,7 +56,7 @@ def test_dice_and_iou_of_a_figure_fit_each_other():
 
 
 def test_the_arithmetic_behind_lm_nets_remark():
-    """Two classes whose pooled Dice and IoU have its means: the worse has a Dice of .900."""
+    """Two classes with these mean pooled Dice and IoU: the worse one has a Dice of .900."""
     (figure,) = (f for f in published_figures() if f.system == "LM-Net")
     assert "about .900 pooled" in figure.remark
     background = 2 * figure.dice - 0.900
@@ -74,14 +74,14 @@ def test_ours_is_the_value_under_the_figures_protocol(protocols):
     assert row["difference"] == "-0.407"
 
 
-def test_where_no_dice_was_given_the_iou_is_compared(protocols):
+def test_iou_is_compared_if_no_dice_was_reported(protocols):
     table = beside(protocols, "kvasir-seg").set_index("system")
     row = table.loc["U-Net, augmented (Batchkala and Ali 2020)"]
     assert (row["score"], row["theirs"]) == ("IoU", "0.719")
     assert (row["ours [95 %]"], row["difference"]) == ("0.050 [0.000, 1.000]", "-0.669")
 
 
-def test_a_figure_whose_protocol_cannot_be_matched_stays_and_says_so(protocols):
+def test_a_figure_whose_protocol_cannot_be_matched_is_listed_as_such(protocols):
     table = beside(protocols, "kvasir-seg")
     unmatched = table[table["protocol"] == "cannot be matched"]
     assert len(unmatched) == sum(not f.protocol for f in published_figures())

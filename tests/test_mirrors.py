@@ -1,4 +1,4 @@
-"""Mirrored predictions, against values known in advance."""
+"""Mirrored predictions against known values."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def frames(count=3, size=32):
 
 
 class Pointwise(nn.Module):
-    """Looks at each pixel alone, so that mirrors change nothing."""
+    """Treats each pixel alone, so that mirroring changes nothing."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +38,7 @@ class Pointwise(nn.Module):
         return 9 * self.layer(x)
 
 
-def test_what_looks_at_pixels_alone_agrees_with_its_mirror_images():
+def test_a_pixelwise_network_agrees_with_its_mirrored_copies():
     model, compute = Pointwise().eval(), get_compute("cpu", "fp32")
     plain = list(predict(model, frames(), compute))
     for found, expected in zip(
@@ -83,7 +83,7 @@ def test_mirrored_prediction_is_the_mean_of_the_copies():
         assert (one - without).abs().max() > 1e-4
 
 
-def test_mirrors_cost_more_than_none():
+def test_mirrored_prediction_takes_longer():
     model, compute = UNet(width=4).eval(), get_compute("cpu", "fp32")
     ratio, rate = mirror_cost(model, frames(), compute, repeats=3)
     assert ratio > 1

@@ -1,4 +1,4 @@
-"""Scores from counts against values by hand, numpy and MONAI."""
+"""Scores from counts against hand-computed values, numpy and MONAI."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def counts_of(tp, fp, fn, tn=0):
     [
         (3, 1, 2, {"dice": 6 / 9, "iou": 3 / 6, "precision": 3 / 4, "recall": 3 / 5}),
         (5, 0, 0, dict.fromkeys(SCORES, 1.0)),
-        (0, 2, 3, dict.fromkeys(SCORES, 0.0)),  # both there, no overlap
+        (0, 2, 3, dict.fromkeys(SCORES, 0.0)),  # both present, no overlap
         (0, 4, 0, dict.fromkeys(SCORES, 0.0)),  # predicted but absent
         (0, 0, 4, dict.fromkeys(SCORES, 0.0)),  # present but missed
         (0, 0, 0, dict.fromkeys(SCORES, NAN)),  # absent from both
@@ -48,11 +48,11 @@ def test_scores_by_hand(tp, fp, fn, scores):
 @pytest.mark.parametrize(
     ("counts", "expected"), [((0, 0, 0), 1.0), ((0, 4, 0), 0.0), ((3, 1, 2), 6 / 9)]
 )
-def test_card_dice_scores_an_absent_class_one(counts, expected):
+def test_card_dice_scores_an_absent_class_as_one(counts, expected):
     assert card_dice(counts_of(*counts)) == pytest.approx(expected)
 
 
-def test_batches_are_summed_in_their_order():
+def test_consecutive_images_are_pooled_into_batches():
     hits = torch.tensor([[4], [0], [2]])
     counts = Counts(hits, torch.tensor([[1], [3], [0]]), torch.tensor([[1], [0], [0]]), 0 * hits)
     expected = {1: [8 / 10, 0, 1], 2: [8 / 13, 1], 0: [12 / 17], 8: [12 / 17]}
@@ -115,7 +115,7 @@ def test_dice_equals_monai_where_the_class_is_present():
     torch.testing.assert_close(dice(count(prediction, target, 3)).float(), expected.float())
 
 
-def test_an_image_is_scored_without_its_batch():
+def test_an_image_scores_the_same_alone_as_in_a_batch():
     prediction, target = random_maps()
     together = dice(count(prediction, target, 3))
     alone = [dice(count(p[None], t[None], 3)) for p, t in zip(prediction, target, strict=True)]
@@ -135,6 +135,6 @@ def test_an_image_is_scored_without_its_batch():
         (torch.full((1, 2, 2), 0.7), torch.zeros(1, 2, 2).long(), "prediction is torch.float32"),
     ],
 )
-def test_maps_that_do_not_fit_are_refused(prediction, target, message):
+def test_invalid_class_maps_are_refused(prediction, target, message):
     with pytest.raises(ValueError, match=message):
         count(prediction, target, 3)

@@ -25,7 +25,7 @@ def closed_figures():
 
 
 def drawn(figure):
-    """The figure's axes, after it has really been drawn."""
+    """The figure's axes, once it has been drawn."""
     assert isinstance(figure, Figure)
     figure.canvas.draw()
     return figure.axes
@@ -79,7 +79,7 @@ def test_an_outline_is_closed_and_runs_between_pixels(rows, columns, box):
 def test_a_sheet_shows_every_frame_with_its_title(count, columns, grid):
     frames = [image_frame(f"frame {i}")._replace(dataset="a set") for i in range(count)]
     figure = plots.sheet(frames, "worst first", columns)
-    assert figure.get_label() == "a set"  # by which `publish` knows whether it may be shown
+    assert figure.get_label() == "a set"  # tells `publish` whether it may be shown
     axes = drawn(figure)
     assert len(axes) == grid
     assert [one.get_title() for one in with_images(axes)] == [f.title for f in frames]
@@ -91,7 +91,7 @@ def test_a_sheet_shows_every_frame_with_its_title(count, columns, grid):
     assert texts(figure) == ["truth", "prediction"]
 
 
-def test_a_sheet_without_predictions_has_none_in_its_legend():
+def test_a_sheet_without_predictions_lists_none_in_its_legend():
     figure = plots.sheet([image_frame(prediction=False)], "t")
     assert len(drawn(figure)[0].collections) == 1
     assert texts(figure) == ["truth"]
@@ -152,7 +152,7 @@ def test_position_map_is_in_per_cent():
     axes, colours = drawn(plots.position_map(share, 40))
     assert (axes.images[0].get_array() == 100 * share).all()
     assert axes.get_title() == "Where polyps are (40 frames)"
-    assert colours.get_ylabel() == "frames with polyp here (%)"
+    assert colours.get_ylabel() == "frames with a polyp here (%)"
 
 
 def test_class_shares_has_a_bar_per_scheme_and_class():
@@ -219,7 +219,7 @@ def test_curves_mark_the_kept_epoch():
     assert labels == ["class background", "class boundary", POLYP]
     (star,) = [line for line in scores.lines if line.get_marker() == "*"]
     assert (*star.get_xdata(), *star.get_ydata()) == (3, 0.8)
-    assert scores.get_title() == "Validation: kept is epoch 3, polyp Dice 0.800"
+    assert scores.get_title() == "Validation: epoch 3 is kept, polyp Dice 0.800"
     assert rates.lines[0].get_ydata().tolist() == table["lr"].tolist()
     assert [one.get_xlabel() for one in (losses, scores, rates)] == ["epoch"] * 3
 
@@ -258,15 +258,15 @@ def test_confusion_is_in_per_cent_of_the_true_class():
 # --- errors --------------------------------------------------------------------------------------
 
 
-def test_risk_and_coverage_have_a_line_per_score_and_the_best():
+def test_risk_coverage_has_a_line_per_score_and_one_for_the_best():
     table = pd.DataFrame({"coverage": [0.5, 1], "dice": [0.8, 0.6], "best": [0.9, 0.6]})
     axes = plots.risk_coverage({"one": table, "other": table}).axes[0]
     labels = [line.get_label() for line in axes.lines]
-    assert labels == ["one", "other", "if the worst were known", "all frames"]
+    assert labels == ["one", "other", "if ranked by true Dice", "all frames"]
     assert axes.lines[2].get_ydata().tolist() == [0.9, 0.6]
 
 
-def test_polyps_are_counted_by_kind_and_fate():
+def test_polyps_are_counted_by_kind_and_outcome():
     table = pd.DataFrame(
         {
             "kind": ["neoplastic", "neoplastic", "other", "other"],
@@ -280,14 +280,14 @@ def test_polyps_are_counted_by_kind_and_fate():
     assert axes.get_title() == "4 true polyps, by kind"
 
 
-def test_augmentations_show_each_draw_with_its_mask():
+def test_augmentations_show_each_image_with_its_mask():
     images, masks = np.zeros((7, 8, 8, 3)), np.ones((7, 8, 8), bool)
     figure = plots.augmentations(images, masks, "seven")
     assert len(with_images(figure.axes)) == 7
     assert len(figure.axes) == 12
 
 
-def test_rim_widths_draw_what_the_study_says():
+def test_rim_widths_show_the_study():
     study = pd.DataFrame(
         {
             "rim_px": [1, 3],
@@ -300,8 +300,8 @@ def test_rim_widths_draw_what_the_study_says():
     assert axes.lines[0].get_ydata().tolist() == [0.2, 0.6]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1\n1.0 %", "3\n3.4 %"]
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {
-        "rim, mask 1 px off",
-        "whole polyp, 1 px off",
+        "rim, shifted by 1 px",
+        "polyp, shifted by 1 px",
     }
 
 
@@ -371,7 +371,7 @@ def test_error_types_are_drawn_as_shares_and_counts():
     assert [bar.get_width() for bar in upper] == pytest.approx([40, 30, 20, 10])
     assert [bar.get_x() for bar in upper] == pytest.approx([0, 40, 70, 90])
     assert [bar.get_width() for bar in right.patches] == [6, 2, 0, 0, 4, 10]
-    assert right.get_title() == "What becomes of 8 polyps in 2 frames"
+    assert right.get_title() == "Outcomes of 8 polyps in 2 frames"
 
 
 def test_strata_show_means_with_their_intervals():

@@ -1,4 +1,4 @@
-"""Where a frame leaves room for a view without a polyp, and what is marked there."""
+"""Polyp-free crops of frames, and what is marked in them."""
 
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 300, 400
 
 
 def brute_force(free):
-    """Area of the largest rectangle of true cells within the aspect, by trying all of them."""
+    """Area of the largest rectangle of true cells within the aspect ratio, by brute force."""
     areas = [0]
     for top, left in np.argwhere(free):
         for bottom in range(top + 1, free.shape[0] + 1):
@@ -34,7 +34,7 @@ def brute_force(free):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 0.95, 1.0])
-def test_the_largest_rectangle_is_that_of_brute_force(share):
+def test_the_largest_rectangle_agrees_with_brute_force(share):
     rng = np.random.default_rng(0)
     for shape in [(1, 1), (1, 9), (9, 1), (7, 8), (10, 6), (8, 8)] * 3:
         free = rng.random(shape) < share
@@ -51,7 +51,7 @@ def test_a_long_strip_is_cut_from_both_ends():
 
 
 def frame(polyp=(120, 40, 60, 60)):
-    """Grey mucosa between black borders of 40 px left and right, and a mask with one box."""
+    """Grey mucosa between 40 px black borders left and right, and a mask with one box."""
     image = np.full((HEIGHT, WIDTH, 3), 150, np.uint8)
     image[:, :40] = image[:, -40:] = 3
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -73,7 +73,7 @@ def test_a_crop_keeps_clear_of_polyp_border_and_box():
     assert not mask[rows, columns].any()
 
 
-def test_a_frame_full_of_polyp_has_no_crop_and_one_without_is_its_own():
+def test_a_frame_full_of_polyp_has_no_crop_and_a_polyp_free_one_is_its_own_crop():
     assert find_crop(*frame((0, 0, HEIGHT, 300))) is None
     image, mask = frame()
     rows, columns = find_crop(image, np.zeros_like(mask))
@@ -88,7 +88,7 @@ def dataset():
 
 
 def mark(image):
-    """Marks a tenth of what it is given, in two boxes, if that is a crop of a frame."""
+    """Marks a tenth of a crop, in two boxes, and nothing in whole frames and phantoms."""
     polyp = np.zeros(image.shape[:2], bool)
     if image.shape[:2] != (HEIGHT, WIDTH) and image.max() == 150:
         height, width = polyp.shape
@@ -96,7 +96,7 @@ def mark(image):
     return polyp
 
 
-def test_a_row_per_view(dataset):
+def test_the_table_has_one_row_per_view(dataset):
     table = alarm_table(mark, dataset, {"a": 7, "full": 7, "b": 9}, phantoms=2)
     assert table["frames"].tolist() == [CROPS, WITHIN, CROPS, CROPS, WITHIN, PHANTOMS, PHANTOMS]
     assert table["id"].tolist() == ["a", "a", "full", "b", "b", "0", "1"]
@@ -125,7 +125,7 @@ def test_the_gallery_shows_the_crop_and_what_is_marked_in_it(dataset):
     assert alarm_frames(table[table["objects"] != 2], mark, dataset, 9) == []
 
 
-def test_phantoms_without_a_polyp_are_not_those_that_are_trained_on(dataset):
+def test_polyp_free_phantoms_differ_from_those_for_training(dataset):
     seen = []
     alarm_table(lambda image: seen.append(image) or mark(image), dataset, {}, phantoms=2)
     trained_on = [phantom.draw_phantom(index, with_polyps=False)[0] for index in range(2)]

@@ -1,4 +1,4 @@
-"""Hand-made predictions have the scores that theory gives, under every protocol."""
+"""Made-up predictions have the theoretical scores under every protocol."""
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def truth(dataset):
-    """19 masks, the last of them without polyp."""
+    """19 masks, the last one without a polyp."""
     empty = (dataset.masks <= 127).flatten(1).all(dim=1)
     rows = [*(~empty).nonzero()[:18, 0].tolist(), int(empty.nonzero()[0, 0])]
     return {dataset.ids[row]: dataset.original_mask(dataset.ids[row]) > 127 for row in rows}
@@ -37,11 +37,11 @@ def means(predictions, dataset):
 
 
 def test_a_perfect_mask(truth, dataset):
-    """PraNet's rule scores frames without polyp 0, and threshold 0 predicts everything."""
+    """PraNet's rule scores frames without a polyp 0, and threshold 0 predicts everything."""
     found = means(truth, dataset)
     for score in ("dice", "iou"):
         assert found["image-mean", score] == 1
-        assert min(found["at-network-size", score], found["pooled", score]) > 0.99  # one resize
+        assert min(found["at-network-size", score], found["pooled", score]) > 0.99  # one resizing
     area = np.array([mask.mean() for mask in truth.values()])
     expected = np.where(area > 0, (255 + 2 * area / (1 + area)) / 256, 0)
     assert found["pranet", "dice"] == pytest.approx(expected.mean())
@@ -52,7 +52,7 @@ def test_an_empty_mask(truth, dataset):
     found = means({i: np.zeros_like(mask) for i, mask in truth.items()}, dataset)
     for name in ("image-mean", "at-network-size", "pooled"):
         assert found[name, "dice"] == found[name, "iou"] == 0
-    # An even map is not stretched: only threshold 0 marks anything, and it marks all.
+    # A constant map is not rescaled: only threshold 0 marks anything, and it marks everything.
     area = np.array([mask.mean() for mask in truth.values()])
     assert found["pranet", "dice"] == pytest.approx((2 * area / (1 + area)).mean() / 256)
 
@@ -67,7 +67,7 @@ def test_a_shifted_mask_pools_and_averages_differently(truth, dataset):
     per_image = [b / s for b, s in zip(both, size, strict=True) if s]
     assert found["image-mean", "dice"] == pytest.approx(np.mean(per_image))
     assert found["pooled", "dice"] == pytest.approx(sum(both) / sum(size), abs=0.05)  # at 32 px
-    assert found["image-mean", "dice"] < found["pooled", "dice"] < 1  # small polyps lose most
+    assert found["image-mean", "dice"] < found["pooled", "dice"] < 1  # small polyps lose the most
 
 
 def test_pranets_score_as_their_loops_compute_it():
@@ -87,7 +87,7 @@ def test_pranets_score_as_their_loops_compute_it():
     assert found["pranet_iou"] == pytest.approx(np.mean(iou))
 
 
-def test_pooled_dice_is_that_of_all_pixels_together(truth, dataset):
+def test_pooled_dice_is_the_dice_of_all_pixels_together(truth, dataset):
     rng = np.random.default_rng(1)
     noisy = {i: mask ^ (rng.uniform(size=mask.shape) < 0.2) for i, mask in truth.items()}
     evaluation = evaluate(of_arrays(noisy), dataset)
@@ -109,7 +109,7 @@ def test_pooled_dice_is_that_of_all_pixels_together(truth, dataset):
     assert row["low"] < row["mean"] < row["high"]
 
 
-def test_the_card_takes_an_absent_class_as_one(dataset, truth):
+def test_the_card_scores_an_absent_class_as_one(dataset, truth):
     ids = [i for i, mask in truth.items() if not mask.any()][:1]
     found = means({i: truth[i] for i in ids}, dataset)
     assert found["card", "dice"] == 1
@@ -127,7 +127,7 @@ def test_groups_widen_the_intervals_of_every_protocol(truth, dataset):
         protocol_table(table, g).set_index(["protocol", "score"]) for g in ({}, groups)
     )
     width = (grouped["high"] - grouped["low"]) / (alone["high"] - alone["low"])
-    assert (width > 1.5).all()  # 2 in theory
+    assert (width > 1.5).all()  # in theory 2
 
 
 def test_sizes_and_classes_are_those_of_the_table(truth, dataset):
@@ -138,7 +138,7 @@ def test_sizes_and_classes_are_those_of_the_table(truth, dataset):
 
 @pytest.mark.data
 def test_a_perfect_mask_at_256_px_loses_what_its_resolution_costs(kvasir_root):
-    """To 256 px (nearest) and back (bilinear, above a half), on 100 frames."""
+    """To 256 px (nearest) and back (bilinear, threshold 0.5), on 100 frames."""
     kvasir = PolypDataset("kvasir-seg", 256)
     ids = load_split("random-800-s42").test
     masks = kvasir.masks[kvasir.rows(ids)].numpy() > 127

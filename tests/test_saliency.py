@@ -48,7 +48,7 @@ def test_empty_targets_follow_the_rule():
     assert (right["mae"], right["weighted_f"], right["s_measure"]) == (0, 0, 1)
     assert (wrong["mae"], wrong["weighted_f"], wrong["s_measure"]) == (1, 0, 0)
     assert right["e_max"] == pytest.approx(600 / 599)
-    assert right["e_mean"] == pytest.approx(255 / 256 * 600 / 599)  # all is predicted at level 0
+    assert right["e_mean"] == pytest.approx(255 / 256 * 600 / 599)  # level 0 predicts everything
     assert wrong["e_mean"] == 0
 
 

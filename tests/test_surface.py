@@ -1,4 +1,4 @@
-"""Scores of outlines by hand, and against MONAI on random and real masks."""
+"""Boundary scores by hand, and against MONAI on random and real masks."""
 
 import math
 from pathlib import Path
@@ -46,7 +46,7 @@ def compare(pairs):
 
 
 def test_random_pairs_score_as_in_monai():
-    assert compare(random_pairs()) > 140  # the others have an empty side
+    assert compare(random_pairs()) > 140  # in the other pairs, one mask is empty
 
 
 @pytest.mark.data
@@ -61,7 +61,7 @@ def test_a_perfect_mask():
 def test_a_shifted_square_by_hand():
     found = surface_scores(square(10, 13), square(10, 10))
     assert found["hd95"] == 3  # the two far sides, 10 of 36 boundary pixels each way
-    # Along the top, columns 10–12 are 3, 2, 1 px from the other boundary, and so below. The side at
+    # Along top and bottom, columns 10–12 are 3, 2, 1 px from the other boundary. The side at
     # column 10 has 8 more pixels, 3 px away; those of the side at 19 are 1, 2, 3, 3, 3, 3, 2, 1 px
     # from the nearest of top, bottom and column 22.
     assert found["asd"] == pytest.approx((2 * (3 + 2 + 1) + 8 * 3 + 18) / 36)
@@ -74,7 +74,7 @@ def test_a_shifted_square_by_hand():
 def test_tolerance_grows_with_the_frame():
     shape = (512, 512)
     found = surface_scores(square(100, 104, 60, shape), square(100, 100, 60, shape))
-    assert found["nsd_2of256"] == 1  # 4 px of 512 are 2 of 256
+    assert found["nsd_2of256"] == 1  # 4 px in 512 are 2 px in 256
     assert found["nsd_2px"] < 1
 
 

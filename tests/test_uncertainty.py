@@ -1,4 +1,4 @@
-"""What uncertainty is worth, against values known in advance."""
+"""Self-doubt, AUROC and risk–coverage against known values."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_auroc_draws_whole_groups():
     assert four.high - four.low < 0.6 * (alone.high - alone.low)
 
 
-def test_risk_and_coverage_by_hand():
+def test_risk_coverage_by_hand():
     table = risk_coverage_table([0.1, 0.9, 0.5, 0.2], [0.9, 0.1, np.nan, 0.5])
     assert table["coverage"].tolist() == pytest.approx([1 / 3, 2 / 3, 1])
     assert table["dice"].tolist() == pytest.approx([0.9, 0.7, 0.5])

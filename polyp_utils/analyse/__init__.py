@@ -1,4 +1,4 @@
-"""What is in the data, where and why a run fails, and how sure it is.
+"""What the data contain, where and why a run fails, and how certain it is.
 
 It may import from `train` and what lies below.
 """

@@ -1,7 +1,7 @@
-"""What is wrong with a data set: every file looked at once, every pair of frames compared.
+"""Audits a data set: checks every file and compares every pair of frames.
 
-`audit` never stops at a bad file: it reports it and goes on, so that one call shows all there is
-to mend. What it finds is either an ``error`` (`PolypDataset` refuses the file), or a ``note``.
+`audit` does not stop at a bad file but reports it and continues, so that one call shows everything
+to fix. A finding is either an ``error`` (`PolypDataset` refuses the file) or a ``note``.
 """
 
 import hashlib
@@ -38,19 +38,19 @@ _COLUMNS += ["same_bytes", "same_pixels"]
 
 @dataclass(frozen=True)
 class Audit:
-    """What `audit` found.
+    """The result of `audit`.
 
     Attributes:
-        title: of the data set.
-        source: of its frames.
-        frames: a row per readable frame: ``id``, ``height`` and ``width`` (px), ``border_share``
-            and ``brightness`` (mean lightness L*, 0–100, of what the border leaves),
+        title: title of the data set.
+        source: source of its frames.
+        frames: one row per readable frame: ``id``, ``height`` and ``width`` (px), ``border_share``
+            and ``brightness`` (mean lightness L*, 0–100, inside the black border),
             ``overlay``, ``text``, ``polyp_share``, ``specks`` and ``speck_px``, ``traces_px``
-            (mask pixels of no pure value), ``undecided_px``, ``same_bytes`` and ``same_pixels``
+            (mask pixels of no pure colour), ``undecided_px``, ``same_bytes`` and ``same_pixels``
             (hashes of the image).
-        findings: a row each: ``check``, ``severity`` (``error`` or ``note``), ``id``, ``detail``.
+        findings: one row each: ``check``, ``severity`` (error or note), ``id``, ``detail``.
         pairs: near-duplicates, see `find_near_duplicates`.
-        seconds: that it took.
+        seconds: duration of the audit.
     """
 
     title: str
@@ -62,7 +62,7 @@ class Audit:
 
     @property
     def summary(self) -> pd.DataFrame:
-        """A row per check: ``findings``, how many ``frames``, an example."""
+        """One row per check: ``severity``, numbers of ``findings`` and ``frames``, an example."""
         rows = []
         for check, severity in CHECKS.items():
             found = self.findings[self.findings["check"] == check]
@@ -76,7 +76,7 @@ class Audit:
 
     @property
     def errors(self) -> pd.DataFrame:
-        """The findings that stop training: ``check``, ``id``, ``detail``."""
+        """The findings that prevent training: ``check``, ``id``, ``detail``."""
         of = self.findings["severity"] == "error"
         return self.findings.loc[of, ["check", "id", "detail"]].reset_index(drop=True)
 
@@ -106,15 +106,15 @@ CHECKS = {
 
 
 def audit(name: str) -> Audit:
-    """Looks at every file of a data set and compares all frames.
+    """Checks every file of a data set and compares all frames.
 
     Args:
-        name: of the catalogue, or a folder.
+        name: a name in the catalogue, or a folder.
 
     Raises:
-        ValueError: unknown name.
-        FileNotFoundError: not on disk and not to be had.
-        DataError: folders that cannot be paired at all.
+        ValueError: the name is unknown.
+        FileNotFoundError: the data set is not on disk and cannot be downloaded.
+        DataError: the folders of images and masks cannot be paired at all.
     """
     start = time.perf_counter()
     info = get_info(name)
@@ -125,7 +125,7 @@ def audit(name: str) -> Audit:
     features = [look.features for look in looks if look.features]
     if len(features) == len(source.ids):
         pairs = near_duplicates(source, info.name, features)
-    else:  # some files cannot be read, so nothing is kept
+    else:  # some files cannot be read, so the pairs are not cached
         pairs = duplicates.find_near_duplicates(frames["id"].tolist(), features)
     found = [("pairing", "", problem) for problem in source.problems]
     found += [finding for look in looks for finding in look.findings]
@@ -142,7 +142,7 @@ Finding = tuple[str, str, str]  # check, id, detail
 
 @dataclass(frozen=True)
 class _Look:
-    """One frame: its row (empty if it cannot be read), what is wrong, its features."""
+    """One frame: its row (empty if it cannot be read), findings and features."""
 
     row: dict[str, Any]
     findings: list[Finding]
@@ -195,7 +195,7 @@ def _image_row(image: np.ndarray) -> dict[str, Any]:
 
 
 def border(value: np.ndarray) -> np.ndarray:
-    """Dark pixels that are connected to the frame's edge, bool (H, W)."""
+    """Dark pixels connected to the frame's edge, bool (H, W)."""
     dark = np.pad((value < 30).astype(np.uint8), 1, constant_values=1)
     return cv2.connectedComponents(dark, connectivity=4)[1][1:-1, 1:-1] == 1
 
@@ -232,7 +232,7 @@ def _mask_findings(mask: MaskFile, row: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _compared(frames: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
-    """Findings that need all frames."""
+    """Yields the findings that need all frames."""
     if frames.empty:
         return
     for what, column in (("same bytes", "same_bytes"), ("same pixels", "same_pixels")):
@@ -249,13 +249,13 @@ def _compared(frames: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
         ("resolution outlier", pixels, math.log(2), sizes),
         ("brightness outlier", light, 10, light.round().astype(str)),
     ):
-        apart = (values - values.median()).abs() > least  # where all are alike, little is far
+        apart = (values - values.median()).abs() > least  # where all are alike
         far = apart & (robust_z(values).abs() > OUTLIER_Z)
         yield from zip(repeat(what), frames.loc[far, "id"], details[far], strict=False)
 
 
 def robust_z(values: pd.Series) -> pd.Series:
-    """Distance from the median in robust standard deviations (MAD, else mean deviation)."""
+    """Distance from the median in robust SDs (from the MAD, or the mean deviation if it is 0)."""
     distance = values - values.median()
     spread = 1.4826 * distance.abs().median() or 1.2533 * distance.abs().mean()
     return distance / spread if spread else distance * 0

@@ -1,8 +1,8 @@
-"""Whether P(polyp) = 0.8 means polyp in 80 % of such pixels.
+"""Calibration: whether 80 % of the pixels with P(polyp) = 0.8 are polyp.
 
-Looked at per pixel at network size, where probabilities are stored with 8 bits: 256 counts per
-frame hold all that is needed. Most pixels are easy, so the band around the outline is also looked
-at alone. Frames are resampled whole, as pixels of one frame are no independent witnesses.
+It is measured per pixel at network size, where probabilities are stored with 8 bits, so 256 counts
+per frame suffice. Most pixels are easy, so the band around the outline is also measured separately.
+Whole frames are resampled, since the pixels of one frame are not independent.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ VAL_LEVELS = "val_levels"  # the table of `levels_table` in a published run
 
 @dataclass(frozen=True)
 class LevelCounts:
-    """Pixels per frame and level of P(polyp), int64 (N, 256), and how many of them are polyp."""
+    """Pixels per frame and level of P(polyp), and those that are polyp, int64 (N, 256) each."""
 
     pixels: np.ndarray
     polyp: np.ndarray
@@ -36,8 +36,8 @@ def level_counts(predictions: Predictions, dataset: PolypDataset) -> Mapping[str
     """Counts for ``all`` pixels, and for the ``band`` within the trimap's rim of the outline.
 
     Args:
-        predictions: of the system.
-        dataset: holds its frames, opened at network size.
+        predictions: from the system.
+        dataset: holds their frames; opened at network size.
     """
     found: dict[str, list[np.ndarray]] = {"all": [], "band": []}
     for frame_id, row in zip(predictions.ids, dataset.rows(predictions.ids), strict=True):
@@ -55,9 +55,10 @@ def level_counts(predictions: Predictions, dataset: PolypDataset) -> Mapping[str
 
 
 def validation_levels(run: Run, dataset: PolypDataset) -> LevelCounts:
-    """`level_counts` of all pixels of a run's validation part, which a temperature is fitted to.
+    """`level_counts` of all pixels of a run's validation part, for fitting a temperature.
 
-    A published run has stored their sum over the frames (N = 1) instead of its predictions.
+    If the run has ``val_levels.csv``, as a run published without its validation predictions does,
+    they are its sums over the frames (N = 1).
     """
     path = run.path / f"{VAL_LEVELS}.csv"
     if not path.is_file():
@@ -67,7 +68,7 @@ def validation_levels(run: Run, dataset: PolypDataset) -> LevelCounts:
 
 
 def levels_table(counts: LevelCounts) -> pd.DataFrame:
-    """The sum over the frames: a row per ``level`` with its ``pixels``, and those of ``polyp``."""
+    """Sums over the frames, one row per ``level``: its ``pixels``, and how many are ``polyp``."""
     sums = {"pixels": counts.pixels.sum(axis=0), "polyp": counts.polyp.sum(axis=0)}
     return pd.DataFrame({"level": np.arange(LEVELS), **sums})
 
@@ -79,7 +80,7 @@ def outline_band(polyp: torch.Tensor) -> torch.Tensor:
 
 
 def scaled(level: np.ndarray, temperature: float) -> np.ndarray:
-    """P(polyp) of 8-bit levels after division of the logit by a temperature."""
+    """P(polyp) of 8-bit levels after dividing the logit by a temperature."""
     chance = np.clip(level / (LEVELS - 1), 0.5 / LEVELS, 1 - 0.5 / LEVELS)
     return special.expit(special.logit(chance) / temperature)
 
@@ -87,10 +88,11 @@ def scaled(level: np.ndarray, temperature: float) -> np.ndarray:
 def reliability_table(
     counts: LevelCounts, temperature: float = 1.0, bins: int = 15
 ) -> pd.DataFrame:
-    """What is said and what is true, per bin of equal width.
+    """Reliability diagram: predicted against observed frequency, in bins of equal width.
 
     Returns:
-        Rows ``said`` (mean P(polyp)), ``true`` (share that is polyp), ``share`` (of the pixels).
+        Columns ``said`` (mean P(polyp) of the bin), ``true`` (share of its pixels that are polyp)
+        and ``share`` (of all pixels); empty bins are left out.
     """
     pixels, polyp = counts.pixels.sum(axis=0), counts.polyp.sum(axis=0)
     chance = scaled(np.arange(LEVELS), temperature)
@@ -104,9 +106,9 @@ def reliability_table(
 def calibration_error(
     counts: LevelCounts, temperature: float = 1.0, bins: int = 15, seed: int = 0
 ) -> Interval:
-    """Expected calibration error: mean |said − true| over pixels, with an interval over frames.
+    """Expected calibration error: pixel-weighted mean |said − true| over bins.
 
-    Naeini et al. 2015, for the two classes polyp and not; percentile bootstrap. ``n``: frames.
+    Naeini et al. 2015, binary (polyp or not); percentile bootstrap over frames. ``n``: frames.
     """
     chance = scaled(np.arange(LEVELS), temperature)
     which = np.minimum((chance * bins).astype(int), bins - 1)
@@ -121,9 +123,9 @@ def calibration_error(
 
 
 def fit_temperature(counts: LevelCounts) -> float:
-    """The temperature that makes the pixels likeliest (Guo et al. 2017); fit it on validation.
+    """The temperature that maximises the pixels' likelihood (Guo et al. 2017).
 
-    Above 1 the system was too sure of itself.
+    To be fitted on validation. Above 1, the system was overconfident.
     """
     pixels, polyp = counts.pixels.sum(axis=0), counts.polyp.sum(axis=0)
     level = np.arange(LEVELS)

@@ -1,4 +1,4 @@
-"""What is in a data set: class shares, where polyps lie, rims, and what its splits hold."""
+"""What a data set contains: class shares, polyp positions, rims, and its splits."""
 
 import itertools
 from collections.abc import Iterable
@@ -26,12 +26,12 @@ def rim_study(
     widths: Iterable[float] = (1, 2, 3, 5),
     shifts: Iterable[int] = (1, 2),
 ) -> pd.DataFrame:
-    """How wide a boundary class should be: what a mask that is a pixel or two off would score.
+    """How wide a boundary class should be: scores of the true mask shifted by a pixel or two.
 
     Returns:
-        A row per rim width (px, at network size): ``rim_px``, ``share`` of all pixels, and for
-        each shift d (px, along both axes) the mean Dice per image of rim and of whole polyp,
-        ``rim_dice_d`` and ``polyp_dice_d``, of the true mask moved by it.
+        One row per rim width (px, at network size): ``rim_px``, ``share`` of all pixels, and for
+        each shift d (px, along both axes) the per-image mean Dice of the shifted against the
+        original mask, for the rim (``rim_dice_d``) and the whole polyp (``polyp_dice_d``).
     """
     polyp = is_polyp(dataset.masks[dataset.rows(ids)])
     rows = []
@@ -48,16 +48,16 @@ def rim_study(
 
 
 def split_table(dataset: PolypDataset, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Every split of a data set: who crosses it, and whether its parts look alike.
+    """Every split of a data set: near-duplicate pairs that cross it, and polyp area per part.
 
     Args:
-        dataset: gives the polyp areas.
+        dataset: provides the polyp areas.
         pairs: near-duplicates, see `find_near_duplicates`.
 
     Returns:
-        A row per split that its frames allow: ``split``, ``pairs`` (wholly inside it), how many
-        of them stand in ``train and val``, ``train and test``, ``val and test``, and ``area``
-        (median polyp area in per cent, for train / val / test).
+        One row per split that has enough frames: ``split``, ``pairs`` (with both frames in the
+        split), how many of them cross ``train and val``, ``train and test``, ``val and test``, and
+        ``area`` (median polyp area in per cent, for train / val / test).
     """
     area = pd.Series(100 * polyp_shares(dataset.masks).numpy(), dataset.ids)
     rows = []
@@ -77,10 +77,10 @@ def split_table(dataset: PolypDataset, pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def class_share_table(dataset: PolypDataset, ids: Iterable[str]) -> pd.DataFrame:
-    """Share of pixels per class for every scheme that the masks can bear, at network size.
+    """Share of pixels per class under every scheme that fits the masks, at network size.
 
     Returns:
-        Rows ``scheme``, ``class``, ``share``.
+        Columns ``scheme``, ``class``, ``share``.
     """
     masks = dataset.masks[dataset.rows(ids)]
     rows = []
@@ -101,5 +101,5 @@ def class_share_table(dataset: PolypDataset, ids: Iterable[str]) -> pd.DataFrame
 
 
 def polyp_frequency(dataset: PolypDataset, ids: Iterable[str]) -> np.ndarray:
-    """How often a pixel is polyp, float64 (S, S) in [0, 1]."""
+    """Share of frames in which a pixel is polyp, float64 (S, S) in [0, 1]."""
     return is_polyp(dataset.masks[dataset.rows(ids)]).double().mean(dim=0).numpy()

@@ -1,4 +1,4 @@
-"""What Dice goes with: strata, correlations and a linear model of what each frame is like."""
+"""What Dice is associated with: strata, correlations and a linear model of frame properties."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ from polyp_utils.score.intervals import (
 
 FAILURE_DICE = 0.5
 
-# What a frame is like, and how to say it.
+# Numeric properties of a frame, and their names in words.
 FEATURES = {
     "area_share": "polyp size (share of the frame)",
     "off_centre": "distance of the polyp from the frame's centre",
@@ -29,7 +29,7 @@ FEATURES = {
     "n_polyps": "number of polyps",
 }
 _PERCENT = ("area_share", "specular")
-# And what it has or has not; a table may lack a mark that its data set cannot have.
+# Marks that a frame has or has not; a table may lack one that its data set cannot have.
 MARKS = {
     "overlay": "an overlay",
     "touches_border": "contact with the border",
@@ -42,7 +42,7 @@ def _marks(table: pd.DataFrame) -> dict[str, str]:
 
 
 def _has(values: pd.Series) -> pd.Series:
-    """Which frames have a mark, bool."""
+    """Whether each frame has the mark, bool."""
     return ~values.isin(["none", False])
 
 
@@ -51,10 +51,12 @@ def _mean(table: pd.DataFrame) -> Interval:
 
 
 def by_stratum(table: pd.DataFrame, column: str, bins: int = 4) -> pd.DataFrame:
-    """Polyp Dice with its interval per stratum: quantiles of a number, or each value of a category.
+    """Mean polyp Dice with its interval per stratum.
+
+    Strata are quantiles of a numeric column, or the values of a categorical one.
 
     Returns:
-        Rows ``stratum``, ``mean``, ``low``, ``high``, ``n``.
+        Columns ``stratum``, ``mean``, ``low``, ``high``, ``n``.
     """
     values = 100 * table[column] if column in _PERCENT else table[column]
     if values.dtype.kind == "f" and values.nunique() > bins:
@@ -67,12 +69,12 @@ def by_stratum(table: pd.DataFrame, column: str, bins: int = 4) -> pd.DataFrame:
 
 
 def dice_by_strata(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """`by_stratum` of every property that the table holds, by its name in words."""
+    """`by_stratum` of every property in the table, by its name in words."""
     return {text: by_stratum(table, name) for name, text in {**FEATURES, **_marks(table)}.items()}
 
 
 def _quantiles(values: pd.Series, bins: int, unit: str) -> pd.Series:
-    """The quantile that each value lies in, by its edges; as many digits as tell these apart."""
+    """Each value's quantile bin, named by its edges with as many digits as tell them apart."""
     edges = np.unique(values.quantile(np.linspace(0, 1, bins + 1)))
     digits = max(0, -math.floor(math.log10(np.diff(edges).min())))
     texts = [f"{edge:.{digits}f}" for edge in edges]
@@ -97,16 +99,16 @@ def correlations(table: pd.DataFrame) -> pd.DataFrame:
 
 
 class DiceModel(NamedTuple):
-    """A linear model of Dice on what frames are like.
+    """A linear model of Dice on frame properties.
 
     Attributes:
-        effects: a row per property that varies, largest effect first: ``property``, ``effect`` on
-            Dice of one standard deviation (of having it, for marks), the other properties held,
-            with ``low`` and ``high``. No rows with fewer than ten frames per property.
-        explained: adjusted R², the share of the variance that all explain beyond what so many
-            would by chance; NaN without a model.
-        frames: that were scored and have all properties.
-        properties: how many of them vary.
+        effects: one row per property that varies, largest effect first: ``property``; ``effect``
+            on Dice of one standard deviation (for marks: of having it), the other properties held
+            constant; ``low`` and ``high``. No rows with fewer than ten frames per property.
+        explained: adjusted R², the share of variance explained, corrected for the number of
+            properties; NaN without a model.
+        frames: number of frames that are scored and have all properties.
+        properties: number of properties that vary.
     """
 
     effects: pd.DataFrame
@@ -116,39 +118,38 @@ class DiceModel(NamedTuple):
 
     @property
     def findings(self) -> list[str]:
-        """What the model says, in sentences."""
+        """The model's results, in sentences."""
         if self.effects.empty:
             return [
-                f"No model of Dice is fitted: {self.properties} properties vary, and ten frames "
-                f"are needed for each; here are {self.frames}."
+                f"No model of Dice is fitted: {self.properties} properties vary, which takes ten "
+                f"frames each; there are {self.frames}."
             ]
-        share = f"{100 * self.explained:.0f} %" if self.explained > 0 else "nothing"
+        share = f"{100 * self.explained:.0f} %" if self.explained > 0 else "none"
         sentences = [
-            f"The {self.properties} properties that vary explain together {share} of the variance "
+            f"Together, the {self.properties} properties that vary explain {share} of the variance "
             f"of Dice over {self.frames} frames (adjusted R² {self.explained:.2f})."
         ]
         clear = (self.effects["low"] > 0) | (self.effects["high"] < 0)
         for row in self.effects[clear].to_dict("records"):
             change = Interval.of(row, "effect")
-            of = "" if row["property"] in MARKS.values() else "a standard deviation more of the "
+            of = "" if row["property"] in MARKS.values() else "one standard deviation more of "
             sentences.append(
-                f"The others held, Dice changes by {change} with {of}{row['property']}."
+                f"Others held constant, Dice changes by {change} with {of}{row['property']}."
             )
         rest = self.effects.loc[~clear, "property"]
         if len(rest):
-            sentences.append(f"No clear effect of its own has: {'; '.join(rest)}.")
+            sentences.append(f"Without a clear effect: {'; '.join(rest)}.")
         return sentences
 
 
 def dice_model(table: pd.DataFrame, seed: int = 0) -> DiceModel:
-    """Which properties of a frame go with Dice when the others are held: least squares.
+    """Fits Dice to frame properties by least squares: each effect with the others held constant.
 
-    The polyp's size enters by its logarithm. Intervals: 95 %, percentile bootstrap over groups of
-    frames.
+    Polyp size enters as its logarithm. Intervals: 95 %, percentile bootstrap over groups of frames.
 
     Args:
-        table: of `errors.error_table`.
-        seed: of the bootstrap.
+        table: from `failures.error_table`.
+        seed: for the bootstrap.
     """
     scored = table.dropna(subset=["dice", *FEATURES])
     columns = {}
@@ -205,7 +206,7 @@ def _correlation_sentence(feature: str, rho: Interval) -> str:
 
 
 def _smallest_sentence(table: pd.DataFrame) -> str:
-    """A fall at one end only is no correlation."""
+    """Smallest polyps against the rest: a fall at one end only is not a correlation."""
     if len(table) < 4 * FEW:
         return f"Too few frames ({len(table)}) to look at the smallest quarter of polyps alone."
     limit = table["area_share"].quantile(0.25)

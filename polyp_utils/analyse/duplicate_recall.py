@@ -1,4 +1,4 @@
-"""How many near-duplicates the search finds, measured on copies that are made on purpose."""
+"""Recall of the near-duplicate search, measured on copies made for the purpose."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ from polyp_utils.data.sources import open_source
 
 
 def known_copies(image: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Copies of a frame uint8 (H, W, 3) as they turn up in data sets, by what was done."""
+    """Copies of a frame uint8 (H, W, 3) as they occur in data sets, by what was done to them."""
     height, width = image.shape[:2]
 
     def crop(share: float) -> np.ndarray:
@@ -42,15 +42,15 @@ def known_copies(image: np.ndarray, rng: np.random.Generator) -> dict[str, np.nd
 
 
 def recall_of_copies(name: str, count: int = 200, seed: int = 0) -> pd.DataFrame:
-    """How many known copies of real frames are flagged, hidden among all frames of a data set.
+    """Share of known copies that the search flags when they are added to a data set's frames.
 
     Args:
-        name: of the catalogue, or a folder.
-        count: frames that are copied, drawn by ``seed``; copies of one kind at a time are added.
-        seed: also of the crops and shifts.
+        name: a name in the catalogue, or a folder.
+        count: number of frames to copy; copies of one kind at a time are added.
+        seed: for the choice of frames, the crops and the shifts.
 
     Returns:
-        Rows ``copy``, ``n``, ``found``, ``recall``, ``low``, ``high`` (95 %, Wilson).
+        Columns ``copy``, ``n``, ``found``, ``recall``, ``low``, ``high`` (95 %, Wilson).
     """
     source = open_source(get_info(name))
     features = duplicates.extract_all(source.read_image, source.ids)

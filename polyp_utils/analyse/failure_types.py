@@ -1,4 +1,4 @@
-"""Kinds of error: of pixels by where they lie, of polyps by what became of them, and their cost."""
+"""Types of error: wrong pixels by location, polyps by outcome, and the Dice that each costs."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,10 @@ from polyp_utils.data.labels import rim_width
 from polyp_utils.data.regions import components
 from polyp_utils.score.intervals import FEW, compare_unpaired, mean_interval, ratio_interval
 
-TOUCHED = 0.1  # of a region: less of it is no overlap
-SPILLED = 0.5  # of a predicted region that lies outside of any polyp
+TOUCHED = 0.1  # share of a region; a smaller overlap does not count
+SPILLED = 0.5  # share of a predicted region outside any polyp
 
-# Where wrong pixels lie, and what objects are mistaken, in words.
+# Locations of wrong pixels and outcomes of objects, in words.
 BANDS = {
     "lost_inside": "lost inside",
     "lost_rim": "lost at the rim",
@@ -24,12 +24,12 @@ BANDS = {
 OBJECTS = {
     "found": "polyps found",
     "missed": "polyps missed",
-    "split": "polyps split into regions",
+    "split": "polyps split into several regions",
     "merged": "regions that merge polyps",
-    "spilled": "regions spilled, mostly outside",
-    "hallucinated": "regions hallucinated",
+    "spilled": "spilled regions, mostly outside",
+    "hallucinated": "hallucinated regions",
 }
-# What Dice is lost to, a column each; the first is of whole frames.
+# Causes of lost Dice, one column each; the first covers whole frames.
 COSTS = {
     "cost_unfound": "frames in which no polyp is found",
     "cost_missed": "polyps missed beside others that are found",
@@ -39,12 +39,12 @@ COSTS = {
 
 
 def pixel_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
-    """Wrong pixels of masks bool (H, W) by the band of the truth that they lie in.
+    """Counts wrong pixels of masks bool (H, W) by their distance from the true outline.
 
     Returns:
-        ``lost_inside`` and ``lost_rim`` (polyp that is not predicted, deep in it or within the
-        trimap's rim width of its outline), ``spilt_rim`` and ``spilt_outside`` (predicted, but
-        no polyp). Without a polyp all that is predicted is ``spilt_outside``.
+        ``lost_inside`` and ``lost_rim`` (false negatives, deep inside a polyp or within the
+        trimap's rim width of its outline), ``spilt_rim`` and ``spilt_outside`` (false positives,
+        within that width or beyond). Without a polyp, every predicted pixel is ``spilt_outside``.
     """
     width = rim_width(*truth.shape)
     inside, outside = (depth(mask) for mask in (truth, ~truth))  # to the other side, px
@@ -58,18 +58,18 @@ def pixel_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
 
 
 def depth(mask: np.ndarray) -> np.ndarray:
-    """Of each true pixel to the nearest false one; infinite if there is none."""
+    """Distance from each true pixel to the nearest false one (px); infinite if there is none."""
     if mask.all():
         return np.full(mask.shape, np.inf)
     return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
 class Objects(NamedTuple):
-    """Polyps and predicted regions of a frame, specks left out, and how they overlap.
+    """Polyps and predicted regions of a frame, without specks, and how they overlap.
 
     Attributes:
         polyps: P masks bool (H, W).
-        regions: R masks, of the prediction.
+        regions: R predicted masks, likewise.
         of_polyp: share of each polyp that lies in each region, (P, R).
         of_region: share of each region that lies in each polyp, (P, R).
     """
@@ -81,20 +81,20 @@ class Objects(NamedTuple):
 
     @property
     def hallucinated(self) -> np.ndarray:
-        """Regions, bool (R,), less than a tenth polyp, that hold no tenth of any polyp."""
+        """Regions, bool (R,), less than a tenth polyp that cover less than a tenth of any polyp."""
         return (self.of_region.sum(axis=0) < TOUCHED) & ~(self.of_polyp >= TOUCHED).any(axis=0)
 
     @property
     def found(self) -> np.ndarray:
-        """Polyps, bool (P,), of which a tenth or more lies in regions that are not hallucinated."""
+        """Polyps, bool (P,), with a tenth or more of their area in regions not hallucinated."""
         return self.of_polyp[:, ~self.hallucinated].sum(axis=1) >= TOUCHED
 
 
 def find_objects(predicted: np.ndarray, truth: np.ndarray) -> Objects:
-    """The objects of masks bool (H, W): the one rule for what is found, missed, hallucinated.
+    """The objects in masks bool (H, W): the one rule for found, missed and hallucinated.
 
-    It asks whether a reader would have been led to the polyp. `detection` is stricter: it asks
-    for outlines that agree, one region per polyp.
+    It asks whether a reader would have been led to the polyp. `detection` is stricter: it requires
+    agreement of outlines, and one region per polyp.
     """
     polyps, regions = components(truth), components(predicted)
     both = np.array([[(p & r).sum() for r in regions] for p in polyps], np.float64)
@@ -105,13 +105,13 @@ def find_objects(predicted: np.ndarray, truth: np.ndarray) -> Objects:
 
 
 def object_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
-    """What became of the polyps of a frame, as regions of masks bool (H, W).
+    """Counts the outcomes of a frame's polyps and predicted regions, from masks bool (H, W).
 
     Returns:
-        ``found`` and ``missed`` polyps, ``hallucinated`` regions: see `Objects`. ``split``: polyps
-        that two or more predicted regions share. ``merged``: regions that hold a tenth or more of
-        two or more polyps. ``spilled``: regions that are not hallucinated but lie by more than
-        half outside of any polyp.
+        ``found`` and ``missed`` polyps and ``hallucinated`` regions, see `Objects`. ``split``:
+        polyps that overlap two or more predicted regions. ``merged``: regions that cover a tenth
+        or more of two or more polyps. ``spilled``: regions that are not hallucinated but lie more
+        than half outside any polyp.
     """
     objects = find_objects(predicted, truth)
     holds = objects.of_polyp >= TOUCHED
@@ -129,14 +129,15 @@ def object_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
 
 
 def dice_costs(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """1 − Dice of masks bool (H, W), by the error that it is lost to; NaN where both are empty.
+    """Splits 1 − Dice of masks bool (H, W) by type of error; NaN if both are empty.
 
-    Errors are mended one after the other, and each costs what its mending gains: missed polyps are
-    filled in, then hallucinated regions taken away; the rest is lost to outlines (and specks).
+    Errors are corrected one after the other, and each costs what its correction gains: missed
+    polyps are filled in, then hallucinated regions removed; the rest is lost to outlines (and
+    specks).
 
     Returns:
-        ``cost_unfound``: all of it, if no polyp of the frame is found, else 0; ``cost_missed``,
-        ``cost_hallucinated`` and ``cost_outlines`` in the other frames, and where there is none.
+        ``cost_unfound``: all of it if the frame has polyps and none is found, else 0;
+        ``cost_missed``, ``cost_hallucinated`` and ``cost_outlines``: the parts of it otherwise.
     """
     costs = dict.fromkeys(COSTS, 0.0)
     if not predicted.any() and not truth.any():
@@ -153,23 +154,23 @@ def dice_costs(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def _dice(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Of masks of which one may be empty; 1 if both are, as nothing is left to mend."""
+    """Dice of masks that may be empty; 1 if both are, since nothing is left to correct."""
     size = predicted.sum() + truth.sum()
     return float(2 * (predicted & truth).sum() / size) if size else 1.0
 
 
 def band_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Share of the wrong area that lies in each band: of all frames, the worst quarter, the rest.
+    """Share of the wrong area in each band, for all frames, the worst quarter and the rest.
 
-    A pixel counts as its share of the frame, so that large frames weigh no more than small ones.
+    Areas are shares of the frame, so that large frames weigh no more than small ones.
 
     Args:
-        table: of `errors.error_table`.
+        table: from `failures.error_table`.
 
     Returns:
-        Rows ``frames``, ``band``, ``share`` with ``low`` and ``high`` (95 %, BCa over groups), NaN
-        if nothing is wrong; ``n`` frames with wrong pixels; and ``wrong``, the mean share of a
-        frame's area that is wrong.
+        Columns ``frames``, ``band``, ``share`` with ``low`` and ``high`` (95 %, BCa over groups),
+        NaN if nothing is wrong; ``n``, the number of frames with wrong pixels; and ``wrong``, the
+        mean share of a frame's area that is wrong.
     """
     ranked = table.dropna(subset="dice").sort_values("dice", ignore_index=True)
     worst = ranked.index < len(ranked) // 4

@@ -1,4 +1,4 @@
-"""Failures of a run: a table of them, the frames themselves, and mistaken kinds of polyp."""
+"""Failures of a run: a table of errors per image, and confused kinds of polyp."""
 
 from collections.abc import Collection
 
@@ -18,13 +18,13 @@ from polyp_utils.score.protocols import ORIGINAL
 
 
 def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
-    """A row per image, worst first: polyp scores at the original size, properties, errors.
+    """One row per image, worst first: polyp scores at the original size, properties, errors.
 
     Returns:
-        ``id``, ``group`` (frames that are drawn together in intervals), ``dice``, ``iou``,
-        ``precision``, ``recall``; what `frame_properties` says; ``sessile`` where the data set
-        holds frames of Kvasir-Sessile; `object_errors`, `pixel_errors`, `dice_costs`, and
-        ``pixels`` of the frame.
+        ``id``, ``group`` (its frames are resampled together), ``dice``, ``iou``, ``precision``,
+        ``recall``; the columns of `frame_properties`; ``sessile`` if the data set holds frames of
+        Kvasir-Sessile; the columns of `object_errors`, `pixel_errors` and `dice_costs`; and
+        ``pixels``, the size of the frame.
     """
     per_image = evaluation.per_image
     wanted = (per_image["class"] == POLYP) & (per_image["size"] == ORIGINAL)
@@ -44,13 +44,13 @@ def error_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
 
 
 def kind_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
-    """A row per true polyp: is it found, and is it given its kind?
+    """One row per true polyp: whether it is found, and which kind is predicted.
 
-    A polyp's true kind is that of most of its pixels; the predicted one is the kind with the
-    higher mean probability over those of its pixels that are predicted as polyp.
+    A polyp's true kind is that of most of its pixels; its predicted kind has the highest mean
+    probability over those of its pixels that are predicted as polyp.
 
     Returns:
-        ``id``, ``kind``, ``predicted`` (a kind, or ``missed`` as in `find_objects`).
+        ``id``, ``kind``, ``predicted`` (a kind, or ``missed`` by the rule of `find_objects`).
     """
     scheme = evaluation.predictions.scheme
     names = list(scheme.kinds)
@@ -71,24 +71,24 @@ def kind_table(evaluation: Evaluation, dataset: PolypDataset) -> pd.DataFrame:
 
 
 def kind_findings(table: pd.DataFrame, kinds: Collection[str]) -> list[str]:
-    """How often the kind is right given that the polyp is found, in sentences.
+    """How often the kind is right, given that the polyp is found, in sentences.
 
     Args:
-        table: of `kind_table`.
-        kinds: that the label scheme knows.
+        table: from `kind_table`.
+        kinds: those of the label scheme.
     """
     if len(kinds) < 2:
-        return ["The label scheme knows one kind of polyp, so there is none to mistake."]
+        return ["The label scheme has one kind of polyp, so kinds cannot be confused."]
     found = table[table["predicted"] != MISSED]
     if found.empty:
-        return [f"None of {len(table)} polyps is found, so no kind is given."]
+        return [f"None of {len(table)} polyps is found, so no kind is predicted."]
     right = mean_interval(found["kind"] == found["predicted"])
     usual = found["kind"].mode().iloc[0]
     sentences = [
-        f"Of {len(table)} polyps {len(found)} are found; {right} of these are given their right "
+        f"Of {len(table)} polyps, {len(found)} are found; {right} of these are given the right "
         f"kind (calling all of them {usual} would give {(found['kind'] == usual).mean():.3f})."
     ]
     for kind, group in found.groupby("kind"):
         share = mean_interval(group["kind"] == group["predicted"])
-        sentences.append(f"Of the {len(group)} {kind} ones that are found: {share}.")
+        sentences.append(f"Of the {len(group)} {kind} polyps found: {share}.")
     return sentences

@@ -1,14 +1,14 @@
 """False alarms: how much a system marks where there is no polyp.
 
-The data sets show a polyp in nearly every frame, so stand-ins for frames without one are looked at:
-parts of frames, and phantoms, see `polyp_free`. `WORTH` says what that is worth.
+Nearly every frame in the data sets shows a polyp, so polyp-free stand-ins are used: parts of
+frames, and phantoms, see `polyp_free`. `WORTH` states their limits.
 """
 
 import pandas as pd
 
 from polyp_utils.score.intervals import Interval, mean_interval
 
-MIN_SHARE = 1 / 9  # of the frame that a crop must have: it is enlarged threefold at most
+MIN_SHARE = 1 / 9  # smallest crop, as a share of the frame: enlarged at most threefold
 CROPS, WITHIN = "crops beside the polyp", "the same crops, with the whole frame seen"
 PHANTOMS = "phantoms without a polyp"
 RATES = ("frames with any", "regions per frame", "share of the area")
@@ -20,10 +20,10 @@ WORTH = (
 
 
 def false_alarm_rates(table: pd.DataFrame) -> dict[str, dict[str, Interval]]:
-    """How much is marked falsely, of `polyp_free.alarm_table`: kind of frames -> rate.
+    """False-alarm rates from `polyp_free.alarm_table`: kind of frames -> rate -> interval.
 
-    Rates are ``frames with any`` (a share of them), ``regions per frame`` and ``share of the
-    area``, each a mean with its 95 % interval, groups drawn together.
+    Rates are ``frames with any`` (share of frames), ``regions per frame`` and ``share of the
+    area``, each a mean with its 95 % interval over groups.
     """
     found = {}
     for frames, part in table.dropna(subset="objects").groupby("frames", sort=False):

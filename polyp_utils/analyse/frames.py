@@ -1,4 +1,4 @@
-"""What each frame of a data set is like: size, brightness, polyps, text; and its mask file."""
+"""Properties of the frames of a data set: size, brightness, polyps, text, and mask files."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +23,11 @@ from polyp_utils.data.split import PARTS, Split
 
 
 def frame_table(dataset: PolypDataset, split: Split) -> pd.DataFrame:
-    """A row per frame of the split.
+    """One row per frame of the split.
 
     Returns:
-        ``id``, ``part``, original ``height`` and ``width`` in pixels, and what
-        `frame_properties` says at network size, where a whole data set takes seconds.
+        ``id``, ``part``, original ``height`` and ``width`` in pixels, and the columns of
+        `frame_properties`, computed at network size so that a whole data set takes seconds.
     """
     frames = [(frame_id, part) for part in PARTS for frame_id in split.part(part)]
     rows = dataset.rows(frame_id for frame_id, _ in frames).tolist()
@@ -45,11 +45,12 @@ def frame_table(dataset: PolypDataset, split: Split) -> pd.DataFrame:
 
 
 def mask_files(dataset: PolypDataset, ids: Iterable[str]) -> tuple[np.ndarray, pd.Series]:
-    """What the mask files hold, at the original size.
+    """Grey levels in the mask files, at the original size.
 
     Returns:
-        Pixels per level of the brightest channel, int64 (256,); and the Dice of ``mask > 0``
-        against the right mask per frame, which is what that mistake costs (1: no traces of JPEG).
+        Pixels per level of the brightest channel, int64 (256,); and per frame the Dice of
+        ``mask > 0`` against the correct mask, which is the cost of that mistake (1: no JPEG
+        artefacts).
     """
 
     def one(frame_id: str) -> tuple[np.ndarray, float]:
@@ -65,10 +66,10 @@ def mask_files(dataset: PolypDataset, ids: Iterable[str]) -> tuple[np.ndarray, p
 
 
 def pair_frames(source: Source, pairs: pd.DataFrame) -> list[Frame]:
-    """Both frames of each pair, reduced, for `plots.sheet` with an even number of columns.
+    """Both frames of each pair, downscaled, for `plots.sheet` with an even number of columns.
 
-    The titles say how many features agree, and how the second lies on the first. A mask that
-    cannot be used leaves no outline.
+    The titles give the number of matching features and the second frame's scale and rotation
+    relative to the first. A frame whose mask cannot be used has no outline.
     """
     frames = []
     for number, pair in enumerate(pairs.to_dict("records"), start=1):
@@ -88,20 +89,20 @@ def pair_frames(source: Source, pairs: pd.DataFrame) -> list[Frame]:
 
 
 def frame_properties(image: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-    """Properties of a frame that could explain a score.
+    """Properties of a frame that could explain its score.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         mask: uint8 (H, W), grey levels.
 
     Returns:
-        ``area_share`` of the frame; ``centre_x``, ``centre_y`` of the polyp pixels, 0–1;
-        ``off_centre``, 0 (centre) to 1 (corner); ``touches_border`` (within 1 % of the side);
-        ``brightness``, mean lightness L* of what the black border leaves, 0–100; ``contrast``,
-        |difference of mean L*| between polyp and a ring around it; ``sharpness``, log10 of the
-        variance of the Laplacian of L* with the longer side at 256 px; ``specular``, the share of
-        what the border leaves that is a highlight; ``n_polyps``; ``overlay``. Those of the polyp
-        are NaN without one.
+        ``area_share``, polyp area as a share of the frame; ``centre_x``, ``centre_y`` of the polyp
+        pixels, 0–1; ``off_centre``, 0 (centre) to 1 (corner); ``touches_border`` (within 1 % of the
+        shorter side); ``brightness``, mean lightness L* of the visible pixels (not black), 0–100;
+        ``contrast``, |difference of mean L*| between the polyp and a ring around it; ``sharpness``,
+        log10 of the variance of the Laplacian of L* with the longer side at 256 px; ``specular``,
+        the share of visible pixels that are highlights; ``n_polyps``; ``overlay``. Centre and
+        contrast are NaN without a polyp.
     """
     polyp = mask > THRESHOLD
     height, width = polyp.shape
@@ -122,7 +123,7 @@ def frame_properties(image: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
         nothing = ("centre_x", "centre_y", "off_centre", "contrast")
         return row | dict.fromkeys(nothing, np.nan)
     y, x = (np.argwhere(polyp).mean(axis=0) + 0.5) / (height, width)
-    step = max(1, round(min(height, width) / 128))  # a ring needs no full resolution
+    step = max(1, round(min(height, width) / 128))  # the ring needs no full resolution
     small, small_visible = polyp[::step, ::step], visible[::step, ::step]
     near = torch.nn.functional.max_pool2d(
         torch.from_numpy(small)[None].float(), kernel_size=17, stride=1, padding=8
@@ -144,9 +145,9 @@ def _sharpness(image: np.ndarray) -> float:
 
 
 def overlay(image: np.ndarray) -> str:
-    """``green box``, ``black block`` or ``none`` in the lower left corner, where Kvasir has them.
+    """Overlay in the lower left corner, as in Kvasir: ``green box``, ``black block`` or ``none``.
 
-    A black block darkens a patch that the vignette's corner leaves lit on the other side.
+    A black block is a dark patch whose mirror image, in the lower right corner, is lit.
     """
     height, width = image.shape[:2]
     if green_box(image[int(0.6 * height) :, : int(0.4 * width)]).mean() > 0.1:
@@ -163,10 +164,10 @@ def overlay(image: np.ndarray) -> str:
 
 
 def has_text(image: np.ndarray) -> bool:
-    """Whether two lines of burned-in text stand below each other, flush left.
+    """Whether the frame has two lines of burned-in text below each other, flush left.
 
-    Lines are thin bright strokes that join to flat bars; text that merges with the border or with
-    highlights is missed.
+    Lines are thin bright strokes that join into flat bars; text that merges with the border or
+    with highlights is missed.
     """
     small = reduce(image, 640)
     darkest = small.min(axis=-1)

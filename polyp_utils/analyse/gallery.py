@@ -1,4 +1,4 @@
-"""Frames with truth and prediction, as `plots.sheet` shows them."""
+"""Frames with truth and prediction, for `plots.sheet`."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,9 +13,9 @@ from polyp_utils.runs.predictions import Predictions
 
 
 class Frame(NamedTuple):
-    """What a gallery shows: image uint8 (H, W, 3), masks bool (H, W), P(polyp) float (H, W).
+    """A frame of a gallery: image uint8 (H, W, 3), masks bool (H, W), P(polyp) float (H, W).
 
-    ``second`` is the prediction of another system; ``dataset`` the name of the frame's data set.
+    ``second`` is another system's prediction; ``dataset`` is the name of the frame's data set.
     """
 
     title: str
@@ -28,7 +28,7 @@ class Frame(NamedTuple):
 
 
 def frames_of(dataset: PolypDataset, ids: Iterable[str]) -> list[Frame]:
-    """Frames at their original size with their truth, titled by the end of the id."""
+    """Frames at their original size with their true masks, titled by the end of their ids."""
     pairs = ((frame_id, *dataset.original(frame_id)) for frame_id in ids)
     name = dataset.info.name
     return [Frame(short(i), image, mask > THRESHOLD, dataset=name) for i, image, mask in pairs]
@@ -41,14 +41,14 @@ def predicted_frames(
     with_map: bool = False,
     other: Predictions | None = None,
 ) -> list[Frame]:
-    """Frames at their original size with truth and prediction.
+    """Frames at their original size with true and predicted masks.
 
     Args:
         predictions: to show.
         dataset: holds the frames.
         titles: frame id -> title, in the order of the gallery.
-        with_map: also the probability map.
-        other: of a second system, to be drawn beside the first.
+        with_map: also include the map of P(polyp).
+        other: predictions of a second system, to be drawn beside the first.
     """
     frames = []
     for frame_id, title in titles.items():
@@ -65,12 +65,12 @@ def predicted_frames(
 def enlarged(
     predictions: Predictions, frame_id: str, size: tuple[int, ...]
 ) -> tuple[Tensor, np.ndarray]:
-    """Probabilities brought to (H, W): (C, H, W), and the polyp mask bool (H, W)."""
+    """Probabilities resized to (C, H, W) for ``size`` = (H, W), and the polyp mask bool (H, W)."""
     height, width = size
     probabilities = to_original(predictions.read(frame_id), (height, width))
     return probabilities, polyp_and_classes(probabilities, predictions.scheme)[0].numpy()
 
 
 def short(frame_id: str) -> str:
-    """An id that fits above a picture: its end."""
+    """The id, or only its end if it is too long for a panel's title."""
     return frame_id if len(frame_id) <= 14 else f"…{frame_id[-13:]}"

@@ -1,4 +1,4 @@
-"""How far a system falls on data that it was not made with."""
+"""How much a system's Dice drops on data sets that it was not trained on."""
 
 from collections.abc import Mapping
 
@@ -10,16 +10,16 @@ from polyp_utils.score.protocols import polyp_scores
 
 
 def drop_table(home: Evaluation, away: Mapping[str, Evaluation]) -> pd.DataFrame:
-    """Polyp Dice at home and on other sets, and the difference, each with its interval.
+    """Polyp Dice on the system's own and on other data sets, and the drop, with intervals.
 
     Args:
         home: the system on its own test part.
-        away: title of each other set -> the system there.
+        away: title of each other data set -> the system on it.
 
     Returns:
-        A row per set, home first: ``tested_on``, ``dice``, ``low``, ``high``, ``n``,
+        One row per data set, home first: ``tested_on``, ``dice``, ``low``, ``high``, ``n``,
         ``below_half``, and ``drop`` (home minus away) with ``drop_low`` and ``drop_high``.
-        Near-duplicates and frames of one sequence are drawn together.
+        Near-duplicates and frames of one sequence are resampled together.
     """
     rows = []
     at_home, home_groups = _scores(home)

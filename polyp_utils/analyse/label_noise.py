@@ -1,8 +1,8 @@
-"""How far two annotations of one frame agree: a score above that is about the annotator.
+"""How well two annotations of one frame agree: scores above that reflect the annotator.
 
-Some data sets hold a frame twice, as it is or re-cropped, with a mask drawn anew. Such pairs are
-looked for among the near-duplicates that are known: one frame must lie on the other by a shift of
-whole pixels alone, with grey levels that differ by no more than JPEG makes them.
+Some data sets hold a frame twice, unchanged or re-cropped, with a mask drawn anew. Such pairs are
+sought among the known near-duplicates: one frame must match the other after a shift by whole
+pixels, with grey levels that differ by no more than JPEG compression explains.
 """
 
 import cv2
@@ -14,20 +14,20 @@ from polyp_utils.data.known import known_pairs
 from polyp_utils.data.labels import THRESHOLD
 from polyp_utils.score.intervals import FEW, Interval, mean_interval
 
-MAX_SCALE, MAX_DEGREES = 0.01, 0.5  # of a fit to 384 px that is none
-MAX_DIFFERENCE = 3.0  # grey levels, mean: Kvasir-SEG's pairs have up to 2.2, or 9 and more
+MAX_SCALE, MAX_DEGREES = 0.01, 0.5  # of a fit at 384 px; below them, it is a pure shift
+MAX_DIFFERENCE = 3.0  # mean, grey levels: Kvasir-SEG's pairs have at most 2.2, or at least 9
 _PAIR = ["id_a", "id_b", "mirrored", "scale", "rotation"]
-_DARK = 30  # grey level: border, and what is burned into one of the two
+_DARK = 30  # grey level; darker pixels (border, burned-in blocks) are ignored
 
 
 def annotated_twice(dataset: PolypDataset) -> pd.DataFrame:
-    """Pairs of what is one frame, with two annotations.
+    """Pairs of images of one frame with two annotations.
 
     Pairs whose masks agree in every pixel are left out: they are copies of one annotation.
 
     Returns:
-        A row per pair: ``id_a``, ``id_b``, ``difference`` (mean, grey levels of 255, of what both
-        show), ``dice`` of the one mask against the other, at the original size, of what both show.
+        One row per pair: ``id_a``, ``id_b``, ``difference`` (mean absolute, in grey levels of 255)
+        and ``dice`` of one mask against the other, both over the common area at the original size.
     """
     rows = []
     for pair in _same_view(dataset).itertuples():
@@ -46,10 +46,10 @@ def annotated_twice(dataset: PolypDataset) -> pd.DataFrame:
 
 
 def _same_view(dataset: PolypDataset) -> pd.DataFrame:
-    """The near-duplicates that are known and whose fit is a shift alone, at the original size."""
+    """The known near-duplicates that differ by a shift only, at the original size."""
     pairs = pd.DataFrame(known_pairs(dataset.name), columns=_PAIR)
     longer = [dataset.sizes[dataset.rows(pairs[i])].max(dim=1).values.numpy() for i in _PAIR[:2]]
-    scale = pairs["scale"] * longer[1] / longer[0]  # the fit is of frames with equal longer sides
+    scale = pairs["scale"] * longer[1] / longer[0]  # pairs were fitted with equal longer sides
     shifted = (abs(scale - 1) <= MAX_SCALE) & (abs(pairs["rotation"]) <= MAX_DEGREES)
     return pairs[shifted & ~pairs["mirrored"].astype(bool)]
 
@@ -67,7 +67,7 @@ def _shift(one: np.ndarray, other: np.ndarray) -> tuple[int, int]:
 def _common(
     one: np.ndarray, other: np.ndarray, shift: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What both show, cut out of each."""
+    """The area that both show, cut out of each."""
     start = [max(0, -d) for d in shift]
     sizes = zip(one.shape, other.shape, shift, strict=True)
     end = [min(length, longer - d) for length, longer, d in sizes]

@@ -1,4 +1,4 @@
-"""Mirrored copies of a frame: how far a network's answers disagree, and what they cost."""
+"""Test-time augmentation by mirroring: how far predictions disagree, and what it costs."""
 
 import time
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ from polyp_utils.runs.predictions import Predictions
 
 @dataclass(frozen=True)
 class Mirrored:
-    """What a network says of a frame and its mirror images, turned back, at network size.
+    """Predictions of a frame and its mirror images, mirrored back and combined, at network size.
 
     Attributes:
-        mean: class probabilities, float32 (C, S, S): test-time augmentation.
+        mean: mean class probabilities, float32 (C, S, S): the test-time augmentation.
         spread: standard deviation of P(polyp) over the copies, float32 (S, S).
-        disagreement: one minus the mean Dice of each copy's mask with the mean's, in [0, 1]; 0
-            where none marks anything.
+        disagreement: one minus the mean Dice of each copy's mask with the mask of the mean, in
+            [0, 1]; 0 if all are empty.
     """
 
     mean: Tensor
@@ -35,7 +35,7 @@ class Mirrored:
 def predict_mirrored(
     model: nn.Module, images: Tensor, scheme: Scheme, compute: Compute, batch_size: int = 8
 ) -> list[Mirrored]:
-    """Predicts uint8 images (N, 3, S, S) four times, mirrored on no, either and both axes."""
+    """Predicts uint8 images (N, 3, S, S) four times: unmirrored, and on either and both axes."""
     copies = predict_copies(model, images, compute, batch_size)
     return [combine(frame, scheme) for frame in copies]
 
@@ -46,7 +46,7 @@ def spread_frames(
     titles: dict[str, str],
     mirrored: Mapping[str, Mirrored],
 ) -> list[Frame]:
-    """As `predicted_frames`, with the spread over mirrored copies as the map, at original size."""
+    """`predicted_frames` with the spread over mirrored copies as the map, at the original size."""
     frames = []
     plain = predicted_frames(predictions, dataset, titles)
     for frame, frame_id in zip(plain, titles, strict=True):
@@ -57,7 +57,7 @@ def spread_frames(
 
 
 def combine(copies: Tensor, scheme: Scheme) -> Mirrored:
-    """Class probabilities of K copies, float (K, C, S, S), as one."""
+    """Combines the class probabilities of K copies, float (K, C, S, S)."""
     mean = copies.mean(dim=0)
     polyp = scheme.polyp_probability(copies)
     masks, whole = polyp > 0.5, scheme.polyp_probability(mean[None])[0] > 0.5
@@ -70,10 +70,10 @@ def combine(copies: Tensor, scheme: Scheme) -> Mirrored:
 def mirror_cost(
     model: nn.Module, images: Tensor, compute: Compute, repeats: int = 5
 ) -> tuple[float, float]:
-    """Time of mirrored prediction over that of plain prediction, measured in turns.
+    """Measures the cost of mirrored against plain prediction, in alternation.
 
     Returns:
-        Median of the ratios, and plain images per second (median).
+        Ratio of the times, mirrored to plain, and images per second of plain prediction (medians).
     """
     ratios, rates = [], []
     for repeat in range(repeats + 1):

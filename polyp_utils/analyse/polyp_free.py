@@ -1,7 +1,7 @@
-"""Views without a polyp, and what a system marks on them: see `false_alarms` for what comes of it.
+"""Polyp-free views and what a system marks on them; `false_alarms` computes rates from it.
 
-A view is the largest part of a frame that lies clear of its polyps, or a phantom drawn without one.
-Regions are counted as in `detection`: specks under 0.05 % of the view are none.
+A view is the largest part of a frame that is clear of its polyps, or a phantom drawn without one.
+Regions are counted as in `detection`: specks under 0.05 % of the view are ignored.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,30 +20,31 @@ from polyp_utils.data.duplicates import green_box, reduce
 from polyp_utils.data.labels import THRESHOLD
 from polyp_utils.data.regions import components
 
-MARGIN = 0.05  # of the frame's diagonal, that a crop keeps from any polyp
-MAX_ASPECT = 2  # of a crop's sides: the network sees all frames as squares
-PHANTOM_SEED = 1  # the phantoms that can be trained on have 0
+MARGIN = 0.05  # distance of a crop from any polyp, as a share of the frame's diagonal
+MAX_ASPECT = 2  # of a crop: the network sees every frame as a square
+PHANTOM_SEED = 1  # phantoms for training have 0
 _PLACE = ("top", "left", "height", "width")
-_SIDE = 256  # longer side that a frame is reduced to while a crop is looked for, px
+_SIDE = 256  # px, longer side of the downscaled frame in which a crop is sought
 
 Box = tuple[slice, slice]  # rows and columns
 
 
 def largest_rectangle(free: np.ndarray) -> tuple[int, int, int, int]:
-    """The largest rectangle of true cells of bool (H, W), its sides at most `MAX_ASPECT` apart.
+    """The largest rectangle of true cells in bool (H, W), with aspect ratio at most `MAX_ASPECT`.
 
-    A rectangle that cannot grow is a bar in the histogram of free cells above some row, as wide as
-    its neighbours are at least as high; a stack finds all of them in O(H·W). Each is then cut to
-    the aspect, from both ends.
+    A rectangle that cannot grow is a bar in the histogram of free cells above some row, extended
+    over all neighbours that are at least as high; a stack finds all of them in O(H·W). Each is then
+    cut to the aspect ratio, equally from both ends.
 
     Returns:
-        Top, left, height and width; the first of equals, and zeros if no cell is true.
+        Top, left, height and width; the first if several are equally large, zeros if no cell is
+        true.
     """
     best = (0, 0, 0, 0)
     heights = np.zeros(free.shape[1] + 1, int)  # the last stays 0, which closes every bar
     for bottom, row in enumerate(free):
         heights[:-1] = (heights[:-1] + 1) * row
-        open_bars: list[tuple[int, int]] = []  # left end and height, rising
+        open_bars: list[tuple[int, int]] = []  # left end and height, in rising order
         for right, rise in enumerate(heights.tolist()):
             left = right
             while open_bars and open_bars[-1][1] > rise:
@@ -63,10 +64,10 @@ def find_crop(image: np.ndarray, mask: np.ndarray) -> Box | None:
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        mask: uint8 (H, W), levels.
+        mask: uint8 (H, W), grey levels.
 
     Returns:
-        Rows and columns of it; None if it has less than `MIN_SHARE` of the frame.
+        Its rows and columns; None if it covers less than `MIN_SHARE` of the frame.
     """
     small = reduce(image, _SIDE)
     polyp = reduce(np.where(mask > THRESHOLD, 255, 0).astype(np.uint8), _SIDE) > 0
@@ -87,19 +88,19 @@ def alarm_table(
     groups: Mapping[str, object],
     phantoms: int = 100,
 ) -> pd.DataFrame:
-    """What a system marks on the crop of each frame, alone and with the frame, and on phantoms.
+    """What a system marks on each frame's crop, shown alone and within the frame, and on phantoms.
 
     Args:
-        mark: image uint8 (H, W, 3) -> polyp mask bool (H, W), as `hub.Model.polyp_mask`.
+        mark: image uint8 (H, W, 3) -> polyp mask bool (H, W), such as `load.Model.polyp_mask`.
         dataset: holds the frames.
-        groups: id of each frame -> frames that are drawn together in intervals.
-        phantoms: how many are drawn.
+        groups: id -> group of each frame; frames of one group are resampled together.
+        phantoms: number of phantoms to draw.
 
     Returns:
-        A row per kind of ``frames`` (`CROPS`, `WITHIN`, `PHANTOMS`) and ``id``: its ``group``;
+        One row per kind of ``frames`` (`CROPS`, `WITHIN`, `PHANTOMS`) and ``id``: its ``group``;
         ``top``, ``left``, ``height`` and ``width`` (px) of the crop and its share ``of_frame``;
-        the ``objects`` and the ``share`` of the area that are marked. No more than a row of
-        `CROPS` with an id and a group where no crop is large enough.
+        the number of marked ``objects`` and the marked ``share`` of the area. A frame without a
+        large enough crop has only a row of `CROPS` with its id and group.
     """
     rows: list[dict[str, object]] = []
     for frame_id, group in groups.items():
@@ -135,16 +136,16 @@ def alarm_frames(
     dataset: PolypDataset,
     count: int,
 ) -> list[Frame]:
-    """The frames whose crops are marked most, with truth, what is marked, and the crop itself.
+    """The frames whose crops have the largest marked share, with truth, marked area and crop.
 
     Args:
-        table: of `alarm_table`.
+        table: from `alarm_table`.
         mark: the same system.
-        dataset: of the frames.
-        count: how many at most; those without a false alarm are left out.
+        dataset: holds the frames.
+        count: maximum number; frames without a false alarm are left out.
 
     Returns:
-        Frames whose ``prediction`` is what is marked in the crop, and ``second`` the crop.
+        Frames whose ``prediction`` is the marked area within the crop, and ``second`` the crop.
     """
     crops = table[(table["frames"] == CROPS) & (table["objects"] > 0)]
     most = crops.sort_values("share", ascending=False).head(count)

@@ -1,4 +1,4 @@
-"""Does a system know when it is wrong? Its doubt about a frame, against what was wrong there."""
+"""Whether a system knows when it is wrong: its uncertainty about a frame against its Dice."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ DOUBTS = ("disagreement of mirrored copies", "self-doubt of one pass")
 
 
 def self_doubt(probabilities: Tensor, scheme: Scheme) -> float:
-    """One minus the Dice that a prediction expects of itself, in [0, 1]; 0 if nothing is marked.
+    """One minus the Dice that a prediction expects of itself, in [0, 1]; 0 if the mask is empty.
 
-    The soft Dice of the mask P(polyp) > 0.5 against P(polyp), of class probabilities (C, S, S):
-    what a single pass knows of its own quality.
+    The expected Dice is the soft Dice of the mask P(polyp) > 0.5 against P(polyp), from class
+    probabilities (C, S, S) of a single pass.
     """
     polyp = scheme.polyp_probability(probabilities[None])[0]
     mask = polyp > 0.5
@@ -35,17 +35,17 @@ def auroc(
     groups: Iterable[object] | None = None,
     seed: int = 0,
 ) -> Interval:
-    """Chance that a bad frame has the higher score than a good one; ties count half.
+    """Probability that a bad frame has a higher score than a good one; ties count half.
 
-    The area under the ROC curve (Mann and Whitney 1947), with a percentile bootstrap over frames,
-    or over groups of them (near-duplicates); NaN where all are bad or all good.
+    The area under the ROC curve (Mann and Whitney 1947), with a percentile bootstrap over frames
+    or groups of near-duplicates; NaN if all frames are bad or all are good.
     """
     values, labels = np.asarray(list(score), np.float64), np.asarray(list(bad), bool)
     n = len(values)
     if labels.all() or not labels.any():
         return Interval(np.nan, np.nan, np.nan, n)
     drawn = resamples(range(n) if groups is None else groups, np.random.default_rng(seed))
-    times = np.vstack([np.ones(n), drawn])  # that each frame is drawn
+    times = np.vstack([np.ones(n), drawn])  # each frame is drawn
     higher = np.heaviside(values[labels][:, None] - values[~labels], 0.5)
     pairs = times[:, labels].sum(axis=1) * times[:, ~labels].sum(axis=1)
     won = (times[:, labels] @ higher * times[:, ~labels]).sum(axis=1)
@@ -55,10 +55,11 @@ def auroc(
 
 
 def risk_coverage_table(score: Iterable[float], dice: Iterable[float]) -> pd.DataFrame:
-    """Mean Dice of the frames that are kept when the most uncertain ones are handed over.
+    """Mean Dice of the frames kept when the most uncertain ones are referred to a reader.
 
     Returns:
-        Rows ``coverage`` (share that is kept), ``dice``, and ``best`` (if the worst were known).
+        Columns ``coverage`` (share of frames kept), ``dice`` (their mean), and ``best`` (the mean
+        if frames were ranked by their true Dice).
     """
     scores, values = np.asarray(list(score), float), np.asarray(list(dice), float)
     there = ~np.isnan(values)

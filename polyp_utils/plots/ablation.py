@@ -11,9 +11,9 @@ _COLOURS = {"card": "0.5", "longer": "#56b4e9", "augmented": "#009e73", "release
 
 
 def ablation_gains(found: pd.DataFrame) -> Figure:
-    """Gain of each choice with its interval, see `ablation.comparisons`; what is not run is empty.
+    """Gain of each choice with its interval, from `ablation.comparisons`.
 
-    A choice with one seed is an open circle without an interval.
+    A choice with one seed is an open circle without an interval; one not yet run has no mark.
     """
     rows = found[found["against"] != ""].reset_index(drop=True)
     figure, axes = plt.subplots(figsize=(9, 0.42 * len(rows) + 1.2))
@@ -32,20 +32,20 @@ def ablation_gains(found: pd.DataFrame) -> Figure:
     labels = [f"{row['choice']}\nagainst {row['against']}" for row in rows.to_dict("records")]
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("gain in polyp Dice on validation, 95 % over seeds and frames")
-    axes.set_title("What each choice gains (circles: one seed, so no interval)", fontsize=10)
+    axes.set_xlabel("gain in validation polyp Dice, 95 % interval over seeds and frames")
+    axes.set_title("Gain of each choice (open circles: one seed, no interval)", fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     return figure
 
 
 def ablation_curves(results: Results) -> Figure:
-    """Validation Dice per epoch, from the card's recipe to ``release``: each seed, and their mean.
+    """Validation Dice per epoch, from the card's recipe to ``release``: each seed and the mean.
 
-    At network size, as training sees it.
+    At network size, as in training.
     """
     figure, axes = plt.subplots(figsize=(9, 4))
-    for name, colour in reversed(_COLOURS.items()):  # the card's above what equals it for a while
+    for name, colour in reversed(_COLOURS.items()):  # the card's, drawn last, hides equal ones
         seeds = [r["val_polyp_dice"] for (n, _), r in results.records.items() if n == name]
         for dice in seeds:
             axes.plot(range(1, len(dice) + 1), dice, color=colour, alpha=0.35, linewidth=0.8)
@@ -53,8 +53,8 @@ def ablation_curves(results: Results) -> Figure:
             mean = np.nanmean(np.array(seeds, dtype=float), axis=0)
             label = f"{name}: {SETTINGS[name].choice}"
             axes.plot(range(1, len(mean) + 1), mean, color=colour, linewidth=2, label=label)
-    axes.set(xlabel="epoch", ylabel="polyp Dice on validation, at network size", ylim=(0, 1))
-    axes.set_title("From the card's recipe to release, thin: each seed", fontsize=10)
+    axes.set(xlabel="epoch", ylabel="validation polyp Dice, at network size", ylim=(0, 1))
+    axes.set_title("From the card's recipe to release (thin lines: single seeds)", fontsize=10)
     axes.legend(fontsize=8, loc="lower right")
     axes.grid(alpha=0.3)
     figure.tight_layout()

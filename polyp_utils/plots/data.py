@@ -1,4 +1,4 @@
-"""What is in the data."""
+"""Figures of the data."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -41,10 +41,10 @@ def grey_levels(counts: np.ndarray, n_masks: int) -> Figure:
 
 
 def position_map(share: np.ndarray, n_frames: int) -> Figure:
-    """How often each place of the frame is polyp."""
+    """How often each position in the frame is polyp."""
     figure, axes = plt.subplots(figsize=(4.8, 4))
     picture = axes.imshow(100 * share, cmap="viridis", extent=(0, 100, 100, 0))
-    figure.colorbar(picture, label="frames with polyp here (%)")
+    figure.colorbar(picture, label="frames with a polyp here (%)")
     axes.set(xlabel="from the left (% of width)", ylabel="from the top (% of height)")
     axes.set_title(f"Where polyps are ({n_frames} frames)")
     figure.tight_layout()
@@ -52,7 +52,7 @@ def position_map(share: np.ndarray, n_frames: int) -> Figure:
 
 
 def class_shares(shares: pd.DataFrame) -> Figure:
-    """Share of pixels per class, a row per scheme and class."""
+    """Share of pixels per class, one bar per scheme and class."""
     labels = shares["scheme"] + ": " + shares["class"]
     figure, axes = plt.subplots(figsize=(9, 0.35 * len(shares) + 1.2))
     percent = 100 * shares["share"]
@@ -60,33 +60,33 @@ def class_shares(shares: pd.DataFrame) -> Figure:
     for container in axes.containers:
         axes.bar_label(container, fmt="%.3g %%", padding=3)  # type: ignore[arg-type]
     axes.set(xlim=(0, 105), xlabel="pixels (%)", ylabel="")
-    axes.set_title("What each label scheme makes of the same masks")
+    axes.set_title("Classes of the same masks under each label scheme")
     figure.tight_layout()
     return figure
 
 
 def rim_widths(study: pd.DataFrame) -> Figure:
-    """Dice of a mask that is slightly off, against the width of the rim; see `rim_study`."""
+    """Dice of a slightly shifted mask against the width of the rim; from `rim_study`."""
     figure, axes = plt.subplots(figsize=(7, 3.6))
     shifts = [str(c).removeprefix("rim_dice_") for c in study if str(c).startswith("rim_dice_")]
     for shift, style in zip(shifts, ("solid", "dashed", "dotted"), strict=False):
-        label = f"rim, mask {shift} px off"
+        label = f"rim, shifted by {shift} px"
         axes.plot(study["rim_px"], study[f"rim_dice_{shift}"], "o", linestyle=style, label=label)
         polyp = study[f"polyp_dice_{shift}"].iloc[0]
-        axes.axhline(polyp, color="0.5", linestyle=style, label=f"whole polyp, {shift} px off")
+        axes.axhline(polyp, color="0.5", linestyle=style, label=f"polyp, shifted by {shift} px")
     widths = zip(study["rim_px"], 100 * study["share"], strict=True)
     labels = [f"{width:g}\n{percent:.1f} %" for width, percent in widths]
     axes.set_xticks(study["rim_px"], labels)
     axes.set(xlabel="width of the rim (px), and its share of all pixels", ylim=(0, 1))
-    axes.set(ylabel="mean Dice of a perfect mask, moved")
-    axes.set_title("A thin boundary class punishes what no one can see")
+    axes.set(ylabel="mean Dice of the shifted true mask")
+    axes.set_title("A thin boundary class penalises shifts too small to see")
     axes.legend(fontsize=7)
     figure.tight_layout()
     return figure
 
 
 def augmentations(images: np.ndarray, masks: np.ndarray, title: str) -> Figure:
-    """Draws of one frame: images float (B, H, W, 3) with outlines of masks bool (B, H, W)."""
+    """Augmentations of a frame: images float (B, H, W, 3), outlines of masks bool (B, H, W)."""
     columns = 6
     rows = -(-len(images) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(2 * columns, 2 * rows + 0.5), squeeze=False)

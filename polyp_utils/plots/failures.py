@@ -1,4 +1,4 @@
-"""Where and why a run fails."""
+"""Figures of where and why a run fails."""
 
 from collections.abc import Collection
 
@@ -18,7 +18,7 @@ _POINT, _LINE = "#0072b2", "#d55e00"
 
 
 def kind_confusion(table: pd.DataFrame, names: Collection[str]) -> Figure:
-    """What becomes of each true polyp: counts of predicted kinds and misses, a row per kind."""
+    """Counts of predicted kinds and misses among true polyps, one row per true kind."""
     counts = pd.crosstab(table["kind"], table["predicted"]).reindex(
         index=list(names), columns=[*names, MISSED], fill_value=0
     )
@@ -31,10 +31,10 @@ def kind_confusion(table: pd.DataFrame, names: Collection[str]) -> Figure:
 
 
 def error_types(bands: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """Where wrong pixels lie, of `error_types.band_table`, and how many objects are mistaken."""
+    """Where wrong pixels lie, from `failure_types.band_table`, and counts of object outcomes."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 3.4), width_ratios=(3, 2))
     shares = 100 * bands.pivot(index="frames", columns="band", values="share")
-    names = bands["frames"].unique()[::-1]  # the first on top
+    names = bands["frames"].unique()[::-1]  # so that the first is on top
     start = np.zeros(len(names))
     colours = ("#d55e00", "#f0b48a", "#9ecae1", "#0072b2")  # lost: orange, spilt: blue, rim: pale
     for band, colour in zip(BANDS.values(), colours, strict=True):
@@ -54,7 +54,7 @@ def error_types(bands: pd.DataFrame, table: pd.DataFrame) -> Figure:
     right.invert_yaxis()
     polyps = counts["found"] + counts["missed"]
     right.set(xlabel="count", xlim=(0, 1.12 * max(1, counts.max())))
-    right.set_title(f"What becomes of {polyps} polyps in {len(table)} frames")
+    right.set_title(f"Outcomes of {polyps} polyps in {len(table)} frames")
     right.tick_params(axis="y", labelsize=8)
     figure.tight_layout()
     return figure
@@ -66,9 +66,9 @@ def dice_against(
     """Polyp Dice of each image against numeric features, with a rolling median.
 
     Args:
-        table: of `errors.error_table`.
-        features: column -> label, a panel each.
-        ceiling: Dice at which two annotations agree, drawn as a line.
+        table: from `failures.error_table`.
+        features: column -> label, one panel each.
+        ceiling: Dice between two annotations of one frame, drawn as a line.
     """
     figure, grid = _grid(len(features), 3)
     for axes, (name, text) in zip(grid, features.items(), strict=True):
@@ -85,13 +85,13 @@ def dice_against(
 
 
 def strata(tables: dict[str, pd.DataFrame], ceiling: Interval | None = None) -> Figure:
-    """Mean polyp Dice with its 95 % interval per stratum; a panel per property.
+    """Mean polyp Dice with its 95 % interval per stratum, one panel per property.
 
     Strata of fewer than `FEW` frames are hollow and have no interval.
 
     Args:
-        tables: name of the property -> its strata, of `properties.by_stratum`.
-        ceiling: Dice at which two annotations agree, drawn as a line.
+        tables: name of the property -> its strata, from `dice_drivers.by_stratum`.
+        ceiling: Dice between two annotations of one frame, drawn as a line.
     """
     figure, grid = _grid(len(tables), 4)
     for axes, (title, table) in zip(grid, tables.items(), strict=True):
@@ -110,21 +110,21 @@ def strata(tables: dict[str, pd.DataFrame], ceiling: Interval | None = None) -> 
 
 
 def effects(model: DiceModel) -> Figure:
-    """What each property adds to Dice when the others are held: a forest plot."""
+    """Forest plot: change in Dice with each property, the others held constant."""
     table = model.effects
     figure, axes = plt.subplots(figsize=(9, 0.35 * len(table) + 1.6))
     rows = np.arange(len(table))
     clear = ((table["low"] > 0) | (table["high"] < 0)).to_numpy()
-    for chosen, colour, text in ((clear, _POINT, "clear"), (~clear, "0.6", "may be none")):
+    for chosen, colour, text in ((clear, _POINT, "clear"), (~clear, "0.6", "unclear")):
         axes.hlines(rows[chosen], table["low"][chosen], table["high"][chosen], color=colour)
         axes.plot(table["effect"][chosen], rows[chosen], "o", color=colour, label=text)
     axes.axvline(0, color="0.3", linewidth=0.8)
     ticks = [text if text in MARKS.values() else f"{text}, per SD" for text in table["property"]]
     axes.set_yticks(rows, ticks, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("change of Dice [95 %], the other properties held")
+    axes.set_xlabel("change in Dice [95 %], other properties held constant")
     axes.set_title(
-        f"What goes with Dice: linear model, {model.frames} frames, "
+        f"Associations with Dice: linear model, {model.frames} frames, "
         f"adjusted R² {model.explained:.2f}"
     )
     figure.legend(fontsize=8, loc="lower left", frameon=False)
@@ -133,7 +133,7 @@ def effects(model: DiceModel) -> Figure:
 
 
 def _grid(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
-    """Panels that share Dice as their y axis; places that are left over stay empty."""
+    """Panels that share Dice as their y axis; unused places stay empty."""
     columns = min(columns, panels)
     rows = -(-panels // columns)
     size = (3.6 * columns, 2.9 * rows + 0.6)

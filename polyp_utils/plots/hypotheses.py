@@ -1,4 +1,4 @@
-"""Figures of the headline study; each function returns a matplotlib Figure."""
+"""Figures of the study of the model card; each function returns a matplotlib Figure."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ from polyp_utils.study.card_sums import AVERAGES, LOSSES
 from polyp_utils.study.hypotheses import LOSS, TEST, VALIDATION, Hypothesis
 
 _MARKERS = "osD^v"  # by width
-_CLOUD = 5.991  # 95 % of a two-dimensional normal distribution lie within this squared distance
+_CLOUD = 5.991  # squared Mahalanobis distance that holds 95 % of a 2-D normal distribution
 
 
 def hypothesis_scores(found: Sequence[Hypothesis]) -> Figure:
-    """The card's three figures under every way of making them, with intervals; the card's: line."""
+    """Our values of the card's three figures under every way, with intervals; lines: the card's."""
     height = 0.13 * len(found) * len(AVERAGES) + 2.2
     figure, axes = plt.subplots(1, 3, figsize=(13, height), layout="constrained")
     every: tuple[list[str], ...] = ([*AVERAGES], [*AVERAGES], [*LOSSES])
@@ -39,18 +39,18 @@ def hypothesis_scores(found: Sequence[Hypothesis]) -> Figure:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     figure.suptitle(
-        "The card's figures, and ours under each way of averaging [95 %]; hollow: 1 seed"
+        "The card's figures, and ours under each average or loss rule [95 %]; hollow: 1 seed"
     )
     return figure
 
 
 def hypothesis_clouds(found: Sequence[Hypothesis], averages: Sequence[str], lost: str) -> Figure:
-    """Test Dice against test loss: where 95 % of the resamples lie, each seed, and the card.
+    """Test Dice against test loss: 95 % ellipses of the resamples, each seed, and the card.
 
     Args:
-        found: hypotheses.
-        averages: of `AVERAGES`, a panel each.
-        lost: of `LOSSES`.
+        found: the hypotheses.
+        averages: names from `AVERAGES`, one panel each.
+        lost: a name from `LOSSES`.
     """
     size = (5.2 * len(averages), 4.8)
     figure, axes = plt.subplots(1, len(averages), figsize=size, sharey=True, squeeze=False)

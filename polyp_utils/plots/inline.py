@@ -1,4 +1,4 @@
-"""Figures in a notebook: what shows frames is JPEG, a chart is PNG, as in files."""
+"""Figures in a notebook: those that show frames are JPEG, charts are PNG, as in files."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from polyp_utils.common.figures import file_format
 
 
 def frames_as_jpeg() -> None:
-    """Shows figures with frames as JPEG, a sixth of PNG; the output names their data set.
+    """Shows figures with frames as JPEG, a sixth of PNG's size; the output names their data set.
 
-    Its metadata have ``frames_of``, the figure's label, by which `publish` knows what it may show.
+    Its metadata hold the figure's label as ``frames_of``, which tells `publish` what may be shown.
     """
-    import matplotlib_inline.backend_inline  # noqa: F401  it sets its own formats first
+    import matplotlib_inline.backend_inline  # noqa: F401  sets its own formats on import
     from IPython.core.getipython import get_ipython
     from IPython.core.pylabtools import print_figure
 

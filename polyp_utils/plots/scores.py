@@ -1,4 +1,4 @@
-"""Scores."""
+"""Figures of scores."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ def score_distributions(per_image: pd.DataFrame, groups: Mapping[str, int]) -> F
     """Distribution of Dice over images per class (one size), with the mean and its interval.
 
     Args:
-        per_image: of an `Evaluation`, at one size.
-        groups: id -> frames that are drawn together in intervals.
+        per_image: rows of one size from `Evaluation.per_image`.
+        groups: id -> group; frames of one group are resampled together.
     """
     names = list(dict.fromkeys(per_image["class"]))
     figure, axes = plt.subplots(figsize=(9, 0.8 * len(names) + 1.2))
@@ -28,14 +28,14 @@ def score_distributions(per_image: pd.DataFrame, groups: Mapping[str, int]) -> F
         axes.hlines(y, mean.low, mean.high, color="#d55e00", linewidth=5)
         axes.plot(mean.mean, y, "|", color="k", markersize=16)
         axes.text(1.02, y, f"{mean}, n = {mean.n}", va="center")
-    axes.set(xlim=(-0.02, 1.01), xlabel="Dice at the original size, a dot per image", ylabel="")
+    axes.set(xlim=(-0.02, 1.01), xlabel="Dice at the original size, one dot per image", ylabel="")
     axes.set_title("Dice per image, its mean (black) and 95 % interval (orange)")
     figure.tight_layout()
     return figure
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Where the pixels of each true class go, per cent of the row."""
+    """Confusion of pixels: predicted classes in per cent of each true class."""
     totals = matrix.sum(axis=1, keepdims=True)
     share = np.divide(100 * matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
     rows = [f"{c}\n{t / 1e6:.2f} Mpx" for c, t in zip(classes, totals[:, 0], strict=True)]
@@ -60,15 +60,15 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
-    """What P(polyp) says against what is true, a line per `calibration.reliability_table`."""
+    """Predicted against observed frequency, one line per `calibration.reliability_table`."""
     figure, (axes, shares) = plt.subplots(2, 1, figsize=(5.5, 6), sharex=True, height_ratios=(3, 1))
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle="dotted", label="honest")
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="dotted", label="perfect calibration")
     styles = ("solid", "dashed", "dashdot", "dotted")
     for (name, table), style in zip(tables.items(), itertools.cycle(styles)):
         axes.plot(table["said"], table["true"], marker=".", linestyle=style, label=name)
         shares.plot(table["said"], table["share"], marker=".", linestyle=style)
-    axes.set(ylabel="share of these pixels that is polyp", ylim=(0, 1), xlim=(0, 1))
-    axes.set_title("Is P(polyp) what it says?")
+    axes.set(ylabel="observed share of polyp pixels", ylim=(0, 1), xlim=(0, 1))
+    axes.set_title("Calibration of P(polyp)")
     axes.legend(fontsize=8)
     shares.set(xlabel="P(polyp), mean of the bin", ylabel="share of pixels", yscale="log")
     figure.tight_layout()
@@ -76,7 +76,7 @@ def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
 
 
 def risk_coverage(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Mean Dice of what is kept, against how much is kept; see `uncertainty.risk_coverage_table`.
+    """Mean Dice of the frames kept against their share; see `uncertainty.risk_coverage_table`.
 
     Args:
         tables: name of the score that orders the frames -> its table.
@@ -84,11 +84,11 @@ def risk_coverage(tables: dict[str, pd.DataFrame]) -> Figure:
     figure, axes = plt.subplots(figsize=(5.5, 3.8))
     for (name, table), style in zip(tables.items(), ("solid", "dashed", "dashdot"), strict=False):
         axes.plot(100 * table["coverage"], table["dice"], linestyle=style, label=name)
-    best, every = "if the worst were known", next(iter(tables.values()))
+    best, every = "if ranked by true Dice", next(iter(tables.values()))
     axes.plot(100 * every["coverage"], every["best"], color="0.6", linestyle="dotted", label=best)
     axes.axhline(every["dice"].iloc[-1], color="0.3", linewidth=0.8, label="all frames")
-    axes.set(xlabel="frames that are kept (%)", ylabel="mean polyp Dice of these", ylim=(0, 1.02))
-    axes.set_title("What handing over the most uncertain frames would gain")
+    axes.set(xlabel="frames kept (%)", ylabel="mean polyp Dice of these", ylim=(0, 1.02))
+    axes.set_title("Gain from referring the most uncertain frames")
     axes.legend(fontsize=8)
     figure.tight_layout()
     return figure

@@ -1,6 +1,6 @@
-"""Frames side by side; the truth is green and solid, a prediction magenta and dashed.
+"""Frames side by side with outlines: truth in solid green, the prediction in dashed magenta.
 
-A second system's prediction beside it is blue and dotted.
+A second system's prediction is in dotted blue.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ TRUTH, PREDICTION, SECOND = "#00e050", "#ff20ff", "#30b0ff"
 def outline(axes: Axes, mask: np.ndarray, colour: str, style: str = "solid") -> None:
     """Draws the outline of a bool mask (H, W); nothing if it is empty."""
     if mask.any():
-        padded = np.pad(mask, 1)  # closes outlines at the frame's border
+        padded = np.pad(mask, 1)  # closes outlines at the frame's edge
         extent = (np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1))
         axes.contour(*extent, padded, [0.5], colors=colour, linewidths=1.2, linestyles=style)
 
@@ -40,11 +40,11 @@ def sheet(
 
     Args:
         frames: to show, in this order.
-        title: above all.
-        columns: of panels.
-        names: of the systems whose predictions are drawn, for the legend.
+        title: of the figure.
+        columns: number of panels in a row.
+        names: names of the systems in the legend.
         map_title: what the maps show.
-        map_top: the brightest value of their scale, which begins at 0.
+        map_top: upper end of their colour scale, which starts at 0.
     """
     panels = [(frame, False) for frame in frames]
     if frames and frames[0].probability is not None:

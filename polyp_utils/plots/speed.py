@@ -12,7 +12,7 @@ _COLOURS = {"plain": "0.6", "ours": "#0072b2"}
 
 
 def training_rates(bench: pd.DataFrame) -> Figure:
-    """Images per second of the plain loop and of ours, per width, with quartiles; log scale."""
+    """Images per second of the plain loop and ours, per width, with quartiles; log scale."""
     training = bench[bench["group"] == "training"]
     widths = list(training["width"].unique())
     figure, panels = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
@@ -35,7 +35,7 @@ def training_rates(bench: pd.DataFrame) -> Figure:
 
 
 def operation_shares(table: pd.DataFrame) -> Figure:
-    """Share of each kind of operation in a step, a bar per width; of `report.operation_table`."""
+    """Share of each kind of operation in a step, one bar per width; see `operation_table`."""
     figure, axes = plt.subplots(figsize=(9, 0.5 * table.shape[1] + 1.8))
     shares = 100 * table / table.sum()
     labels = [f"width {width}" for width in table.columns]
@@ -67,7 +67,7 @@ def layer_times(table: pd.DataFrame) -> Figure:
 
 
 def cost_law(points: pd.DataFrame, model: CostModel) -> Figure:
-    """Measured against fitted, steps and memory; on the line the law is exact."""
+    """Fitted against measured step time and memory; on the line, the fit is exact."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.4))
     predict = {"step": model.step_seconds, "memory": model.memory_mib}
     for axes, (what, unit) in zip(panels, (("step", "s"), ("memory", "MiB")), strict=True):

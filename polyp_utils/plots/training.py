@@ -1,4 +1,4 @@
-"""What training sees, and how it goes."""
+"""Figures of training: a batch, and the curves."""
 
 from collections.abc import Sequence
 
@@ -35,7 +35,7 @@ def network_batch(images: np.ndarray, targets: np.ndarray, classes: Sequence[str
 
 
 def training_curves(history: pd.DataFrame, kept: int) -> Figure:
-    """Losses, validation Dice and learning rate per epoch; the kept one is marked."""
+    """Losses, validation Dice and learning rate per epoch; the kept epoch is marked."""
     figure, (losses, scores, rates) = plt.subplots(1, 3, figsize=(14, 3.8))
     epoch = history["epoch"]
     for name, style in (("loss", "solid"), ("ce", "dashed"), ("dice_loss", "dotted")):
@@ -44,7 +44,7 @@ def training_curves(history: pd.DataFrame, kept: int) -> Figure:
             values = history[f"{part}_{name}"]
             losses.plot(epoch, values, color=colour, linestyle=style, marker=".", label=label)
     losses.set(xlabel="epoch", ylabel="loss (mean over images)", title="Losses")
-    losses.legend(fontsize=7, handlelength=4)  # else dashes look like a line
+    losses.legend(fontsize=7, handlelength=4)  # long enough to tell dashes from a line
     columns = [str(c) for c in history if str(c).startswith("val_dice_")]
     for name in [c for c in columns if c != "val_dice_loss"]:
         label = f"class {name.removeprefix('val_dice_')}"
@@ -53,7 +53,7 @@ def training_curves(history: pd.DataFrame, kept: int) -> Figure:
     scores.plot(epoch, history["val_polyp_dice"], color="k", marker=".", label=POLYP)
     scores.plot(kept, top, "k*", markersize=12)
     scores.set(xlabel="epoch", ylabel="Dice, per image, at network size", ylim=(0, 1))
-    scores.set_title(f"Validation: kept is epoch {kept}, polyp Dice {top:.3f}")
+    scores.set_title(f"Validation: epoch {kept} is kept, polyp Dice {top:.3f}")
     scores.legend(fontsize=7)
     rates.step(epoch, history["lr"], where="mid", color="0.3")
     rates.set(xlabel="epoch", ylabel="learning rate", yscale="log", title="Learning rate")

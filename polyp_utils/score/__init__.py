@@ -1,4 +1,4 @@
-"""From predictions and masks to scores with intervals, and beside others' figures.
+"""Scores of predictions against masks, with intervals, and published figures for comparison.
 
 It may import from `common`, `data`, `model` and `runs`.
 """

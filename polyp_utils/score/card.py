@@ -1,4 +1,4 @@
-"""A run under the convention that explains the figures of the model card."""
+"""A run scored by the convention that explains the model card's figures."""
 
 import math
 
@@ -19,11 +19,11 @@ VAL_COUNTS = "val_counts"  # the table of `validation_table` in a published run
 
 
 def card_scores(run: Run, dataset: PolypDataset) -> dict[str, float]:
-    """The run under the convention that explains the card's figures.
+    """Scores the run by the convention that explains the card's figures.
 
-    Dice: argmax at network size, pixels summed over batches of 8, absent class = 1, mean over
-    the scheme's classes, then over batches. Loss: as computed from logits at the end of training.
-    The test part's are NaN where the run leaves it alone.
+    Dice: argmax at network size, pixels pooled over batches of 8, an absent class scores 1; mean
+    over the scheme's classes, then over batches. Loss: as computed from logits at the end of
+    training. Test scores are NaN if the run was not scored on its test part.
     """
     scores = {part: card_dice(class_counts(run, part, dataset)) for part in run.config.held_out}
     at_the_end = run.training["kept_at_network_size"].get("test", {})
@@ -32,9 +32,10 @@ def card_scores(run: Run, dataset: PolypDataset) -> dict[str, float]:
 
 
 def class_counts(run: Run, part: str, dataset: PolypDataset) -> Counts:
-    """Pixels per image and class (N, C), argmax at network size, in the order of the split.
+    """Pixel counts per image and class (N, C), argmax at network size, in the order of the split.
 
-    Of the validation part as the run has stored them, if it is published without its predictions.
+    For the validation part they come from ``val_counts.csv`` if the run has it, as a run published
+    without its validation predictions does.
     """
     scheme = run.scheme
     path = run.path / f"{VAL_COUNTS}.csv"
@@ -49,7 +50,7 @@ def class_counts(run: Run, part: str, dataset: PolypDataset) -> Counts:
 
 
 def validation_table(run: Run, dataset: PolypDataset) -> pd.DataFrame:
-    """`class_counts` of the validation part as a table: a row per image and class."""
+    """`class_counts` of the validation part as a table, one row per image and class."""
     classes, ids = run.scheme.classes, run.split.val
     index = {"id": np.repeat(ids, len(classes)), "class": [*classes] * len(ids)}
     counts = class_counts(run, "val", dataset)._asdict()

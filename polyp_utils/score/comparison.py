@@ -1,4 +1,4 @@
-"""Whether systems differ, on the same frames: paired, with what the test could have shown."""
+"""Paired comparisons of systems on the same frames, with the smallest detectable difference."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from polyp_utils.score.protocols import ORIGINAL, polyp_scores
 if TYPE_CHECKING:
     from polyp_utils.score.evaluation import Evaluation
 
-LARGE = 0.1  # difference of Dice that the eye sees at once
+LARGE = 0.1  # difference in Dice that is obvious to the eye
 
 
 def compare_systems(
     one: Evaluation, others: Sequence[Evaluation], score: str = "dice"
 ) -> pd.DataFrame:
-    """Differences of one system from each of several, on the frames that both were scored on.
+    """Compares one system with each of several, on the frames that both were scored on.
 
     Args:
         one: the system of interest.
-        others: what it is compared with.
-        score: a column of the table per image.
+        others: the systems that it is compared with.
+        score: a column of `Evaluation.per_image`.
 
     Returns:
-        A row per other: ``other``, ``difference`` (one minus other) with ``low`` and ``high``,
-        ``n``, ``p`` (permutation), ``p_holm`` (adjusted for their number) and ``detectable`` (the
-        smallest difference that such a test finds with 80 % power).
+        One row per other system: ``other``, ``difference`` (one minus other) with ``low`` and
+        ``high``, ``n``, ``p`` (permutation test), ``p_holm`` (Holm-adjusted) and ``detectable``
+        (the smallest true difference that the test detects with 80 % power).
 
     Raises:
-        ValueError: no frame in common.
+        ValueError: the systems share no frame.
     """
     rows = []
     for other in others:
@@ -48,7 +48,7 @@ def compare_systems(
 
 
 def _paired(one: Evaluation, other: Evaluation, score: str) -> pd.DataFrame:
-    """Scores ``one`` and ``other`` of the frames that both were scored on, by id."""
+    """Columns ``one`` and ``other``: scores of the frames that both were scored on, by id."""
     systems = {"one": one, "other": other}
     scores = {name: polyp_scores(system.per_image, score) for name, system in systems.items()}
     both = pd.concat(scores, axis=1, join="inner")
@@ -61,14 +61,14 @@ def _paired(one: Evaluation, other: Evaluation, score: str) -> pd.DataFrame:
 
 
 def disagreements(one: Evaluation, other: Evaluation) -> pd.DataFrame:
-    """Where polyp Dice of two systems differs, most first, at the original size.
+    """Frames by how much the polyp Dice of two systems differs, largest difference first.
 
     Returns:
-        Rows ``id``, ``one`` and ``other`` (Dice), ``difference`` (one minus other), of the frames
-        that both have a Dice for.
+        Columns ``id``, ``one`` and ``other`` (Dice at the original size), ``difference`` (one
+        minus other); frames for which either Dice is NaN are left out.
 
     Raises:
-        ValueError: no frame in common.
+        ValueError: the systems share no frame.
     """
     both = _paired(one, other, "dice").dropna().rename_axis("id").reset_index()
     both["difference"] = both["one"] - both["other"]
@@ -76,7 +76,7 @@ def disagreements(one: Evaluation, other: Evaluation) -> pd.DataFrame:
 
 
 def far_apart(table: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Of `disagreements` the ``count`` frames that each of the two wins most clearly."""
+    """The ``count`` frames from `disagreements` that each system wins by the widest margin."""
     sides = (table[table["difference"] > 0], table[table["difference"] < 0])
     return pd.concat([side.head(count) for side in sides])
 
@@ -85,8 +85,8 @@ def disagreement_findings(table: pd.DataFrame, one: str, other: str) -> list[str
     """How often each of two systems wins, in sentences.
 
     Args:
-        table: of `disagreements`.
-        one: name of the first.
+        table: from `disagreements`.
+        one: name of the first system.
         other: name of the second.
     """
     wins = {one: table["difference"] > 0, other: table["difference"] < 0}
@@ -103,11 +103,11 @@ def disagreement_findings(table: pd.DataFrame, one: str, other: str) -> list[str
 def over_seeds(
     per_image: Sequence[pd.DataFrame], groups: Mapping[str, int], size: str = ORIGINAL
 ) -> tuple[Interval, float]:
-    """Polyp Dice over seeds and frames with an interval over both, and the sd of the seeds' means.
+    """Mean polyp Dice with an interval over seeds and frames, and the SD of the seeds' means.
 
     Args:
-        per_image: of each seed's `Evaluation` or run.
-        groups: id -> frames that are drawn together.
+        per_image: the table of each seed's `Evaluation` or run.
+        groups: id -> group; frames of one group are resampled together.
         size: as in `polyp_scores`.
 
     Raises:
@@ -116,7 +116,7 @@ def over_seeds(
     columns = [polyp_scores(of_seed, size=size) for of_seed in per_image]
     table = pd.concat(columns, axis=1)
     if any(len(column) != len(table) for column in columns):
-        raise ValueError("the runs were scored on different frames: take seeds of one split")
+        raise ValueError("the runs were scored on different frames: give seeds of one split")
     values = table.to_numpy().T
     interval = seeds_interval(values, [groups[i] for i in table.index])
     return interval, float(np.nanmean(values, axis=1).std(ddof=1))

@@ -1,8 +1,8 @@
-"""Polyps as objects: which are found, which are missed, what else is marked.
+"""Polyps as objects: which are found, which are missed, which are false positives.
 
-Objects are connected regions (8-neighbours); specks under 0.05 % of the frame do not count. A
-true and a predicted region are matched one to one so that the sum of their IoU is largest, and a
-pair counts when its IoU reaches a threshold. Empty masks need no rule: they hold no object.
+Objects are 8-connected regions; specks under 0.05 % of the frame are ignored. True and predicted
+regions whose IoU reaches the threshold are matched one to one so that the sum of their IoUs is
+largest. Empty masks need no rule: they hold no objects.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ IOU_THRESHOLDS = (0.1, 0.5)
 
 
 def detection_counts(prediction: np.ndarray, target: np.ndarray) -> dict[str, int]:
-    """``found``, ``missed`` and ``false`` polyps of masks bool (H, W), at each IoU threshold.
+    """Counts of found, missed and false polyps in bool masks (H, W), at each IoU threshold.
 
     Returns:
         ``found_01``, ``missed_01``, ``false_01`` at IoU 0.1, and the same with ``_05`` at 0.5.

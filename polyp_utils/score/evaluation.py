@@ -1,9 +1,8 @@
-"""Predictions and a data set -> a table of scores per image, and its summary with intervals.
+"""Scores predictions against a data set: a table per image, and its summary with intervals.
 
-Everything is made from probabilities, stored or given, so a published run or another system's
-masks are scored without weights. What stands for all scores is the Dice of the merged polyp mask
-at the original size, one value per image, then the mean; `polyp_utils.score.protocols` has the
-other ways.
+Everything is computed from probabilities, stored or given, so a published run or another system's
+masks are scored without weights. The primary score is the per-image mean Dice of the merged polyp
+mask at the original size; `polyp_utils.score.protocols` has the other protocols.
 """
 
 import functools
@@ -46,17 +45,17 @@ PROTOCOL = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a system on some frames.
+    """Scores of one system on a set of frames.
 
     Attributes:
-        predictions: what was scored.
-        per_image: a row per image, size and class. ``id``, ``size`` (original or network),
-            ``class``; pixels ``tp``, ``fp``, ``fn``, ``tn``; the scores of `metrics`. At the
+        predictions: those that were scored.
+        per_image: one row per image, size and class. ``id``, ``size`` (original or network),
+            ``class``; pixels ``tp``, ``fp``, ``fn``, ``tn``; the scores of `overlap`. At the
             original size also those of `surface`; and for the merged polyp those of `saliency`,
             the counts of `detection` and the threshold means of `protocols`.
-        confusion: pixels at the original size, int64 (C, C), rows are the truth's classes.
-        groups: id -> frames that are drawn together in intervals.
-        card: a run's scores by the card's convention, see `card_scores`; else empty.
+        confusion: pixels at the original size, int64 (C, C); rows are the true classes.
+        groups: id -> group; frames of one group are resampled together.
+        card: a run's scores by the card's convention, see `card_scores`; empty for other systems.
     """
 
     predictions: Predictions
@@ -88,12 +87,12 @@ class Evaluation:
 
     @functools.cached_property
     def protocols(self) -> pd.DataFrame:
-        """The same predictions under each named protocol, see `protocol_table`."""
+        """The same predictions scored under each named protocol, see `protocol_table`."""
         return protocol_table(self.per_image, self.groups)
 
     @property
     def polyp_dice(self) -> Interval:
-        """Polyp Dice at the original size, one value per image: the score that stands for all."""
+        """Per-image mean of polyp Dice at the original size: the primary score."""
         return Interval.of(self.summary.iloc[0])
 
     def save(self, run: Run, part: str = "test") -> None:
@@ -120,15 +119,15 @@ def evaluate(
     """Scores predictions against a data set.
 
     Args:
-        predictions: of a run, a folder or arrays, see `polyp_utils.runs.predictions`.
+        predictions: from a run, a folder or arrays, see `polyp_utils.runs.predictions`.
         dataset: holds their frames; opened at the network's size.
-        all_scores: also outlines, maps and objects, which take longer than overlap; without them
-            there are no ``protocols``.
+        all_scores: also score outlines, maps and objects, which takes longer than overlap; without
+            these scores, ``protocols`` cannot be computed.
 
     Raises:
-        ValueError: a frame that is not in the data set.
+        ValueError: a frame is not in the data set.
         RunError: a stored prediction is missing.
-        DataError: a prediction that cannot be used.
+        DataError: a prediction cannot be used.
     """
     ids = list(predictions.ids)
     rows = dataset.rows(ids).tolist()
@@ -155,21 +154,22 @@ def evaluate(
 
 
 def evaluate_run(run: Run, part: str = "test", dataset: PolypDataset | None = None) -> Evaluation:
-    """Scores a run's stored predictions for one part of its split, also by the card's convention.
+    """Scores a run's stored predictions of one part of its split, also by the card's convention.
 
     Args:
-        run: a finished run, or a published one.
+        run: finished or published.
         part: ``val`` or ``test``.
-        dataset: the run's data set at its network size, if it is open already.
+        dataset: the run's data set at its network size; opened if not given.
 
     Raises:
-        RunError: a prediction is missing, or the data are not those that the run was made with.
+        RunError: a prediction is missing, the run's test part is not scored, or the data are not
+            those that the run was trained on.
     """
     config = run.config
     if part == "test" and not config.score_test:
         raise RunError(
             f"{run.name} was trained with score_test False: its test part is left alone. Train "
-            "without that, or look at its validation (03_evaluate.ipynb -p part val)"
+            "with score_test True, or evaluate its validation part (03_evaluate.ipynb -p part val)"
         )
     dataset = dataset or PolypDataset(config.dataset, config.image_size)
     check_data(run, dataset)
@@ -180,10 +180,10 @@ def evaluate_run(run: Run, part: str = "test", dataset: PolypDataset | None = No
 
 
 def check_data(run: Run, dataset: PolypDataset) -> None:
-    """Refuses data or a split that are not those of the run.
+    """Checks that the data and the split are those that the run was trained on.
 
     Raises:
-        RunError: another fingerprint, with both.
+        RunError: a fingerprint differs; the message holds both.
     """
     made_with, split = run.record["fingerprints"], run.split
     for what, name, then, now in (
@@ -192,12 +192,12 @@ def check_data(run: Run, dataset: PolypDataset) -> None:
     ):
         if then != now:
             raise RunError(
-                f"{run.name} was made with {what} {name} of fingerprint {then}, here it has {now}: "
-                "take the files, or the version of this package, that the run was made with"
+                f"{run.name} was made with {what} {name} of fingerprint {then}; here it is {now}: "
+                "use the files, or the version of this package, that the run was made with"
             )
 
 
 def _plain(values: Mapping[Any, Any]) -> dict[str, Any]:
-    """JSON has no NaN and no numpy types."""
+    """Values as JSON can hold them, which has no NaN and no numpy types."""
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
     return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in plain.items()}

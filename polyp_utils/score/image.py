@@ -1,4 +1,4 @@
-"""All scores of one image: from probabilities and a mask to a row per class."""
+"""All scores of one image, from its probabilities and mask: one row per class."""
 
 import pandas as pd
 import torch
@@ -33,13 +33,13 @@ OVERLAP = {
 def score_image(
     probabilities: Tensor, levels: Tensor, scheme: Scheme, all_scores: bool = True
 ) -> tuple[pd.DataFrame, Tensor]:
-    """A row per class (merged polyp first), and the confusion matrix (1, C, C).
+    """Scores with one row per class (merged polyp first), and the confusion matrix (1, C, C).
 
     Args:
         probabilities: float (C, H, W).
-        levels: of the mask, uint8 (H, W).
-        scheme: what the classes are.
-        all_scores: also outlines, maps and objects, which take longer than overlap.
+        levels: the mask's grey levels, uint8 (H, W).
+        scheme: the label scheme that the classes belong to.
+        all_scores: also score outlines, maps and objects, which takes longer than overlap.
     """
     polyp, classes = polyp_and_classes(probabilities, scheme)
     target = scheme.encode(levels[None])

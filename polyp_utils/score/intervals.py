@@ -1,7 +1,7 @@
-"""Intervals: a mean without one is not a result.
+"""Confidence intervals: a mean without one is not a result.
 
-Means and ratios have BCa bootstrap intervals, by SciPy. Whatever else is resampled, here or
-elsewhere, is so by `resamples`, and has a percentile interval. All draw `RESAMPLES` times.
+Means and ratios have BCa bootstrap intervals, from SciPy. All other bootstraps, here and elsewhere,
+use `resamples` and have percentile intervals. Each draws `RESAMPLES` samples.
 """
 
 import math
@@ -13,14 +13,14 @@ import pandas as pd
 from scipy import stats
 
 RESAMPLES = 9999
-FEW = 10  # values: with fewer no interval is worth its ink
+FEW = 10  # values; with fewer, an interval is not worth showing
 
 
 class Interval(NamedTuple):
     """A mean with its confidence interval and the number of values behind it.
 
-    As text, ``0.873 [0.828, 0.903]``, or in another number format, for example ``+.4f``; without
-    brackets where there are no bounds, and a dash where there is no mean (NaN).
+    Formats as ``0.873 [0.828, 0.903]``, or with another number format such as ``+.4f``; without
+    brackets if the bounds are NaN, and as a dash if the mean is.
     """
 
     mean: float
@@ -30,9 +30,9 @@ class Interval(NamedTuple):
 
     @classmethod
     def of(cls, row: Any, value: str = "mean") -> "Interval":
-        """Of a row (mapping or Series) with ``value``, ``low``, ``high``, and perhaps ``n``.
+        """From a row (mapping or Series) with ``value``, ``low``, ``high`` and optionally ``n``.
 
-        None is NaN, as in JSON.
+        None, which stands for NaN in JSON, is read as NaN.
         """
         mean, low, high = (
             math.nan if row[key] is None else row[key] for key in (value, "low", "high")
@@ -53,9 +53,10 @@ class Comparison(NamedTuple):
     """Two systems on the same images.
 
     Attributes:
-        difference: mean of the first minus the second, with its interval.
-        p: two-sided, of a permutation test against "the systems are exchangeable per image".
-        detectable: the smallest true difference that such a test finds with 80 % power.
+        difference: mean of first minus second, with its interval.
+        p: two-sided p-value of a permutation test; null hypothesis: the systems are exchangeable
+            per group of images.
+        detectable: the smallest true difference that the test detects with 80 % power.
     """
 
     difference: Interval
@@ -71,14 +72,15 @@ def mean_interval(
 ) -> Interval:
     """Mean with its BCa bootstrap interval (Efron 1987), resampling values or whole groups.
 
-    NaN (by the rule for absent classes) leaves the mean and is not counted in ``n``. The bounds
-    are NaN with fewer than two values or groups; equal values give an interval of no width.
+    NaN values (absent classes) are left out of the mean and of ``n``. The bounds are NaN with
+    fewer than two values or groups; equal values give an interval of zero width.
 
     Args:
         values: one per image.
-        confidence: of the interval.
-        seed: of the resampling.
-        groups: of each value: images of one sequence, or near-duplicates, are drawn together.
+        confidence: coverage of the interval.
+        seed: for the resampling.
+        groups: the group of each value; images of one sequence and near-duplicates share a group
+            and are resampled together.
     """
     values = np.asarray(list(values), dtype=np.float64)
     counted = (~np.isnan(values)).astype(np.float64)
@@ -94,8 +96,8 @@ def ratio_interval(
 ) -> Interval:
     """Ratio of two sums with its BCa bootstrap interval, as in `mean_interval`.
 
-    A mean is the ratio with denominators of 1; Dice over pooled pixels is another. Items with a
-    denominator of 0 leave it and are not counted in ``n``.
+    A mean is the ratio with denominators of 1; Dice pooled over pixels is another such ratio.
+    Items with a denominator of 0 are left out of the ratio and of ``n``.
     """
     above, below = (np.asarray(list(v), np.float64) for v in (numerators, denominators))
     labels = np.arange(len(above)) if groups is None else pd.factorize(pd.Series(list(groups)))[0]
@@ -105,7 +107,7 @@ def ratio_interval(
     ratio = float(above.sum() / below.sum()) if n else np.nan
     _, of = np.unique(labels, return_inverse=True)
     tops, bottoms = np.bincount(of, above), np.bincount(of, below)
-    order = np.lexsort((tops, bottoms))  # the order of the images must not matter
+    order = np.lexsort((tops, bottoms))  # makes the result independent of the images' order
     tops, bottoms = tops[order], bottoms[order]
     if len(tops) < 2:
         return Interval(ratio, np.nan, np.nan, n)
@@ -126,7 +128,7 @@ def ratio_interval(
 def _kept(
     values: Iterable[float], groups: Iterable[object] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values that are numbers, and a number for the group of each."""
+    """The values that are not NaN, and the group number of each."""
     array = np.asarray(list(values), dtype=np.float64)
     labels = np.arange(len(array)) if groups is None else pd.factorize(pd.Series(list(groups)))[0]
     there = ~np.isnan(array)
@@ -134,7 +136,7 @@ def _kept(
 
 
 def _by_group(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and count per group, sorted: the order of the images must not matter."""
+    """Sum and count per group, sorted so that the order of the images does not matter."""
     _, of = np.unique(labels, return_inverse=True)
     sums, counts = np.bincount(of, values), np.bincount(of)
     order = np.lexsort((sums, counts))
@@ -144,11 +146,11 @@ def _by_group(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
 def resamples(groups: Iterable[object], rng: np.random.Generator) -> np.ndarray:
     """How often each item is in each of `RESAMPLES` bootstrap samples, int64 (RESAMPLES, items).
 
-    A sample draws as many whole groups as there are.
+    Each sample draws, with replacement, as many whole groups as there are.
 
     Args:
-        groups: of each item; for items that are drawn alone, ``range(n)``.
-        rng: what to draw with.
+        groups: the group of each item; ``range(n)`` if items are drawn one by one.
+        rng: source of randomness.
     """
     labels = pd.factorize(pd.Series(list(groups)))[0]
     k = labels.max() + 1
@@ -156,7 +158,7 @@ def resamples(groups: Iterable[object], rng: np.random.Generator) -> np.ndarray:
 
 
 def percentiles(drawn: np.ndarray, confidence: float = 0.95) -> np.ndarray:
-    """Lower and upper bound of a percentile interval over the first axis of resamples."""
+    """Lower and upper bound of the percentile interval, over the resamples in the first axis."""
     tail = (1 - confidence) / 2
     return np.quantile(drawn, [tail, 1 - tail], axis=0)
 
@@ -167,19 +169,20 @@ def compare_paired(
     groups: Iterable[object] | None = None,
     seed: int = 0,
 ) -> Comparison:
-    """Whether two systems differ on the same images: paired bootstrap and permutation test.
+    """Compares two systems on the same images: paired bootstrap and permutation test.
 
     The test flips the sign of each group's differences at random (`RESAMPLES` times). An image
-    that is NaN for either leaves both. The detectable difference is (z₀.₉₇₅ + z₀.₈)·SE.
+    whose score is NaN for either system is left out. The detectable difference is
+    (z₀.₉₇₅ + z₀.₈)·SE.
 
     Args:
-        one: scores of the first, one per image.
-        other: of the second, in the same order.
-        groups: of each image, as in `mean_interval`.
-        seed: of both resamplings.
+        one: scores of the first system, one per image.
+        other: scores of the second, in the same order.
+        groups: as in `mean_interval`.
+        seed: for both resamplings.
 
     Raises:
-        ValueError: another number of scores.
+        ValueError: the numbers of scores differ.
     """
     one, other = np.asarray(list(one), np.float64), np.asarray(list(other), np.float64)
     if len(one) != len(other):
@@ -206,7 +209,7 @@ def compare_unpaired(
 ) -> Interval:
     """Mean of one minus mean of other, on different frames, with a percentile bootstrap interval.
 
-    Each side is resampled on its own, by its groups where it has any. ``n``: of both together.
+    The two sides are resampled independently, by groups if given. ``n`` counts both together.
     """
     rng = np.random.default_rng(seed)
     drawn, means, n = [], [], 0
@@ -224,7 +227,7 @@ def compare_unpaired(
 
 
 def holm(p_values: Iterable[float]) -> np.ndarray:
-    """p-values adjusted for their number (Holm 1979), in their order; NaN stays and is no test."""
+    """Holm-adjusted p-values (Holm 1979), in the given order; NaN stays and counts as no test."""
     p = np.asarray(list(p_values), np.float64)
     order = [i for i in np.argsort(p) if not np.isnan(p[i])]
     adjusted = p.copy()
@@ -241,19 +244,19 @@ def seeds_interval(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Mean over seeds and images with an interval over both.
+    """Mean over seeds and images, with an interval over both.
 
-    Seeds and images are resampled crosswise (Owen 2007, "the pigeonhole bootstrap", a little too
-    wide rather than too narrow); percentile interval.
+    Seeds and images are resampled independently of each other (Owen 2007, "the pigeonhole
+    bootstrap", slightly conservative); percentile interval.
 
     Args:
         scores: (seeds, images); an image that is NaN under any seed is left out.
-        groups: of each image, as in `mean_interval`.
-        confidence: of the interval.
-        seed: of the resampling.
+        groups: the group of each image, as in `mean_interval`.
+        confidence: coverage of the interval.
+        seed: for the resampling.
 
     Returns:
-        The bounds are NaN with fewer than two seeds or groups; ``n`` counts images.
+        The mean; its bounds are NaN with fewer than two seeds or groups. ``n`` counts images.
     """
     there = ~np.isnan(scores).any(axis=0)
     kept = scores[:, there]
@@ -272,7 +275,7 @@ def seeds_interval(
 
 
 def left_tail(values: Iterable[float]) -> dict[str, float]:
-    """What a mean hides: ``below_half`` (share under 0.5), 5th and 10th percentile."""
+    """What a mean hides: ``below_half`` (share under 0.5), ``p05`` and ``p10`` (percentiles)."""
     kept, _ = _kept(values, None)
     if not len(kept):
         return dict.fromkeys(("below_half", "p05", "p10"), np.nan)
@@ -285,8 +288,9 @@ def spearman_interval(
 ) -> Interval:
     """Spearman's rank correlation with its percentile bootstrap interval, resampling pairs.
 
-    Pairs with a NaN are left out. NaN with fewer than three pairs or when one side is constant;
-    bounds of NaN when one side is so nearly constant that many resamples have no correlation.
+    Pairs with a NaN are left out. The result is NaN with fewer than three pairs or if one side is
+    constant; its bounds are NaN if one side is so nearly constant that the correlation is
+    undefined in many resamples.
     """
     pairs = np.stack([np.asarray(list(x), np.float64), np.asarray(list(y), np.float64)])
     pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
@@ -298,11 +302,11 @@ def spearman_interval(
     ranks = stats.rankdata(pairs[:, rows.reshape(RESAMPLES, n)], axis=-1)
     ranks -= ranks.mean(axis=-1, keepdims=True)
     spread = np.sqrt((ranks**2).sum(axis=-1).prod(axis=0))
-    with np.errstate(invalid="ignore"):  # a resample of equal values has no correlation
+    with np.errstate(invalid="ignore"):  # undefined for a resample of equal values
         resampled = ranks.prod(axis=0).sum(axis=-1) / spread
     defined = resampled[~np.isnan(resampled)]
     low, high = percentiles(defined, confidence)
-    if len(defined) < RESAMPLES * (1 + confidence) / 2:  # they would rest on a few pairs
+    if len(defined) < RESAMPLES * (1 + confidence) / 2:  # the bounds would rest on a few pairs
         low = high = np.nan
     rho = float(stats.spearmanr(*pairs).statistic)
     return Interval(rho, float(low), float(high), pairs.shape[1])

@@ -1,8 +1,8 @@
-"""Published figures, and a run's score beside each under the figure's own protocol.
+"""Published figures, each beside a run's score under the figure's own protocol.
 
-Figures of different protocols, training frames or test frames are not comparable:
-`PublishedFigure` keeps what each was made with and how far to trust it, and `beside` says what
-does not match ours. They stand in ``literature.csv``.
+Figures from different protocols, training frames or test frames are not comparable:
+`PublishedFigure` records how each was obtained and how far to trust it, and `beside` shows what
+does not match ours. The figures are in ``literature.csv``.
 """
 
 import csv
@@ -15,7 +15,7 @@ import pandas as pd
 
 from polyp_utils.score.intervals import Interval
 
-# What the model card reports; `evaluation.card_scores` has the same keys.
+# What the model card reports; `score.card.card_scores` has the same keys.
 CARD = {"best validation Dice": 0.9036, "test Dice": 0.9169, "test loss": 0.3322}
 
 NOT_SAID = "not said"
@@ -29,17 +29,17 @@ class PublishedFigure(NamedTuple):
         source: where it was published.
         trained_on: data set and number of frames.
         split: the package's split with the same lists; else ``own`` (lists of the authors),
-            ``random`` (drawn anew), ``pranet`` (its sets that are for testing alone), `NOT_SAID`.
-        tested_on: name of the data set in the catalogue.
-        protocol: the nearest of `protocols.PROTOCOLS`, by the paper's code where that
-            is public; empty if none is near: ``remark`` says why.
-        dice: of the polyp; NaN where it was not given.
-        iou: likewise.
-        pretrained: whether the network had seen other images before; else trained from scratch.
-        size: side of the input, in pixels; None where it was not given.
-        settings: of training, in a few words.
-        trust: what the figure is worth; empty where we have not looked into it.
-        remark: what else to know before reading it.
+            ``random`` (drawn anew), ``pranet`` (one of its test-only sets) or `NOT_SAID`.
+        tested_on: catalogue name of the data set.
+        protocol: the closest of `protocols.PROTOCOLS`, judged by the paper's code if it is public;
+            empty if none is close, and ``remark`` says why.
+        dice: polyp Dice; NaN if not reported.
+        iou: polyp IoU; NaN if not reported.
+        pretrained: whether the network was pretrained on other images, or trained from scratch.
+        size: side of the input, in pixels; None if not reported.
+        settings: training settings, in a few words.
+        trust: how far the figure can be trusted; empty if we have not looked into it.
+        remark: anything else that a reader should know.
     """
 
     system: str
@@ -59,7 +59,7 @@ class PublishedFigure(NamedTuple):
 
 @functools.cache
 def published_figures() -> tuple[PublishedFigure, ...]:
-    """All published figures that are known here."""
+    """All figures in ``literature.csv``."""
     text = (resources.files("polyp_utils.score") / "literature.csv").read_text(encoding="utf-8")
     return tuple(map(_figure, csv.DictReader(text.splitlines())))
 
@@ -73,20 +73,21 @@ def _figure(row: dict[str, Any]) -> PublishedFigure:
 
 
 def beside(protocols: pd.DataFrame, dataset: str, split: str = "") -> pd.DataFrame:
-    """Published figures on a data set, and our score under the protocol of each.
+    """Published figures on a data set, each with our score under its protocol.
 
-    A figure whose protocol cannot be matched stays, without a score of ours.
+    A figure whose protocol cannot be matched is listed without a score of ours.
 
     Args:
-        protocols: of our predictions there, see `polyp_utils.score.protocols.protocol_table`.
-        dataset: its name in the catalogue.
-        split: ours; empty if other frames than those of its test part were scored.
+        protocols: our scores on the data set, from `polyp_utils.score.protocols.protocol_table`.
+        dataset: its catalogue name.
+        split: ours; empty if we did not score the test part of a split.
 
     Returns:
-        A row of words per figure, those trained from scratch first: ``system``, ``trained on``,
-        ``same split`` (as ours: yes, no, not known), ``encoder``, ``px``, ``protocol``, ``score``
-        (IoU where no Dice was given), ``theirs``, ``ours [95 %]``, ``difference`` (ours minus
-        theirs), ``settings``, ``trust``. No rows if nothing is known of the set.
+        One row of strings per figure, those trained from scratch first: ``system``,
+        ``trained on``, ``same split`` (as ours: yes, no, not known), ``encoder``, ``px``,
+        ``protocol``, ``score`` (IoU if no Dice was reported), ``theirs``, ``ours [95 %]``,
+        ``difference`` (ours minus theirs), ``settings``, ``trust``. No rows if no figure on the
+        data set is known.
     """
     scores = protocols.set_index(["protocol", "score"]).astype(float)
     known = [figure for figure in published_figures() if figure.tested_on == dataset]
@@ -117,6 +118,6 @@ def _row(figure: PublishedFigure, scores: pd.DataFrame, split: str) -> dict[str,
 
 
 def _same_split(theirs: str, ours: str) -> str:
-    if theirs == NOT_SAID or ours.endswith(".csv"):  # the user's lists may be theirs
+    if theirs == NOT_SAID or ours.endswith(".csv"):  # the user's lists may be the same
         return "not known"
     return "yes" if theirs == ours else "no"

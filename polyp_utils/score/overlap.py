@@ -1,10 +1,10 @@
-"""Per-image overlap from counts of pixels.
+"""Per-image overlap scores from pixel counts.
 
 **Absent classes.** One rule, here and in every table: a class absent from target and prediction
-gives NaN and leaves the mean; absent from the target but predicted, or present but not predicted,
-gives 0. Other conventions are ways of `batch_dice`; the card's is `card_dice`, by name.
+scores NaN and is left out of the mean; one absent from the target but predicted, or present but
+not predicted, scores 0. `batch_dice` offers other conventions; `card_dice` is the model card's.
 
-Shapes: B batch, C classes, H height, W width. Averaging belongs to the caller.
+Shapes: B batch, C classes, H height, W width. Averaging is left to the caller.
 """
 
 import math
@@ -17,7 +17,7 @@ CARD_BATCH = 8
 
 
 class Counts(NamedTuple):
-    """Pixels per image and class, int64 (B, C): true and false positives and negatives."""
+    """Pixels per image and class, each int64 (B, C): true/false positives and negatives."""
 
     tp: Tensor
     fp: Tensor
@@ -26,15 +26,15 @@ class Counts(NamedTuple):
 
 
 def count(prediction: Tensor, target: Tensor, num_classes: int) -> Counts:
-    """Counts per image and class.
+    """Pixel counts per image and class.
 
     Args:
         prediction: class indices (B, H, W), integer or bool.
         target: likewise.
-        num_classes: C; binary masks have 2, class 1 is polyp.
+        num_classes: C; 2 for binary masks, where class 1 is polyp.
 
     Raises:
-        ValueError: shapes that differ, floats, or an index outside 0 … C − 1.
+        ValueError: the shapes differ, values are floats, or an index lies outside 0 … C − 1.
     """
     return counts_of(confusion_matrix(prediction, target, num_classes))
 
@@ -56,7 +56,7 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Te
     if prediction.shape != target.shape or prediction.ndim != 3:
         raise ValueError(
             f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)}: both must be "
-            "class indices (B, H, W) of one shape"
+            "class indices (B, H, W) of the same shape"
         )
     cell = target.long() * num_classes + prediction.long()
     for name, values in (("prediction", prediction), ("target", target)):
@@ -65,7 +65,7 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Te
         if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < num_classes:
             raise ValueError(
                 f"{name} holds class {int(values.min())} … {int(values.max())}; with "
-                f"{num_classes} classes only 0 … {num_classes - 1} may occur"
+                f"{num_classes} classes, indices must lie in 0 … {num_classes - 1}"
             )
     batch = prediction.shape[0]
     cells = num_classes**2
@@ -101,12 +101,12 @@ def specificity(counts: Counts) -> Tensor:
 
 
 def batch_dice(counts: Counts, size: int = CARD_BATCH, absent: float = math.nan) -> Tensor:
-    """Dice of the pixels of ``size`` images together, in their order.
+    """Dice pooled over the pixels of each ``size`` consecutive images.
 
     Args:
         counts: per image and class, (B, C).
-        size: images that are summed; 1: each alone; 0: all together.
-        absent: score of a class that neither truth nor prediction of a batch holds.
+        size: images per batch; 1: each alone; 0: all together.
+        absent: score of a class absent from target and prediction throughout a batch.
 
     Returns:
         float64 (ceil(B / size), C).
@@ -118,9 +118,10 @@ def batch_dice(counts: Counts, size: int = CARD_BATCH, absent: float = math.nan)
 
 
 def card_dice(counts: Counts) -> float:
-    """The mean that explains the card: over classes, one that is absent from a batch scoring 1.
+    """The mean Dice that explains the card's: a class absent from a batch scores 1.
 
-    Pixels of 8 images together; the mean over all classes, background included, then over batches.
+    Pixels pooled over batches of 8 images; mean over all classes, background included, then over
+    batches.
     """
     return float(batch_dice(counts, CARD_BATCH, absent=1.0).mean())
 

@@ -1,7 +1,7 @@
-"""The ways in which the field computes "the" Dice, side by side, from one table per image.
+"""The protocols by which the field computes "the" Dice, all from one per-image table.
 
-Every protocol is a function of `Evaluation.per_image` (and of the groups that its intervals draw
-together), so a published table can be read under each of them without data or weights.
+Every protocol is a function of `Evaluation.per_image` (and, for intervals, of the groups that are
+resampled together), so a published table yields each of them without data or weights.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ from polyp_utils.score.saliency import THRESHOLDS, counts_above
 ORIGINAL, NETWORK = "original", "network"  # sizes at which a prediction is scored
 
 PROTOCOLS = {
-    "image-mean": "a value per image at the original size, then the mean: the default here",
-    "at-network-size": "the same at the network's size (256 px): kinder to outlines",
-    "pooled": "the pixels of all images at the network's size together, then one value (DUCK-Net)",
-    "pranet": "P(polyp) stretched to 0–1 per image, mean over 256 thresholds, original size",
-    "card": "argmax at network size, pixels of 8 images together, an absent class counts 1, mean "
-    "over all classes, background included: what would explain the model card",
+    "image-mean": "per-image mean at the original size: the default here",
+    "at-network-size": "the same at network size: more lenient on outlines",
+    "pooled": "pooled over the pixels of all images at network size (DUCK-Net)",
+    "pranet": "P(polyp) rescaled to 0–1 per image, mean over 256 thresholds, original size",
+    "card": "argmax at network size, pooled over batches of 8 images, an absent class scores 1; "
+    "mean over all classes, background included: this would explain the model card",
 }
 
 
@@ -35,8 +35,8 @@ def polyp_scores(per_image: pd.DataFrame, score: str = "dice", size: str = ORIGI
     """The merged polyp's score per frame, by id.
 
     Args:
-        per_image: of `Evaluation` or of a run.
-        score: a column of it.
+        per_image: table of an `Evaluation` or a run.
+        score: one of its columns.
         size: `ORIGINAL` or `NETWORK`.
     """
     rows = per_image[(per_image["class"] == POLYP) & (per_image["size"] == size)]
@@ -46,8 +46,9 @@ def polyp_scores(per_image: pd.DataFrame, score: str = "dice", size: str = ORIGI
 def threshold_scores(probability: np.ndarray, target: np.ndarray) -> dict[str, float]:
     """PraNet's scores of a map float (H, W) against a mask bool (H, W).
 
-    The map is stretched so that it spans 0 to 1, stored with 8 bits, and thresholded at each of
-    256 levels; a level without a hit scores 0, so an empty target scores 0 (their MATLAB code).
+    The map is rescaled to span 0 to 1, quantised to 8 bits, and thresholded at each of the 256
+    levels; a level without true positives scores 0, and so does an empty target (their MATLAB
+    code).
 
     Returns:
         ``pranet_dice`` and ``pranet_iou``, means over the thresholds.
@@ -66,11 +67,11 @@ def protocol_table(per_image: pd.DataFrame, groups: Mapping[str, object]) -> pd.
     """Polyp Dice and IoU (``card``: Dice of all classes) under each protocol.
 
     Args:
-        per_image: of `Evaluation`.
-        groups: id -> frames that are resampled together; ids that are in none stand alone.
+        per_image: table of an `Evaluation`.
+        groups: id -> group; frames of one group are resampled together, ids without one alone.
 
     Returns:
-        Rows ``protocol``, ``score`` (``dice`` or ``iou``), ``mean``, ``low``, ``high``, ``n``.
+        Columns ``protocol``, ``score`` (``dice`` or ``iou``), ``mean``, ``low``, ``high``, ``n``.
     """
     polyp = {
         size: per_image[(per_image["class"] == POLYP) & (per_image["size"] == size)]
@@ -94,8 +95,8 @@ def protocol_table(per_image: pd.DataFrame, groups: Mapping[str, object]) -> pd.
 
 
 def _card(per_image: pd.DataFrame, groups: Mapping[str, object], seed: int = 0) -> Interval:
-    """The card's Dice; percentile interval over whole groups, batches drawn anew each time."""
-    import torch  # tables of scores that are stored do without
+    """The card's Dice; percentile interval over whole groups, batched anew in each resample."""
+    import torch  # stored scores are tabulated without it
 
     from polyp_utils.score.overlap import CARD_BATCH, Counts, card_dice, dice
 
@@ -112,9 +113,9 @@ def _card(per_image: pd.DataFrame, groups: Mapping[str, object], seed: int = 0) 
     sizes = times.sum(axis=1)
     sample = np.repeat(np.arange(len(sizes)), sizes)
     image = np.repeat(np.tile(np.arange(len(ids)), len(sizes)), times.ravel())
-    image = image[np.lexsort((rng.random(len(image)), sample))]  # each sample in random order
+    image = image[np.lexsort((rng.random(len(image)), sample))]  # shuffles each sample
     place = np.arange(len(image)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    batches = -(-int(sizes.max()) // CARD_BATCH)  # of a sample, at most
+    batches = -(-int(sizes.max()) // CARD_BATCH)  # per sample, at most
     batch = torch.from_numpy(sample * batches + place // CARD_BATCH)
     empty = torch.zeros(len(sizes) * batches, counts.tp.shape[1], dtype=torch.int64)
     summed = Counts(*(empty.index_add(0, batch, c[image]) for c in counts))

@@ -1,13 +1,13 @@
-"""The columns of the field's tables beside Dice: MAE, weighted F, S-measure, E-measure.
+"""Scores that the field reports beside Dice: MAE, weighted F, S-measure, E-measure.
 
-They score a map of probabilities against a mask, and were defined for salient objects; PraNet
-(Fan et al. 2020) brought them here. Definitions and constants as in pysodmetrics, against which
-they are tested.
+They score a probability map against a mask and were defined for salient object detection; PraNet
+(Fan et al. 2020) introduced them to polyp segmentation. Definitions and constants are those of
+pysodmetrics, against which they are tested.
 
-**Empty masks.** MAE needs no rule. With an empty target, weighted F is 0, S-measure one minus the
-mean of the map, and E-measure at each threshold the share of pixels that are not predicted: an
-empty prediction scores 1 in the latter two, whereas overlap leaves such a frame out of the mean
-(`polyp_utils.score.overlap`).
+**Empty masks.** MAE needs no rule. With an empty target, weighted F is 0, S-measure is one minus
+the mean of the map, and E-measure at each threshold is the share of pixels that are not predicted:
+an empty prediction scores 1 in the latter two, whereas overlap scores leave such a frame out of the
+mean (`polyp_utils.score.overlap`).
 """
 
 import math
@@ -28,12 +28,12 @@ def saliency_scores(probability: np.ndarray, target: np.ndarray) -> dict[str, fl
         ``mae``, ``weighted_f``, ``s_measure``, ``e_mean`` and ``e_max`` (over 256 thresholds).
 
     Raises:
-        ValueError: shapes that differ, a target that is not bool, values outside [0, 1].
+        ValueError: the shapes differ, the target is not bool, or a value lies outside [0, 1].
     """
     if target.dtype != bool or target.ndim != 2 or probability.shape != target.shape:
         raise ValueError(
             f"map {probability.shape}, target {target.dtype} {target.shape}: the target must be "
-            "bool (H, W), the map of its shape"
+            "bool (H, W) and the map of the same shape"
         )
     if not 0 <= probability.min() <= probability.max() <= 1:
         raise ValueError(
@@ -53,8 +53,8 @@ def saliency_scores(probability: np.ndarray, target: np.ndarray) -> dict[str, fl
 def weighted_f(probability: np.ndarray, target: np.ndarray) -> float:
     """Weighted F-measure (Margolin et al. 2014), beta 1.
 
-    Errors count less where the neighbourhood inside the object makes up for them, and more far
-    from the object.
+    Inside the object an error counts at most as much as the average around it; outside, it weighs
+    more the farther it is from the object.
     """
     if not target.any():
         return 0.0
@@ -69,9 +69,9 @@ def weighted_f(probability: np.ndarray, target: np.ndarray) -> float:
 
 
 def _smooth(error: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Errors averaged with their neighbours', those outside being the nearest object pixel's.
+    """Errors smoothed by a Gaussian; pixels outside take the error of the nearest object pixel.
 
-    Right on the target, zero far from it: only what the kernel reaches is looked at.
+    Correct on the target and zero far from it: only pixels within the kernel's reach are computed.
     """
     reach = _KERNEL // 2
     near = cv2.dilate(target.astype(np.uint8), np.ones((_KERNEL, _KERNEL), np.uint8))
@@ -89,7 +89,7 @@ def _smooth(error: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def s_measure(probability: np.ndarray, target: np.ndarray) -> float:
-    """Structure measure (Fan et al. 2017): half of objects, half of four regions."""
+    """Structure measure (Fan et al. 2017): the mean of its object and its region similarity."""
     share = target.mean()
     if share == 0:
         return float(1 - probability.mean())
@@ -106,7 +106,7 @@ def _object(values: np.ndarray) -> float:
 
 
 def _regions(probability: np.ndarray, target: np.ndarray) -> float:
-    """Similarity of the quadrants around the target's centroid, weighted by their area."""
+    """Similarity of the four quadrants around the target's centroid, weighted by area."""
     row, column = (int(i) + 1 for i in np.argwhere(target).mean(axis=0).round())
     score = 0.0
     for rows in (slice(row), slice(row, None)):
@@ -118,7 +118,7 @@ def _regions(probability: np.ndarray, target: np.ndarray) -> float:
 
 
 def _similarity(one: np.ndarray, other: np.ndarray) -> float:
-    """SSIM of two whole regions."""
+    """SSIM of two regions, each taken as a single window."""
     n, x, y = one.size, one.mean(), other.mean()
     a, b = one - x, other - y
     freedom = max(1, n - 1)
@@ -130,7 +130,7 @@ def _similarity(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def counts_above(levels: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels inside and outside of the target at or above each of 256 levels, int64 (256,)."""
+    """Pixels inside and outside the target at or above each of 256 levels, int64 (256,) each."""
     inside, outside = (
         np.bincount(levels[mask], minlength=THRESHOLDS)[::-1].cumsum()[::-1]
         for mask in (target, ~target)
@@ -139,7 +139,7 @@ def counts_above(levels: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np
 
 
 def e_curve(probability: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Enhanced alignment (Fan et al. 2018) at each of 256 thresholds, float64 (256,)."""
+    """Enhanced-alignment measure (Fan et al. 2018) at each of 256 thresholds, float64 (256,)."""
     levels = (probability * (THRESHOLDS - 1)).astype(np.uint8)
     inside, outside = counts_above(levels, target)
     n, polyp = target.size, int(target.sum())

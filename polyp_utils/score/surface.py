@@ -1,12 +1,13 @@
-"""Scores of an outline against another, per mask.
+"""Boundary scores of a predicted mask against the true one.
 
-The boundary of a mask is its pixels with a 4-neighbour outside of it; what lies outside the frame
-counts as outside, so a polyp that the frame cuts has boundary there (as in MONAI). Distances are
-Euclidean, in pixels of the masks given, from each boundary pixel to the other boundary.
+The boundary of a mask consists of its pixels with a 4-neighbour outside it; everything beyond the
+frame counts as outside, so a polyp cut off by the frame has a boundary there (as in MONAI).
+Distances are Euclidean, in pixels of the given masks, from each boundary pixel to the other
+boundary.
 
-**Empty masks.** Both empty: NaN, as in `score.overlap`. Only one of them: distances are the
-frame's diagonal, which no distance within it exceeds, and shares are 0, so that a missed polyp
-costs and the mean stays finite.
+**Empty masks.** If both are empty, scores are NaN, as in `score.overlap`. If only one is, distances
+are the frame's diagonal, an upper bound of any distance within it, and shares are 0, so that a
+missed polyp is penalised and the mean stays finite.
 """
 
 import math
@@ -22,19 +23,19 @@ def surface_scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, floa
     """All scores of a pair of masks bool (H, W).
 
     Returns:
-        ``hd95``: the larger of the 95th percentiles of the distances either way (px).
-        ``asd``: mean distance over both boundaries, the average symmetric surface distance (px).
+        ``hd95``: the larger of the 95th percentiles of the two directed distances (px).
+        ``asd``: average symmetric surface distance, the mean over both boundaries (px).
         ``nsd_2px``: share of both boundaries within 2 px of the other (Nikolov et al. 2018, on
         pixels). ``nsd_2of256``: the same within 2·√(H·W)/256 px.
-        ``boundary_iou``: IoU of the inner rims, 2 % of the diagonal wide (Cheng et al. 2021).
+        ``boundary_iou``: IoU of inner rims 2 % of the diagonal wide (Cheng et al. 2021).
 
     Raises:
-        ValueError: masks that differ in shape or are not bool.
+        ValueError: the masks differ in shape or are not bool.
     """
     for name, mask in (("prediction", prediction), ("target", target)):
         if mask.dtype != bool or mask.ndim != 2 or mask.shape != target.shape:
             raise ValueError(
-                f"{name} is {mask.dtype} {mask.shape}: both masks must be bool (H, W) of one shape"
+                f"{name} is {mask.dtype} {mask.shape}: both must be bool (H, W) of the same shape"
             )
     height, width = target.shape
     names = ("hd95", "asd", "nsd_2px", "nsd_2of256", "boundary_iou")
@@ -64,18 +65,18 @@ def _rim_px(height: int, width: int) -> int:
 
 
 def _span(flags: np.ndarray) -> slice:
-    """From the first to the last true flag."""
+    """The span from the first to the last true flag."""
     where = np.flatnonzero(flags)
     return slice(int(where[0]), int(where[-1]) + 1)
 
 
 def _eroded(mask: np.ndarray, times: int, shape: int) -> np.ndarray:
-    """Erosion by a 3×3 element, repeated; the mask has a margin of background."""
+    """Repeated erosion by a 3×3 element; expects a margin of background around the mask."""
     element = cv2.getStructuringElement(shape, (3, 3))
     return cv2.erode(mask.astype(np.uint8), element, iterations=times).astype(bool)
 
 
 def _distances(edge: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """From each pixel of an edge to the nearest of the other, float32."""
+    """Distance from each pixel of an edge to the nearest of the other, float32, px."""
     field = cv2.distanceTransform((~other).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return field[edge]

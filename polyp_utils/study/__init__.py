@@ -1,4 +1,4 @@
-"""Where the Dice of the rebuilt model card can come from.
+"""Hypotheses about the origin of the Dice in the rebuilt model card.
 
 It may import from `analyse` and what lies below.
 """

@@ -1,8 +1,8 @@
-"""What a card's Dice and loss are made of: sums per image and class, and ways of averaging them.
+"""Sums per image and class that determine a card's Dice and loss, and ways of averaging them.
 
-A run's validation and test frames become sums (`measure_sums`, from its weights or predictions),
-kept in the run as ``card_sums.csv``: every way of averaging follows from these without weights or
-data, the loss included.
+`measure_sums` reduces a run's validation and test frames to sums, from its weights or predictions;
+they are kept in the run as ``card_sums.csv``. Dice and loss under every way of averaging follow
+from them, without weights or data.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,11 +23,11 @@ from polyp_utils.score.overlap import CARD_BATCH, Counts, batch_dice, confusion_
 
 TABLE = "card_sums"
 _CHUNK = 8
-_LEVEL_0 = 1 / 1020  # of 255: what is stored as 0 lies between 0 and 1/510
+_LEVEL_0 = 1 / 1020  # substitute for a stored 0, which means 0 to 1/510: the middle
 
 _Read = Callable[[str, Sequence[str], Tensor], tuple[Tensor, Tensor]]
 
-AVERAGES: dict[str, tuple[int, float, bool]] = {  # batch, absent, whether all classes
+AVERAGES: dict[str, tuple[int, float, bool]] = {  # batch size, absent class, all classes?
     "absent 1, batches of 8": (CARD_BATCH, 1.0, True),
     "absent 1, per image": (1, 1.0, True),
     "absent 1, pooled": (0, 1.0, True),
@@ -35,7 +35,7 @@ AVERAGES: dict[str, tuple[int, float, bool]] = {  # batch, absent, whether all c
     "absent 0, batches of 8": (CARD_BATCH, 0.0, True),
     "background and polyp, batches of 8": (CARD_BATCH, np.nan, False),
 }
-LOSSES: dict[str, tuple[float, float | None]] = {  # smoothing, soft Dice of an absent class
+LOSSES: dict[str, tuple[float, float | None]] = {  # smoothing term, soft Dice of an absent class
     "absent as smoothed by 1e-6": (EPSILON, None),
     "absent as smoothed by 1": (1.0, None),
     "absent left out": (EPSILON, np.nan),
@@ -45,12 +45,12 @@ LOSSES: dict[str, tuple[float, float | None]] = {  # smoothing, soft Dice of an 
 
 @dataclass(frozen=True)
 class Sums:
-    """What a part of the data adds up to, per image: N images, C classes.
+    """Sums over the pixels of each image of a part: N images, C classes.
 
     Attributes:
-        counts: pixels by argmax at network size, int64 (N, C) each.
-        right: probability mass on true pixels of the class, float64 (N, C).
-        mass: probability mass of the class, float64 (N, C).
+        counts: pixel counts by argmax at network size, int64 (N, C) each.
+        right: sum of the class's probability over its true pixels, float64 (N, C).
+        mass: sum of the class's probability over all pixels, float64 (N, C).
         ce: mean cross-entropy, float64 (N,).
     """
 
@@ -68,32 +68,32 @@ class Sums:
 
 
 def is_measured(run: Run) -> bool:
-    """Whether the run holds the table of `measure_sums`."""
+    """Whether the run holds a table from `measure_sums`."""
     return (run.path / f"{TABLE}.csv").is_file()
 
 
 def is_measurable(run: Run) -> bool:
-    """Whether the run holds what `measure_sums` needs: weights, or predictions of both parts."""
+    """Whether the run has weights, or predictions of its validation part, for `measure_sums`."""
     return run.weights.is_file() or (run.path / "predictions/val").is_dir()
 
 
 def measure_sums(run: Run, dataset: PolypDataset, device: str = "auto") -> pd.DataFrame:
-    """Sums of validation and test part at network size: by the run's weights in float32.
+    """Sums over the validation and test parts at network size, from the run's weights in float32.
 
-    Where these are not at hand, by its stored predictions, whose 8 bits round each probability by
-    1/510 at most.
+    Without weights, its stored predictions are used, whose 8 bits round each probability by at most
+    1/510.
 
     Returns:
-        A row per image and class: ``part``, ``id``, ``class``, ``tp``, ``fp``, ``fn``, ``tn``,
+        One row per image and class: ``part``, ``id``, ``class``, ``tp``, ``fp``, ``fn``, ``tn``,
         ``right``, ``mass``, ``ce`` (of the image).
 
     Raises:
-        RunError: neither weights nor predictions are at hand.
-        ValueError: a run with one logit.
+        RunError: the run has neither weights nor predictions.
+        ValueError: the run has one logit.
     """
     scheme = run.scheme
     if scheme.logits == 1:
-        raise ValueError(f"{run.name} has one logit; the card has three classes")
+        raise ValueError(f"{run.name} has one logit: take a run with the card's three classes")
     read = _computed(run, dataset, device) if run.weights.is_file() else _stored(run)
     split = run.split
     tables = []
@@ -114,7 +114,7 @@ def measure_sums(run: Run, dataset: PolypDataset, device: str = "auto") -> pd.Da
 
 
 def _computed(run: Run, dataset: PolypDataset, device: str) -> _Read:
-    """Frames -> probabilities and their logarithm, float64 (B, C, H, W), by the run's weights."""
+    """Reads probabilities and their logarithms, float64 (B, C, H, W), from the run's network."""
     network, compute = network_of(run, dataset, device, "fp32")
 
     def read(_part: str, _names: Sequence[str], rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ def _computed(run: Run, dataset: PolypDataset, device: str) -> _Read:
 
 
 def _stored(run: Run) -> _Read:
-    """The same from stored predictions."""
+    """Reads the same from stored predictions."""
     scheme = run.scheme
 
     def read(part: str, names: Sequence[str], _rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,18 +142,18 @@ def _chunks(ids: Sequence[str]) -> list[list[str]]:
 
 
 def read_sums(run: Run) -> pd.DataFrame:
-    """The table of `measure_sums` that a run holds.
+    """The table from `measure_sums` that is stored in a run.
 
     Raises:
-        RunError: it holds none.
+        RunError: none is stored.
     """
     if not is_measured(run):
-        raise RunError(f"{run.name} holds no {TABLE}.csv: run notebook 06 where its data are")
+        raise RunError(f"{run.name} holds no {TABLE}.csv: run notebook 06 where its data set is")
     return pd.read_csv(run.path / f"{TABLE}.csv", dtype={"id": str})
 
 
 def sums_of(table: pd.DataFrame, part: str) -> Sums:
-    """``val`` or ``test`` of a table of `measure_sums`."""
+    """The sums of ``val`` or ``test`` in a table from `measure_sums`."""
     rows = table[table["part"] == part]
     classes = rows["class"].nunique()
 
@@ -165,14 +165,14 @@ def sums_of(table: pd.DataFrame, part: str) -> Sums:
 
 
 def average(sums: Sums, way: str) -> float:
-    """Dice by argmax under one of `AVERAGES`: mean over classes, then over batches."""
+    """Dice by argmax under one of `AVERAGES`: the mean over classes, then over batches."""
     size, absent, every = AVERAGES[way]
     per_class = batch_dice(sums.counts, size, absent)
     return float((per_class if every else per_class[:, :2]).nanmean(dim=1).mean())
 
 
 def loss(sums: Sums, way: str) -> float:
-    """The card's loss, 0.5 CE + 0.5 Dice loss, under one of `LOSSES`; mean over images."""
+    """The card's loss, 0.5 CE + 0.5 Dice loss, under one of `LOSSES`: the mean over images."""
     smoothing, absent = LOSSES[way]
     batch = torch.arange(len(sums)) // CARD_BATCH
     size = torch.bincount(batch)

@@ -1,8 +1,8 @@
-"""Where a card's Dice of 0.9169 can come from: label schemes × ways of averaging × losses.
+"""What can explain the card's Dice of 0.9169: label schemes × ways of averaging × loss rules.
 
-All from the sums of `polyp_utils.study.card_sums`, uncertainty included: images are drawn anew
-(near-duplicates together), batches formed again, and of several seeds one is drawn each time. The
-card's split and seed are unknown, and no interval here covers those.
+Everything follows from the sums of `polyp_utils.study.card_sums`. For intervals, each resample
+draws images (near-duplicates together), forms new batches and picks one of the seeds. The card's
+split and seed are unknown, and no interval here covers that uncertainty.
 """
 
 from collections.abc import Sequence
@@ -32,15 +32,15 @@ from polyp_utils.study.card_sums import (
 )
 
 VALIDATION, TEST, LOSS = CARD  # the card's three figures
-ALPHA = 0.05  # of p: below it a hypothesis is not compatible
+ALPHA = 0.05  # a hypothesis with a smaller p is not compatible
 REACH = 4.0  # standard deviations, see `Hypothesis.polyp_behind`
 
 
 def card_runs() -> list[Run]:
     """Finished runs of the card's recipe with three classes; only scheme, width and seed differ.
 
-    One of each name, by scheme, width and seed; those whose sums are neither stored nor can be
-    made here, for want of weights and predictions, are left out.
+    One run per name, sorted by scheme, width and seed. Runs without stored sums and without the
+    weights or predictions to compute them are left out.
     """
     free = ("scheme", "width", "seed", "device", "name")
     card = {k: v for k, v in RECIPES["card"].to_dict().items() if k not in free}
@@ -58,9 +58,9 @@ class Hypothesis:
     """One label scheme at one width, over its seeds.
 
     Attributes:
-        scheme, width: of its runs.
-        whole: a row per seed; columns are pairs (figure of the card, way), and ``polyp``.
-        drawn: a row per resample of images and seeds.
+        scheme, width: those of its runs.
+        whole: one row per seed; columns are pairs (figure of the card, way), and ``polyp``.
+        drawn: one row per resample of images and seeds; the same columns.
     """
 
     scheme: str
@@ -70,20 +70,20 @@ class Hypothesis:
 
     @property
     def name(self) -> str:
-        """For tables."""
+        """Its name in tables and figures."""
         return f"{self.scheme}, width {self.width}"
 
     def interval(self, figure: str, way: str) -> Interval:
-        """Mean over seeds, 95 % percentile interval over images and seeds; ``n``: seeds."""
+        """Mean over seeds, with a 95 % percentile interval over images and seeds; ``n``: seeds."""
         low, high = percentiles(self.drawn[figure, way].to_numpy())
         return Interval(float(self.whole[figure, way].mean()), low, high, len(self.whole))
 
     def compatible(self, averaged: str, lost: str) -> float:
-        """Chance of the card's three figures together: thrice the least of their own (Bonferroni).
+        """p-value of the card's three figures together: three times the smallest one (Bonferroni).
 
-        A figure's own p is twice the share of resamples on its further side. Judging the three by
-        their joint scatter would be sharper than the study can be: that scatter is one of images
-        about a network that is given, and another training moves it.
+        A figure's own p is twice the share of resamples beyond it. A test by the joint scatter of
+        the three would be sharper than the study permits: that scatter is over images for given
+        networks, and retraining shifts it.
         """
         tails = []
         for figure, way in ((VALIDATION, averaged), (TEST, averaged), (LOSS, lost)):
@@ -92,11 +92,11 @@ class Hypothesis:
         return min(1.0, len(tails) * 2 * min(tails) / (1 + len(self.drawn)))
 
     def polyp_behind(self, averaged: str) -> Interval:
-        """Polyp Dice per image at original size, where the test figure is the card's.
+        """Per-image mean of polyp Dice at the original size, if the test Dice were the card's.
 
-        From the line through the resamples, with 95 % of their scatter about it. NaN where the
-        card's figure is further than `REACH` standard deviations from them: a line drawn so far
-        says nothing.
+        Predicted by the regression line through the resamples, with 95 % of their scatter about
+        it. NaN if the card's figure is more than `REACH` standard deviations from their mean:
+        extrapolating that far is meaningless.
         """
         x, y = self.drawn[TEST, averaged], self.drawn["polyp", ""]
         if abs(CARD[TEST] - x.mean()) > REACH * x.std():
@@ -108,18 +108,18 @@ class Hypothesis:
 
 
 def hypothesis(runs: Sequence[tuple[Run, pd.DataFrame]], seed: int = 0) -> Hypothesis:
-    """What the seeds of one scheme and width say.
+    """The hypothesis of one scheme and width, from its seeds.
 
     Args:
-        runs: of one scheme and width, evaluated, each with its table of `measure`.
-        seed: of the resampling.
+        runs: evaluated runs of one scheme and width, each with its table from `measure_sums`.
+        seed: for the resampling.
 
     Raises:
-        ValueError: runs of several schemes or widths.
+        ValueError: the runs differ in scheme or width.
     """
     kinds = {(run.config.scheme, run.config.width) for run, _ in runs}
     if len(kinds) != 1:
-        raise ValueError(f"{len(kinds)} kinds of runs {sorted(kinds)}: give seeds of one")
+        raise ValueError(f"the runs have schemes and widths {sorted(kinds)}: give seeds of one")
     parts = [
         (sums_of(table, "val"), sums_of(table, "test"), _polyp_dice(run, table))
         for run, table in runs
@@ -138,7 +138,7 @@ def hypothesis(runs: Sequence[tuple[Run, pd.DataFrame]], seed: int = 0) -> Hypot
 
 
 def _groups(run: Run, table: pd.DataFrame, part: str) -> list[int]:
-    """The group of near-duplicates of each image of a part, as far as these are known."""
+    """The group (known near-duplicates and sequences) of each image of a part."""
     ids = table.loc[table["part"] == part, "id"].unique().tolist()
     return list(listed_groups(run.config.dataset, ids).values())
 
@@ -151,13 +151,13 @@ def _figures(val: Sums, test: Sums, polyp: Tensor) -> dict[tuple[str, str], floa
 
 
 def _polyp_dice(run: Run, table: pd.DataFrame) -> Tensor:
-    """Per test image at original size, in the table's order."""
+    """Polyp Dice per test image at the original size, in the table's order."""
     ids = table.loc[table["part"] == "test", "id"].unique()
     return torch.tensor(polyp_scores(run.per_image).loc[ids].to_numpy())
 
 
 def hypotheses(runs: Sequence[tuple[Run, pd.DataFrame]]) -> list[Hypothesis]:
-    """A `hypothesis` for every scheme and width among runs, in their order."""
+    """A `Hypothesis` for every scheme and width among the runs, in their order."""
     kinds: dict[tuple[str, int], list[tuple[Run, pd.DataFrame]]] = {}
     for run, table in runs:
         kinds.setdefault((run.config.scheme, run.config.width), []).append((run, table))
@@ -165,14 +165,15 @@ def hypotheses(runs: Sequence[tuple[Run, pd.DataFrame]]) -> list[Hypothesis]:
 
 
 def verdicts(found: Sequence[Hypothesis]) -> pd.DataFrame:
-    """Every hypothesis under every average and loss, most compatible first.
+    """Every hypothesis under every average and loss rule, most compatible first.
 
-    Losses that are the same for a hypothesis (no class is absent) stand once.
+    Loss rules that give a hypothesis the same loss (no class is absent) are listed once.
 
     Returns:
-        ``scheme``, ``width``, ``average``, ``loss rule``; the card's three figures, each an
-        `Interval`; ``p`` of `Hypothesis.compatible`; ``furthest``, the figure of which the card's
-        is furthest, and ``by``, how far ours is above it; ``polyp`` of `Hypothesis.polyp_behind`.
+        ``scheme``, ``width``, ``average``, ``loss rule``; our values of the card's three figures,
+        each an `Interval`; ``p`` from `Hypothesis.compatible`; ``furthest``, the figure that
+        differs most from the card's, and ``by``, ours minus the card's; ``polyp`` from
+        `Hypothesis.polyp_behind`.
     """
     rows = []
     for h in found:
@@ -193,7 +194,7 @@ def verdicts(found: Sequence[Hypothesis]) -> pd.DataFrame:
 
 
 def answer(table: pd.DataFrame) -> list[str]:
-    """What `verdicts` come to, in sentences: what fits, what does not and by how much."""
+    """Summary of `verdicts` in sentences: what fits, what does not, and by how much."""
     fits = table[table["p"] >= ALPHA]
     sentences = ["No hypothesis is compatible with the card's three figures together."]
     if len(fits):
@@ -206,24 +207,24 @@ def answer(table: pd.DataFrame) -> list[str]:
         low, high = (min(i.low for i in fits["polyp"]), max(i.high for i in fits["polyp"]))
         card = ", ".join(f"{name} {value}" for name, value in CARD.items())
         sentences = [
-            f"Compatible with {card} together: {'; '.join(ways)}. The card's figures cannot tell "
-            "these apart.",
-            f"Under them the polyp Dice behind {CARD[TEST]} lies between {low:.2f} and {high:.2f} "
-            "(per image, original size).",
+            f"Compatible with the card's three figures ({card}): {'; '.join(ways)}. The figures "
+            "cannot tell these apart.",
+            f"Under these, the polyp Dice behind {CARD[TEST]} lies between {low:.2f} and "
+            f"{high:.2f} (per-image mean, original size).",
         ]
     for scheme, tried in table.groupby("scheme", sort=False):
         if not fits["scheme"].eq(scheme).any():
             best = tried.iloc[int(tried["by"].abs().argmin())]
             sentences.append(
-                f"`{scheme}` is not compatible, at any width and under any average and loss tried "
-                f"(p ≤ {tried['p'].max():.3f}). Its nearest figures (width {best['width']}, "
-                f"{best['average']}) are {abs(best['by']):.3f} off in {best['furthest']}."
+                f"`{scheme}` is not compatible at any width or under any average and loss rule "
+                f"tried (p ≤ {tried['p'].max():.3f}). At best (width {best['width']}, "
+                f"{best['average']}), {best['furthest']} is off by {abs(best['by']):.3f}."
             )
     return sentences
 
 
 def loss_gap(runs: Sequence[tuple[Run, pd.DataFrame]]) -> float:
-    """How far the sums' test loss is at most from the one that training took from its logits."""
+    """Largest difference between the test loss from sums and the one that training recorded."""
     card = next(iter(LOSSES))
     seen = [run.training["kept_at_network_size"]["test"]["loss"] for run, _ in runs]
     ours = [loss(sums_of(table, "test"), card) for _, table in runs]
@@ -231,14 +232,13 @@ def loss_gap(runs: Sequence[tuple[Run, pd.DataFrame]]) -> float:
 
 
 def third_class(runs: Sequence[tuple[Run, pd.DataFrame]]) -> pd.DataFrame:
-    """What the third class would have to score for the card's test figure, given the other two.
+    """The Dice that the third class would need for the card's test Dice, given the other two.
 
-    Test part, batches of 8; this asks nothing of the level of background and polyp but what the
-    run itself has.
+    Test part, batches of 8; background and polyp score as in the run itself.
 
     Returns:
-        A row per run: ``run``, ``scheme``, ``width``, Dice of each class (``background``,
-        ``polyp``, ``third``; absent left out) and ``needed``.
+        One row per run: ``run``, ``scheme``, ``width``, Dice of each class (``background``,
+        ``polyp``, ``third``; absent classes left out) and ``needed``.
     """
     rows = []
     for run, table in runs:
