@@ -1,4 +1,4 @@
-"""Which choices matter: what is trained, what is stored, and what a comparison says."""
+"""The ablation: what is trained, what is stored, and what the comparisons say."""
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ TINY = {"dataset": "phantom", "split": "phantom-240", "limit": 8, "width": 4, "i
 TINY |= {"device": "cpu", "precision": "fp32"}
 
 
-def test_each_setting_differs_from_its_reference_in_what_it_says():
+def test_each_setting_differs_from_its_baseline_only_as_it_says():
     of = {name: config_of(name, 0, width=16, image_size=128).to_dict() for name in SETTINGS}
     differ = {
         name: {k for k, v in of[name].items() if of[s.against][k] != v} - {"name", "recipe"}
@@ -64,7 +64,7 @@ def two_settings(monkeypatch):
     return few
 
 
-def test_runs_leave_their_scores_and_others_go_on_from_there(two_settings, tmp_path, monkeypatch):
+def test_runs_store_their_scores_and_are_not_trained_again(two_settings, tmp_path, monkeypatch):
     folder = tmp_path / "stored"
     ablate(1, folder, **TINY)
     names = [f"{name}-s0.{kind}" for name in ("card", "release") for kind in ("csv", "json")]
@@ -85,11 +85,13 @@ def test_runs_leave_their_scores_and_others_go_on_from_there(two_settings, tmp_p
     monkeypatch.setattr(ablation, "store", lambda run, stem: None)
     ablate(2, folder, **TINY)
     assert [(config.recipe, config.seed) for config in trained] == [("card", 1), ("release", 1)]
-    with pytest.raises(ValueError, match=r"card-s0\.json is of a run with limit 8, not 6: move it"):
+    with pytest.raises(
+        ValueError, match=r"card-s0\.json is from a run with limit 8, not 6: move it"
+    ):
         ablate(1, folder, **TINY | {"limit": 6})
 
 
-def test_a_run_that_another_process_trains_is_left_to_it(
+def test_a_run_that_another_process_is_training_is_skipped(
     two_settings, tmp_path, monkeypatch, capsys
 ):
     def fit(config):
@@ -136,12 +138,12 @@ def test_gains_are_paired_by_seed_and_frame():
     mirrored = rows.loc["mirrored copies (inference)", "gain"]
     assert rows.loc["averaged weights", "gain"].mean == pytest.approx(0.3)
     assert mirrored.mean == pytest.approx(0.02)
-    assert np.isnan(mirrored.low)  # of one seed there is no interval
+    assert np.isnan(mirrored.low)  # one seed gives no interval
     missing = rows.loc["scheme binary"]
     assert (missing["seeds"], missing["dice"].n, missing["gain"].n) == (0, 0, 0)
 
 
-def test_what_is_found_is_said_and_drawn():
+def test_findings_are_said_and_drawn():
     scores, records = {}, {}
     for seed in range(2):
         for name, gain in (("card", 0.0), ("longer", 0.1), ("augmented", 0.05)):

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says; how fast anything is is no matter of tests."""
+"""The benchmark measures what it says; how fast anything is is not tested."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ _PARTS = ("predict", "mask")  # of a whole frame
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory, session_cache, workers_here):
-    """A measurement of next to nothing: it is of no speed."""
+    """A minimal measurement: its speeds mean nothing."""
     folder = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ceiling, "_MATRIX", 64)
@@ -82,7 +82,7 @@ def test_each_pass_of_a_layer_is_what_autograd_computes():
     first, second, *_ = ceiling.convolutions(4, 32, 1)
     up = next(layer for layer in ceiling.convolutions(4, 32, 1) if layer.transposed)
     assert set(first.passes(CPU)) == {"forward", "weight gradient"}
-    exact = Compute(torch.device("cpu"), torch.float64)  # rounding decides nothing
+    exact = Compute(torch.device("cpu"), torch.float64)  # so that rounding decides nothing
     for layer, ways in ((second, {"channels last", "contiguous", "products"}), (up, None)):
         calls = layer.passes(exact)
         assert set(calls["weight gradient"]) == (ways or {"channels last"})
@@ -103,7 +103,7 @@ def test_the_plain_loop_learns_from_files(dataset, tmp_path):
     image, mask = JpegFolder(pairs, 32)[0]
     assert image.shape == (3, 32, 32)
     assert mask.dtype == torch.uint8
-    assert (image - dataset[0][0] / 255).abs().mean() < 0.05  # another resize, and JPEG
+    assert (image - dataset[0][0] / 255).abs().mean() < 0.05  # resized differently, and JPEG
     plain = PlainLoop(pairs[:16], 4, 32, 8, torch.device("cpu"), lr=0.02)
     steps = plain.steps()
     losses = [next(steps) for _ in range(12)]
@@ -123,7 +123,7 @@ def test_our_loop_goes_on_into_the_next_epoch(dataset):
 
 
 @pytest.mark.parametrize("loop", training.TRAINING)
-def test_steps_are_in_training_after_a_turn_has_validated(loop, tmp_path):
+def test_steps_are_in_training_mode_after_a_turn_has_validated(loop, tmp_path):
     seen = []
     hook = torch.nn.modules.module.register_module_forward_pre_hook(
         lambda module, _: seen.append(module.training) if isinstance(module, UNet) else None
@@ -143,8 +143,8 @@ def test_the_runtimes_that_are_compared_exist():
     assert names <= FORWARDS.keys()
 
 
-def test_both_loops_learn_the_same_from_the_same(tmp_path):
-    """From equal weights and frames; in fp32 only the way frames are made smaller differs."""
+def test_both_loops_learn_the_same_from_the_same_start(tmp_path):
+    """Weights and frames are equal; in fp32 only the way frames are resized differs."""
     short = {"epochs": 2, "lr": 0.01, "device": "cpu", "width": 4, "image_size": 32, "limit": 24}
     config = RunConfig.from_recipe("card", dataset="phantom", **short)
     table = equivalence.compare_loops(config, tmp_path / "e.csv", seeds=(0, 1), steps=4)
@@ -163,7 +163,7 @@ def test_both_loops_learn_the_same_from_the_same(tmp_path):
     both = table[(table["what"] == "loss") & (table["at"] == 4)].pivot(index="seed", columns="loop")
     delta = (both["value"]["ours"] - both["value"]["plain"]).to_numpy()
     assert first["difference"] == pytest.approx(delta.mean())
-    half = 6.313752 * abs(delta[0] - delta[1]) / 2  # t of 0.95 with one degree of freedom
+    half = 6.313752 * abs(delta[0] - delta[1]) / 2  # Student's t, 0.95, one degree of freedom
     assert first["high"] - first["difference"] == pytest.approx(half, rel=1e-5)
     assert first["rounding"] < 0.02
     assert agreement.equivalence_findings(found)[1].endswith("seeds): within ±0.02.")
@@ -176,7 +176,7 @@ def test_the_order_of_the_plain_loop_is_ours_in_each_epoch():
     assert list(equivalence._OurOrder(4, 10)) != epoch_order(3, 0, 10).tolist()
 
 
-def test_one_seed_is_no_interval(tmp_path):
+def test_one_seed_is_too_few_for_an_interval(tmp_path):
     with pytest.raises(ValueError, match="an interval needs at least two"):
         equivalence.compare_loops(training.settings(4, 32, 8), tmp_path / "e.csv", seeds=(0,))
 
@@ -206,7 +206,7 @@ def test_a_benchmark_is_written_and_can_be_read(measured):
     table = layer_table(bench, 4)
     assert len(table) == 24
     assert table[list(PASSES)].iloc[1:].gt(0).all(axis=None)
-    assert np.isnan(table["input gradient"].iloc[0])  # nobody asks for it
+    assert np.isnan(table["input gradient"].iloc[0])  # it is not needed
 
 
 def test_a_whole_frame_has_a_row_per_runtime(measured):
@@ -261,7 +261,7 @@ def _law_points(step, memory):
     return pd.DataFrame(rows)
 
 
-def test_the_law_is_found_in_what_it_made():
+def test_the_law_is_recovered_from_points_that_follow_it():
     step, memory = (0.02, 2e-12, 3e-9), (300, 1e-5, 1e-6)
     model = cost.fit_cost(_law_points(step, memory))
     assert model.step == pytest.approx(step, rel=1e-6)
@@ -271,7 +271,7 @@ def test_the_law_is_found_in_what_it_made():
     assert model.hours(16, 64, 4, frames=10, epochs=20) == pytest.approx(60 * seconds / 3600)
 
 
-def test_two_points_are_no_law():
+def test_two_points_are_too_few_for_the_law():
     with pytest.raises(ValueError, match="2 points of step: three are needed"):
         cost.fit_cost(_law_points((1, 1, 1), (1, 1, 1)).head(4))
 
@@ -317,7 +317,7 @@ def test_the_notebook_reads_what_was_measured(measured, tmp_path):
 
 
 def test_the_notebook_does_without_what_was_not_measured(measured, tmp_path, monkeypatch):
-    """Its cells, here: that papermill runs it is shown above."""
+    """Runs its cells here; the test above shows that papermill runs it."""
     bench = pd.read_csv(measured / "bench.csv")
     bench[bench["group"] != "cost"].to_csv(tmp_path / "bench.csv", index=False)
     (tmp_path / "machine.json").write_text((measured / "machine.json").read_text())

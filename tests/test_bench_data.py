@@ -1,4 +1,4 @@
-"""The measures are of what they say; how long anything takes is no matter of tests."""
+"""The measures measure what they say; how long anything takes is not tested."""
 
 import os
 

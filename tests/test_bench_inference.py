@@ -1,4 +1,4 @@
-"""Every runtime says the same of a frame; times add up; what is missing is named."""
+"""All runtimes predict the same; times add up; missing packages are named."""
 
 import sys
 
@@ -30,7 +30,7 @@ NEEDS = {
 
 @pytest.fixture(scope="module")
 def run(tiny_runs):
-    """The shared run itself: nothing here changes it."""
+    """The shared run itself: no test here changes it."""
     return tiny_runs["trimap"]
 
 
@@ -54,7 +54,7 @@ def test_every_runtime_gives_the_probabilities_of_the_cards_snippet(name, prepar
     assert expected.std() > 0.01  # else the test says nothing
     if name.endswith("fp32"):  # twenty times what was measured
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    else:  # of eight bits: 2 % was measured; another network is 100 % off
+    else:  # eight bits: 2 % was measured; another network would be 100 % off
         assert 0 < (found - expected).abs().mean() < 0.1 * expected.std()
 
 
@@ -91,11 +91,11 @@ def test_a_runtime_that_differs_shows_as_delta(run, monkeypatch):
     assert other.dice == 0
     assert other.delta == pytest.approx(-card.dice)  # each of these frames shows a polyp
     assert other.largest >= card.dice
-    mean = evaluate_run(run, dataset=data).polyp_dice  # about what is lost: the interval of it all
+    mean = evaluate_run(run, dataset=data).polyp_dice  # all of it is lost, so its interval fits
     assert [-other.high, -other.low] == pytest.approx([mean.low, mean.high], abs=0.04)
 
 
-def test_a_runtime_that_is_not_installed_is_left_out_by_name(run, monkeypatch, capsys):
+def test_a_runtime_that_is_not_installed_is_skipped_and_named(run, monkeypatch, capsys):
     missing = {"ours, OpenVINO fp32": "openvino", "ONNX Runtime, fp32": "onnxruntime"}
     for package in missing.values():
         monkeypatch.setitem(sys.modules, package, None)
@@ -103,7 +103,7 @@ def test_a_runtime_that_is_not_installed_is_left_out_by_name(run, monkeypatch, c
     assert table["runtime"].tolist() == [CARD]
     said = capsys.readouterr().out.splitlines()
     for line, (name, package) in zip(said, missing.items(), strict=True):
-        assert line.startswith(f"{name} is left out: {package} is not installed: uv sync --extra")
+        assert line.startswith(f"{name} is skipped: {package} is not installed: uv sync --extra")
 
 
 def test_bf16_is_compared_only_where_the_hardware_has_it(monkeypatch):
@@ -115,7 +115,7 @@ def test_bf16_is_compared_only_where_the_hardware_has_it(monkeypatch):
     assert set(found[0]) - set(found[1]) == {"ours, PyTorch bf16", "ours, OpenVINO bf16"}
 
 
-def test_weights_without_a_run_are_scored_as_those_of_one(run, network, tmp_path, monkeypatch):
+def test_weights_without_a_run_are_scored_like_those_of_a_run(run, network, tmp_path, monkeypatch):
     monkeypatch.setattr(runtimes, "FORWARDS", {CARD: FORWARDS[CARD]})
     bare = tmp_path / "bare.safetensors"
     save_weights(bare, network, {})
@@ -146,7 +146,7 @@ def test_speed_has_a_row_per_place_runtime_and_batch(workers_here):
         assert all(len(values) == 2 and min(values) > 0 for values in rounds)
     assert (calls["p50_ms"] > 0).all()
     assert (calls["p50_ms"] <= calls["p95_ms"]).all()
-    assert calls["mb"].nunique() == 1  # of one file
+    assert calls["mb"].nunique() == 1  # one file
 
 
 def test_a_whole_frame_is_that_of_the_model(run, prepared):
@@ -157,7 +157,7 @@ def test_a_whole_frame_is_that_of_the_model(run, prepared):
     mask, *seconds = whole_frame(
         load_forward("ours, PyTorch fp32", prepared), frame, model.scheme, 32, torch.device("cpu")
     )
-    assert (mask.numpy() == expected).mean() > 0.99  # rounding turns a pixel at the threshold
+    assert (mask.numpy() == expected).mean() > 0.99  # rounding may flip a pixel at the threshold
     assert min(seconds) > 0
 
 
@@ -169,7 +169,7 @@ def test_a_whole_frame_is_that_of_the_model(run, prepared):
         (["ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"], ["ONNX Runtime, fp32"]),
     ],
 )
-def test_who_ignores_the_limit_to_an_older_cpu_is_marked(asked, ignoring, monkeypatch):
+def test_runtimes_that_ignore_the_limit_to_an_older_cpu_are_marked(asked, ignoring, monkeypatch):
     for variable in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"):
         monkeypatch.delenv(variable, raising=False)
     for variable in asked:

@@ -1,4 +1,4 @@
-"""``.ci/gpu`` on the CPU: runs side by side, ends in time, packs what can be used again."""
+"""``.ci/gpu`` on the CPU: runs side by side, ends in time, packs runs that can be used again."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from polyp_utils.model.weights import load_weights, read_metadata, save_weights
 from polyp_utils.runs.run import Run
 
 SCRIPT = Path(__file__).parents[1] / ".ci/gpu"
-# Neither ends before both have begun; the first leaves a process behind.
+# Neither ends before both have started; the first leaves a process behind.
 MEET = """
 import pathlib, subprocess, sys, time
 pathlib.Path({mine!r}).touch()
@@ -34,7 +34,7 @@ if {leaves}:
 while not pathlib.Path({other!r}).exists():
     time.sleep(0.01)
 """
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups, as POSIX has them")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX process groups")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_jobs_run_side_by_side_and_leave_no_process(script, tmp_path, capsys):
 
 
 def test_a_job_that_hangs_is_killed(script, tmp_path):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the job then does too
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job inherits it
     try:
         hangs = [("hangs", ["-c", "import time; time.sleep(999)"])]
         (job,) = script.stage(hangs, tmp_path, time.monotonic(), 0.3)
@@ -101,24 +101,24 @@ def test_runs_are_packed_in_parts_from_which_they_can_be_used(script, tmp_path, 
         torch.testing.assert_close(loaded[key], value, rtol=2**-11, atol=2**-25)  # of float16
 
 
-def test_no_time_to_pack_is_said(script, tmp_path):
+def test_it_is_said_if_there_was_no_time_to_pack(script, tmp_path):
     (tmp_path / "a").touch()
     said = script.pack([tmp_path], tmp_path, script.Parts(tmp_path, 50_000), time.monotonic() - 1)
     assert said.startswith("packed 0 of 1 files")
 
 
-def test_an_unfinished_run_says_how_far_it_is(script, tmp_path):
+def test_an_unfinished_run_says_how_far_it_got(script, tmp_path):
     run = tmp_path / "run"
     write_json(run / "config.json", {"settings": {"epochs": 5}})
-    assert script.run_row(run) == ("run run", "unfinished", "", "0 of 5 epochs are safe")
+    assert script.run_row(run) == ("run run", "unfinished", "", "0 of 5 epochs are saved")
     (run / "history.csv").write_text("epoch\n1\n2\n")
-    assert script.run_row(run) == ("run run", "unfinished", "", "2 of 5 epochs are safe")
+    assert script.run_row(run) == ("run run", "unfinished", "", "2 of 5 epochs are saved")
     assert script.runs_of(tmp_path, time.time() - 60, "") == [run]
     assert script.runs_of(tmp_path, time.time() + 60, "run-2 is new") == []
     assert script.runs_of(tmp_path, time.time() + 60, "run is finished") == [run]
 
 
-def test_the_benchmark_is_asked_for_and_read_as_it_is(script, tmp_path, monkeypatch):
+def test_the_benchmark_is_called_and_read_with_its_real_interface(script, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setitem(cli._VERBS, "bench", lambda **options: asked.append(options))
     assert cli.main(script.BENCH[2:]) == 0
@@ -134,7 +134,7 @@ def test_the_benchmark_is_asked_for_and_read_as_it_is(script, tmp_path, monkeypa
 
 
 def call(tmp_path, results, *words):
-    """The script as a user calls it; its table, a list of words for each row."""
+    """Runs the script as a user does; returns its exit code, output, and the cells of its table."""
     environment = {**os.environ, "OUT": str(tmp_path / "out"), "POLYP_RESULTS": str(results)}
     command = [sys.executable, str(SCRIPT), *words]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
@@ -143,16 +143,16 @@ def call(tmp_path, results, *words):
     return done.returncode, head, [re.split(r"  +", row) for row in table.splitlines()[1:]]
 
 
-def test_what_there_is_no_time_for_is_not_begun(tmp_path, results):
+def test_what_there_is_no_time_for_is_not_started(tmp_path, results):
     code, head, table = call(tmp_path, results, "20", "--tests", "--bench")
     assert code == 1
     assert "; commit " in head.splitlines()[0]
     assert [row[:2] for row in table] == [
-        [what, "not begun"] for what in ("bench", "tests for a GPU", "other tests")
+        [what, "not started"] for what in ("bench", "tests for a GPU", "other tests")
     ]
 
 
-def test_commands_become_runs_and_a_table(tmp_path, results, dataset):  # that has been drawn
+def test_commands_become_runs_and_a_table(tmp_path, results, dataset):  # `dataset`: in the cache
     train = "train --recipe quick --limit 12 --epochs 1 --width 4 --image-size 32"
     code, head, table = call(tmp_path, results, "300", "--part-mib=0.1", train, "trian")
     (run,) = (Run(path.parent) for path in results.glob("*/training.json"))

@@ -29,7 +29,7 @@ def config(**changes):
 
 
 def started(settings):
-    """A new network with the weights that settings name, what they were, and what is said."""
+    """Weights of a new network after and before loading, the sentence said, and the `Initial`."""
     torch.manual_seed(1)
     model = UNet(3, get_scheme(settings.scheme).logits, settings.width)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -44,25 +44,25 @@ def test_all_weights_are_taken_where_the_classes_are_the_same(run, as_file):
         assert torch.equal(now[key], value)
     assert initial.path == run.weights
     assert initial.fingerprint in said
-    assert "drawn anew" not in said
+    assert "at random" not in said
 
 
 @pytest.mark.parametrize("scheme", ["binary", "unused-third"])  # another number, and other names
-def test_the_last_layer_is_drawn_anew_where_the_classes_differ(run, scheme):
+def test_the_last_layer_starts_at_random_where_the_classes_differ(run, scheme):
     now, before, said, _ = started(config(init=run.name, scheme=scheme))
     for key, value in load_file(run.weights).items():
         head = key.startswith("output.")
         assert torch.equal(now[key], before[key] if head else value)
-    assert "the last layer is drawn anew" in said
+    assert "the last layer starts at random" in said
 
 
-def test_weights_that_do_not_say_their_classes_are_taken_if_their_number_fits(run, tmp_path):
+def test_weights_without_class_names_are_loaded_if_the_number_fits(run, tmp_path):
     path = tmp_path / "bare.safetensors"
     half = {key: value.half() for key, value in load_file(run.weights).items()}
     save_file(half, path)
     now, _, said, _ = started(config(init=str(path), scheme="unused-third"))
     assert torch.equal(now["output.weight"], half["output.weight"].float())
-    assert "Which frames they have seen is not known" in said
+    assert "The frames they were trained on are not known" in said
 
 
 def test_a_run_records_what_it_started_from(run, capsys):
@@ -74,13 +74,13 @@ def test_a_run_records_what_it_started_from(run, capsys):
     assert there.record["fingerprints"]["init_weights"] == find_initial(there.config).fingerprint
     assert "starting from the weights of" in capsys.readouterr().out
     before, after = (load_file(r.weights)["bottleneck.0.weight"] for r in (run, there))
-    torch.testing.assert_close(after, before, rtol=0, atol=1e-6)  # with next to no learning rate
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-6)  # the learning rate is almost 0
     assert read_metadata(there.weights)["settings"]["init"] == run.name
     shutil.rmtree(run.path)
-    assert fit(there.config) == there  # it is finished, and needs them no more
+    assert fit(there.config) == there  # it is finished and no longer needs them
 
 
-def test_an_average_starts_from_them_too(run):
+def test_the_moving_average_starts_from_them_too(run):
     there = fit(config(init=run.name, lr=1e-9, ema_decay=0.9))
     before, after = (load_file(r.weights)["bottleneck.0.weight"] for r in (run, there))
     torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
@@ -95,7 +95,7 @@ def test_other_weights_of_that_name_are_another_run(run):
 
 
 def test_weights_of_another_width_are_refused(run, results):
-    with pytest.raises(WeightsError, match="is of width 4 but width is 8: take width 4"):
+    with pytest.raises(WeightsError, match="has width 4 but width is 8: use width 4"):
         fit(config(init=run.name, width=8))
     assert [path.name for path in results.iterdir()] == [run.name]
 
@@ -104,21 +104,21 @@ def test_incomplete_weights_are_refused(run, tmp_path):
     tensors = load_file(run.weights)
     del tensors["up.1.bias"]
     save_file(tensors, tmp_path / "part.safetensors")
-    with pytest.raises(WeightsError, match=r"no complete U-Net of width 4: up\.1\.bias differs"):
+    with pytest.raises(WeightsError, match=r"not a complete U-Net of width 4: up\.1\.bias differs"):
         find_initial(config(init=str(tmp_path / "part.safetensors")))
 
 
 def test_a_run_without_weights_is_named(run):
     run.weights.unlink()
-    with pytest.raises(FileNotFoundError, match="init needs a run with its weights"):
+    with pytest.raises(FileNotFoundError, match="init needs a run that has its weights"):
         find_initial(config(init=run.name))
     with pytest.raises(ValueError, match="unknown run 'nothing'"):
         find_initial(config(init="nothing"))
 
 
-def test_what_they_have_seen_of_the_test_part_is_said(run, tmp_path):
+def test_it_is_said_how_much_of_the_test_part_they_have_seen(run, tmp_path):
     split = load_split("phantom-240")
-    path = Path(tmp_path / "turned.csv")  # the run's first training frame is tested here
+    path = Path(tmp_path / "turned.csv")  # here the run's training frames are tested
     turned = replace(split, train=split.test[:8], val=split.val[8:12], test=split.train[:4])
     path.write_text(turned.to_csv(), encoding="utf-8")
     assert (
@@ -128,10 +128,11 @@ def test_what_they_have_seen_of_the_test_part_is_said(run, tmp_path):
     assert "they have seen 0 in training" in find_initial(config(init=run.name)).leak
 
 
-def test_what_frames_of_a_data_set_that_is_gone_had_been_is_not_known(run, tmp_path):
+def test_frames_of_a_data_set_that_is_gone_are_not_known(run, tmp_path):
     settings = config(dataset=str(tmp_path / "gone"), split="grouped").to_dict()
     save_weights(run.weights, UNet(width=4), {"settings": settings})
-    assert "Which frames they have seen is not known" in find_initial(config(init=run.name)).leak
+    leak = find_initial(config(init=run.name)).leak
+    assert "The frames they were trained on are not known" in leak
 
 
 def test_near_duplicates_of_seen_frames_are_counted(monkeypatch):
@@ -141,7 +142,7 @@ def test_near_duplicates_of_seen_frames_are_counted(monkeypatch):
     assert seen_before([b], "kvasir-seg", [a], "kvasir-seg") == (0, 1)
     assert seen_before([a, b], "kvasir-seg", [b], "kvasir-seg") == (1, 0)
     assert seen_before([a], "cvc-clinicdb", [b], "kvasir-seg") == (0, 0)
-    monkeypatch.setattr(known, "known_ids", lambda dataset: [])  # of a folder that was searched
+    monkeypatch.setattr(known, "known_ids", lambda dataset: [])  # a folder that was searched
     assert seen_before(["x"], "my/frames", ["x"], "my/frames") == (1, 0)
     assert seen_before([a], "kvasir-seg", [a, b], "my/frames") == (1, None)
     monkeypatch.setattr(known, "known_ids", lambda dataset: None)

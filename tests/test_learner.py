@@ -1,4 +1,4 @@
-"""Optimizers, schedules and averages: by what they do to weights, and at which rate."""
+"""Optimizers, schedules and moving averages: what they do to the weights, at which rate."""
 
 import copy
 
@@ -23,14 +23,14 @@ def started(**changes):
     return Learner(config, get_scheme(config.scheme), CPU)
 
 
-def test_a_linear_schedule_rises_and_falls_to_nothing():
+def test_a_linear_schedule_warms_up_and_decays_to_zero():
     shares = [linear(step / 20, 0.25) for step in range(20)]
     assert shares[:6] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert np.diff(shares[5:]) == pytest.approx([-1 / 15] * 14)
     assert linear(0, 0) == 1
 
 
-def test_a_cosine_schedule_rises_and_falls_to_a_thousandth():
+def test_a_cosine_schedule_warms_up_and_decays_to_a_thousandth():
     shares = [cosine(step / 20, 0.25) for step in range(20)]
     assert shares[:6] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     half = 0.001 + 0.999 * (1 + np.cos(np.pi * np.arange(15) / 15)) / 2
@@ -59,7 +59,7 @@ def test_each_step_has_the_rate_of_its_place_in_the_run(monkeypatch, start):
 @pytest.mark.parametrize(
     ("optimizer", "kind", "decay"),
     [("adamw", torch.optim.AdamW, 0.1 * 0.2), ("sgd", torch.optim.SGD, 0.1 * 0.2 * 1.9)],
-)  # Nesterov: the decay itself and 0.9 of the velocity that it has just become
+)  # Nesterov: the decay itself, and 0.9 of the velocity that it has just become
 def test_weights_decay_and_batch_norms_do_not(optimizer, kind, decay):
     learner = started(optimizer=optimizer, lr=0.1, weight_decay=0.2)
     assert isinstance(learner.optimizer, kind)
@@ -73,7 +73,7 @@ def test_weights_decay_and_batch_norms_do_not(optimizer, kind, decay):
 
 
 def frames(count):
-    """Noise that a network can learn something of: the mask is where it is bright."""
+    """Noise that a network can learn from: the mask is where it is bright."""
     images = torch.randint(0, 256, (count, 3, 32, 32), generator=torch.Generator().manual_seed(1))
     masks = (images.float().mean(1) > 140) * 255
     ids = tuple(map(str, range(count)))
@@ -120,7 +120,7 @@ def test_release_equals_a_plain_loop():
                     corrected = (second / (1 - 0.999**step)).sqrt() + 1e-8
                     p -= 0.01 * rate * first / (1 - 0.9**step) / corrected
                 now = {k: v.clone() for k, v in model.state_dict().items()}
-                # the first is taken as it is; of what follows t is the number that lie behind
+                # the first state is copied; after it, t counts the earlier steps
                 t = step - 1
                 kept = min(0.9, (1 + t) / (10 + t)) if averaged else 0
                 averaged = {k: kept * (averaged or now)[k] + (1 - kept) * v for k, v in now.items()}
@@ -137,7 +137,7 @@ def unet_of_seed(seed):
 
 
 @pytest.mark.parametrize("recipe", ["card", "quick", "release"])
-def test_the_state_is_all_that_going_on_needs(recipe):
+def test_the_state_is_all_that_resuming_needs(recipe):
     config = RunConfig.from_recipe(recipe, **TINY, epochs=4, lr=0.01, lr_patience=0)
     data = frames(8)
 
@@ -162,7 +162,7 @@ def test_the_state_is_all_that_going_on_needs(recipe):
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_the_card_has_adam_and_no_schedule_but_the_plateau():
+def test_the_card_uses_adam_and_only_the_plateau_schedule():
     card = RECIPES["card"]
     assert (card.optimizer, card.schedule, card.weight_decay) == ("adam", "plateau", 0)
     assert (card.clip_norm, card.ema_decay, card.keep, card.init) == (0, 0, "best", "")

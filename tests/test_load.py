@@ -1,5 +1,8 @@
-"""The Hub is a stand-in on this machine that answers as huggingface_hub expects; the client is the
-real one. It reads HF_ENDPOINT when it is imported, so it runs in a process of its own."""
+"""Models come from disk and from the Hub, and run cards say what their runs do.
+
+The Hub is a local stand-in that answers as huggingface_hub expects; the client is the real one. It
+reads HF_ENDPOINT when it is imported, so it runs in its own process.
+"""
 
 import base64
 import json
@@ -88,14 +91,14 @@ def test_run_folder_and_its_file_give_the_predictions_of_the_run(scheme, tiny_ru
     stored = to_original(run.probabilities("test", frame_id, model.scheme), image.shape[:2])
     probabilities = model.probabilities(image)
     assert probabilities.shape == stored.shape
-    assert (probabilities - stored).abs().max() < 1.02 / 255  # two classes stored as 8 bit
+    assert (probabilities - stored).abs().max() < 1.02 / 255  # stored as 8 bits per class
     other = model.probabilities(image[::-1])
-    assert (other - stored).abs().max() > 5 / 255  # else the test says nothing
+    assert (other - stored).abs().max() > 5 / 255  # or the test proves nothing
 
 
 @pytest.fixture
 def any_weights(tmp_path, trained_like):
-    """A file of weights whose predictions of noise differ from pixel to pixel on any machine."""
+    """A weights file whose predictions for noise differ from pixel to pixel on any machine."""
     path = tmp_path / "any.safetensors"
     save_weights(path, trained_like(), {"settings": {"scheme": "trimap", "image_size": 64}})
     return path
@@ -105,7 +108,7 @@ def test_masks_follow_from_probabilities_at_the_size_of_the_frame(any_weights):
     model = load_model(any_weights, device="cpu", precision="fp32", runtime="torch")
     noise = np.random.default_rng(0).integers(256, size=(90, 70, 3), dtype=np.uint8)
     image = noise[..., ::-1]  # not square, and a view with a negative stride
-    with torch.no_grad():  # half of the frame shall be polyp
+    with torch.no_grad():  # makes half of the frame polyp
         background, *polyps = model.probabilities(image)
         model.network.output.bias[0] += (sum(polyps) / background).log().median()
     p = model.probabilities(image).numpy()
@@ -120,7 +123,7 @@ def test_masks_follow_from_probabilities_at_the_size_of_the_frame(any_weights):
     assert 0.4 < polyp.mean() < 0.6
 
 
-def test_a_mirrored_model_does_not_care_which_way_a_frame_is_turned(any_weights):
+def test_a_mirrored_model_predicts_the_same_for_a_flipped_frame(any_weights):
     settings = {"device": "cpu", "precision": "fp32"}
     plain, mirrored = (load_model(any_weights, **settings, mirrored=m) for m in (False, True))
     image = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
@@ -137,12 +140,12 @@ def test_a_mirrored_model_does_not_care_which_way_a_frame_is_turned(any_weights)
 @pytest.mark.parametrize(
     "image", [np.zeros((40, 40, 3), np.float32), np.zeros((40, 40), np.uint8)], ids=["float", "2D"]
 )
-def test_image_of_another_kind_is_refused(image, tiny_runs):
+def test_an_image_of_another_dtype_or_shape_is_refused(image, tiny_runs):
     with pytest.raises(ValueError, match=r"give RGB uint8 \(H, W, 3\)"):
         load_model(tiny_runs["trimap"].path, device="cpu").probabilities(image)
 
 
-def test_plain_state_dict_needs_scheme_and_size_and_then_loads(tmp_path, trained_like):
+def test_a_plain_state_dict_loads_if_scheme_and_size_are_given(tmp_path, trained_like):
     network, path = trained_like(), tmp_path / "plain.safetensors"
     save_file(network.state_dict(), path)
     with pytest.raises(WeightsError, match=r"3 logits: one of trimap, unused-third, jpeg-levels"):
@@ -178,7 +181,7 @@ def test_pickle_and_foreign_tensors_are_refused(tmp_path):
 @pytest.mark.parametrize("source", ["nothing-here", "a/b/c", "a/missing.safetensors", "../x", "."])
 def test_neither_folder_nor_file_nor_repository(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no run folder, no file|holds no model\.safe"):
+    with pytest.raises(FileNotFoundError, match=r"is not a run, a file|holds no model\.safe"):
         load_model(source)
 
 
@@ -192,18 +195,18 @@ def test_without_a_source_the_released_weights_are_loaded(tmp_path, monkeypatch)
         load_model()
 
 
-def test_a_run_folder_that_is_not_there_is_not_asked_of_the_hub(tmp_path, monkeypatch):
+def test_a_missing_run_folder_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no run folder.* Runs with weights"):
+    with pytest.raises(FileNotFoundError, match=r"is not a run, .* Runs with weights"):
         load_model("results/quick-trimap-w16-s0")
 
 
-def test_without_huggingface_hub_the_error_says_what_to_fetch(monkeypatch):
+def test_without_huggingface_hub_the_error_says_what_to_download(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     url = "https://huggingface.co/user/name/resolve/v1/model.safetensors"
-    with pytest.raises(HubError, match=f"not installed: install it, or get {re.escape(url)} by"):
+    with pytest.raises(HubError, match=f"not installed: install it, or download {re.escape(url)} "):
         load_model("user/name@v1")
 
 
@@ -223,7 +226,7 @@ class StandIn(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """What hf_hub_download, create_repo and upload_folder ask; all else is 404."""
+    """Answers hf_hub_download, create_repo and upload_folder; everything else is 404."""
 
     server: StandIn
 
@@ -291,8 +294,8 @@ def stand_in():
         server.shutdown()
 
 
-# One process for all, as importing torch takes longest. argv: sources, then runs to push as
-# user/<scheme> and to use as their cards say.
+# One process for everything, as importing torch takes longest. argv: sources, then the runs to push
+# as user/<scheme> and to use as their cards say.
 CLIENT = """
 import json, re, sys
 from pathlib import Path
@@ -327,7 +330,7 @@ print(json.dumps(answers))
 
 @pytest.fixture(scope="module")
 def answers(stand_in, tiny_runs, tmp_path_factory):
-    """What the client got, by source; its cache is checked to lie where it was asked for."""
+    """The client's answers by source; its cache is checked to be where it should be."""
     pytest.importorskip("huggingface_hub")
     folder = tmp_path_factory.mktemp("client")
     torch.save({}, folder / "pickle")
@@ -369,7 +372,7 @@ def test_load_from_the_hub(source, answers):
     [
         ("user/good@v2", "HubError: user/good has no revision 'v2'"),
         ("user/old", "HubError: user/old has no model.safetensors at revision 'main'"),
-        ("user/none", "HubError: user/none is no file or folder here, and no repository"),
+        ("user/none", "HubError: user/none is not a file or folder here, nor a repository"),
         ("user/bad", "WeightsError: .* is not a safetensors file"),
     ],
 )
@@ -392,13 +395,13 @@ def test_a_pushed_run_is_used_as_its_card_says(scheme, answers, stand_in, tiny_r
     assert set(answer["values"]) <= set(range(len(SCHEMES[scheme].classes)))
 
 
-def test_no_network_says_how_to_get_the_file_by_hand(tmp_path, monkeypatch):
+def test_without_a_network_the_error_says_what_to_download(tmp_path, monkeypatch):
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # a dead line is retried for 23 s first
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     url = "https://huggingface.co/user/name/resolve/main/model.safetensors"
-    with pytest.raises(HubError, match=f"cannot be fetched .* get {re.escape(url)} by hand"):
+    with pytest.raises(HubError, match=f"cannot be loaded .* download {re.escape(url)} and"):
         load_model("user/name")
 
 
@@ -431,7 +434,7 @@ def hub_card(text):
 
 def test_front_matter_is_what_the_hub_reads(run):
     text = write_run_card(evaluated(run)).read_text(encoding="utf-8")
-    data = hub_card(text).data  # raises on a model index that the Hub would not read
+    data = hub_card(text).data  # raises if the Hub could not read the model index
     assert data.pipeline_tag == "image-segmentation"
     assert data.library_name == "pytorch"
     assert data.model_name == run.name
@@ -472,11 +475,11 @@ def test_command_of_the_card_trains_the_same_run(run, capsys):
     text = write_run_card(run).read_text(encoding="utf-8")
     words = shlex.split(re.search(r"```bash\n(.*?)\n```", text)[1])
     assert words[:4] == ["python", "-m", "polyp_utils", "train"]
-    assert cli.main(words[3:]) == 0  # other settings would be another folder, or an error
+    assert cli.main(words[3:]) == 0  # other settings would make another folder, or an error
     assert capsys.readouterr().out == f"{run.name} is finished: nothing to train\n"
 
 
-def test_research_data_make_research_weights(run):
+def test_weights_from_research_data_are_for_research_only(run):
     record = run.record
     record["settings"] |= {"recipe": "card", "dataset": "kvasir-seg", "split": "random-800-s42"}
     record["resumed"] = [{"commit": "later"}]
@@ -486,7 +489,7 @@ def test_research_data_make_research_weights(run):
     assert (data.license, data.license_name) == ("other", "research-only")
     assert "commercial use needs permission" in text
     assert "MMM 2020" in text
-    assert "in frames without polyps is not measured" in text
+    assert "False positives on frames without polyps are not measured" in text
     assert "Not a medical device" in text
     assert f"| commit | {record['commit']}, then later |" in text
 
@@ -494,8 +497,8 @@ def test_research_data_make_research_weights(run):
 def test_card_without_weights_says_how_to_make_them(run):
     run.weights.unlink()
     text = write_run_card(run).read_text(encoding="utf-8")
-    assert "not in this folder (files above 20 MB stay out of git)" in text
-    with pytest.raises(FileNotFoundError, match=r"has the command that makes it again"):
+    assert "not in this folder, so that it is light to clone; the command above trains them" in text
+    with pytest.raises(FileNotFoundError, match=r"has the command that trains it again"):
         load_model(run.path)
 
 
@@ -507,14 +510,14 @@ def test_publishing_leaves_out_heavy_weights_and_state(run, tmp_path, monkeypatc
         (run.path / name).write_bytes(b"12345")
     notebook = tmp_path / "results/published" / run.name / "02_train.ipynb"
     notebook.parent.mkdir(parents=True)
-    notebook.write_text('{"cells": []}')  # lies there before the run is published, and stays
+    notebook.write_text('{"cells": []}')  # is there before the run is published, and stays
     published = publish(run)
     assert published.path == notebook.parent
     names = {path.name for path in published.path.rglob("*") if path.is_file()}
     assert names >= {"02_train.ipynb", "model.safetensors", "history.csv", "test.zip"}
     assert not names & {"state.pt", ".x.tmp", ".lock", "phantom-0300.png"}
     text = (published.path / "README.md").read_text()
-    assert "MB, in this folder, kernels in float16 (scores: of the same in float32)." in text
+    assert "MB, in this folder, kernels in float16 (scored in float32)." in text
     assert publish(published) == published
 
     shutil.rmtree(published.path)
@@ -525,7 +528,7 @@ def test_publishing_leaves_out_heavy_weights_and_state(run, tmp_path, monkeypatc
     assert "not in this folder" in (light.path / "README.md").read_text()
 
     halved = publish(run).weights
-    assert halved.stat().st_size < 0.75 * run.weights.stat().st_size  # a header, and some float32
+    assert halved.stat().st_size < 0.75 * run.weights.stat().st_size  # the header, and some float32
     assert read_metadata(halved) == read_metadata(run.weights)
     model = load_weights(UNet(width=4), halved)
     for key, value in load_file(run.weights).items():

@@ -1,4 +1,4 @@
-"""The ONNX files say of any frames what the network says, at every size and batch."""
+"""The ONNX files predict what the network predicts, at every size and batch."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def save(path, network, **settings):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, trained_like):
-    """A network of three classes, and its file (an export takes seconds)."""
+    """A network with three classes, and its ONNX file (an export takes seconds)."""
     pytest.importorskip("onnxscript")
     folder = tmp_path_factory.mktemp("onnx")
     network = save(folder / "model.safetensors", trained_like())
@@ -46,7 +46,7 @@ def run_onnx(path, images):
 
 @pytest.fixture(scope="module")
 def quantised(exported):
-    """Its file in int8, calibrated on noise, as what the network was normed with."""
+    """Its file in int8, calibrated on noise, like the network's batch norms."""
     pytest.importorskip("onnxruntime")
     images = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
     path = exported[1]
@@ -68,7 +68,7 @@ def test_probabilities_are_the_networks(exported, batch, size):
 
 @pytest.mark.parametrize(("batch", "size"), SIZES)
 def test_probabilities_of_int8_are_nearly_the_networks(exported, quantised, batch, size):
-    """8 % of their spread were measured; the arithmetic in integers is the same on every CPU."""
+    """8 % of their spread was measured; integer arithmetic is the same on every CPU."""
     images = torch.rand(batch, 3, *size)
     with torch.no_grad():
         expected = to_probabilities(exported[0](images))
@@ -80,7 +80,7 @@ def test_probabilities_of_int8_are_nearly_the_networks(exported, quantised, batc
 
 
 def test_weights_of_int8_cannot_saturate_where_products_are_added_in_16_bits(quantised):
-    """As AVX2 without VNNI adds them: two, of uint8 by int8."""
+    """AVX2 without VNNI adds two products of uint8 and int8 in 16 bits."""
     onnx = pytest.importorskip("onnx")
     graph = onnx.load(quantised).graph
     tensors = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
@@ -93,9 +93,9 @@ def test_weights_of_int8_cannot_saturate_where_products_are_added_in_16_bits(qua
 
 
 @pytest.mark.parametrize("file", ["exported", "quantised"])
-def test_a_size_that_does_not_fit_is_refused(file, request, exported):
+def test_a_size_that_is_not_a_multiple_of_16_is_refused(file, request, exported):
     path = exported[1] if file == "exported" else request.getfixturevalue(file)
-    with pytest.raises(Exception, match="dimensions must match"):  # the runtime's own kind
+    with pytest.raises(Exception, match="dimensions must match"):  # of the runtime's own class
         run_onnx(path, torch.rand(1, 3, 40, 32))
 
 
@@ -112,7 +112,7 @@ def test_one_logit_becomes_two_probabilities(tmp_path, trained_like):
 
 
 @pytest.mark.parametrize("file", ["exported", "quantised"])
-def test_the_file_stands_alone_and_says_what_it_is(file, request, exported):
+def test_the_file_is_self_contained_and_describes_itself(file, request, exported):
     onnx = pytest.importorskip("onnx")
     path = exported[1] if file == "exported" else request.getfixturevalue(file)
     assert {f.name for f in path.parent.iterdir()} <= {"model.onnx", "model.int8.onnx"}
@@ -127,7 +127,7 @@ def test_the_file_stands_alone_and_says_what_it_is(file, request, exported):
     assert metadata == expected
 
 
-def test_weights_that_say_nothing_need_scheme_and_size(tmp_path):
+def test_weights_without_metadata_need_scheme_and_size(tmp_path):
     pytest.importorskip("onnxscript")
     save_weights(tmp_path / "bare.safetensors", UNet(width=4), {})
     with pytest.raises(WeightsError, match="give scheme="):
@@ -135,8 +135,8 @@ def test_weights_that_say_nothing_need_scheme_and_size(tmp_path):
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_nothing_to_calibrate_with_is_refused(exported, tmp_path):
-    with pytest.raises(ValueError, match="no image to calibrate with"):
+def test_calibration_without_images_is_refused(exported, tmp_path):
+    with pytest.raises(ValueError, match="no images to calibrate with"):
         export_int8(exported[1], tmp_path / "q.onnx", torch.zeros(0, 3, 32, 32, dtype=torch.uint8))
     assert not list(tmp_path.iterdir())
 
@@ -157,7 +157,7 @@ def test_export_writes_int8_beside_the_file(exported, tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize("name", ["onnx", "onnxscript"])
 def test_a_missing_package_is_one_line_with_how_to_install_it(tmp_path, monkeypatch, capsys, name):
-    monkeypatch.setitem(sys.modules, "onnx", np)  # there or not: any module will do
+    monkeypatch.setitem(sys.modules, "onnx", np)  # installed or not: any module will do
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ExtraError, match=f"{name} .*--extra export"):
         export_onnx("nowhere", tmp_path / "model.onnx")

@@ -1,4 +1,4 @@
-"""OpenVINO says what PyTorch says, at every size; it is taken where it is installed."""
+"""OpenVINO predicts what PyTorch predicts, at every size, and is used where it is installed."""
 
 import pickle
 import subprocess
@@ -29,7 +29,7 @@ def test_openvino_gives_the_logits_of_the_network(shape, logits, trained_like):
     torch.testing.assert_close(compiled(images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_predictions_are_the_same_by_either_runtime(trained_like):
+def test_predictions_are_the_same_in_either_runtime(trained_like):
     pytest.importorskip("openvino")
     model = trained_like()
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
@@ -40,11 +40,11 @@ def test_predictions_are_the_same_by_either_runtime(trained_like):
         )
         if compute == FP32:
             torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-        else:  # of eight bits, and where the CPU has no bf16 OpenVINO computes in float32
+        else:  # bf16 has eight bits; OpenVINO computes in float32 where the CPU has no bf16
             assert (one - other).abs().mean() < 0.1 * one.std()
 
 
-def test_the_weights_are_those_of_the_time_of_compilation(trained_like):
+def test_the_weights_are_fixed_at_compilation(trained_like):
     pytest.importorskip("openvino")
     model, images = trained_like(), torch.rand(1, 3, 32, 32)
     compiled = OpenVINONetwork(model, FP32)
@@ -53,7 +53,7 @@ def test_the_weights_are_those_of_the_time_of_compilation(trained_like):
     assert torch.equal(compiled(images), before)
 
 
-def test_a_size_that_cannot_be_halved_is_refused_alike(trained_like):
+def test_a_size_that_is_not_a_multiple_of_16_is_refused_as_by_the_network(trained_like):
     pytest.importorskip("openvino")
     compiled = OpenVINONetwork(trained_like(), FP32)
     with pytest.raises(ValueError, match="height is 40, no multiple of 16"):
@@ -74,14 +74,14 @@ def test_threads_may_share_a_network(trained_like):
     torch.testing.assert_close(torch.cat(found[:8]), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_each_thread_gets_its_number_back_whoever_leaves_first(trained_like):
+def test_each_thread_gets_its_thread_count_back_whichever_leaves_first(trained_like):
     pytest.importorskip("openvino")
     compiled, together = OpenVINONetwork(trained_like(), FP32), threading.Barrier(2, timeout=60)
 
     def enter_and_leave(turn):
         found = [torch.get_num_threads()]
         together.wait()
-        with threads_for(compiled), threads_for(compiled):  # the second does nothing
+        with threads_for(compiled), threads_for(compiled):  # the inner one does nothing
             found.append(torch.get_num_threads())
             together.wait()
             if turn:
@@ -113,24 +113,24 @@ while networks:
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="signals and their stacks, as on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks as on Linux")
 def test_networks_may_be_freed_in_any_order_before_a_signal():
     pytest.importorskip("openvino")
     done = subprocess.run([sys.executable, "-c", FREED_IN_ORDER], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "handled\n" * 3), done.stderr
 
 
-def test_no_frame_gives_no_logits(trained_like):
+def test_no_frames_give_no_logits(trained_like):
     pytest.importorskip("openvino")
     assert OpenVINONetwork(trained_like(), FP32)(torch.rand(0, 3, 32, 48)).shape == (0, 3, 32, 48)
 
 
-def test_what_is_missing_comes_back_from_another_process():
+def test_a_missing_package_is_reported_from_another_process():
     error = pickle.loads(pickle.dumps(ExtraError("openvino", "fast")))
     assert str(error) == str(ExtraError("openvino", "fast"))
 
 
-def test_pytorch_steps_back_while_openvino_computes(trained_like):
+def test_pytorch_uses_one_thread_while_openvino_computes(trained_like):
     pytest.importorskip("openvino")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -142,7 +142,7 @@ def test_pytorch_steps_back_while_openvino_computes(trained_like):
     torch.set_num_threads(before)
 
 
-def test_auto_takes_openvino_where_it_is_installed_and_faster(monkeypatch, trained_like):
+def test_auto_uses_openvino_where_it_is_installed_and_faster(monkeypatch, trained_like):
     pytest.importorskip("openvino")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert isinstance(for_frames(trained_like(), BF16), OpenVINONetwork)
@@ -151,7 +151,7 @@ def test_auto_takes_openvino_where_it_is_installed_and_faster(monkeypatch, train
     assert isinstance(for_frames(trained_like(), BF16), UNet)
 
 
-def test_without_openvino_auto_takes_pytorch(monkeypatch, trained_like):
+def test_without_openvino_auto_uses_pytorch(monkeypatch, trained_like):
     monkeypatch.setitem(sys.modules, "openvino", None)
     frozen, images = for_frames(trained_like(), FP32), torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(frozen(images), fold_batch_norm(trained_like())(images))

@@ -102,7 +102,7 @@ def of_two(tmp_path_factory):
         assert len(run.history) == finished, done.stderr
         assert not run.finished
         if fault == "diverged":
-            message = "error: the loss is nan since step 2 of epoch 2"
+            message = "error: the loss is nan from step 2 of epoch 2 on"
             assert done.stderr.count("error: the loss") == done.stderr.count(message) == 1
             assert "Traceback" not in done.stderr.split(message)[0]
             shutil.copytree(results, copy, dirs_exist_ok=True)
@@ -138,7 +138,7 @@ def assert_same(a, b):
 def test_two_processes_that_die_and_go_on_equal_one_that_accumulates(of_two, of_one):
     run, done, _ = of_two
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("going on after epoch 2") == 1
+    assert done.stdout.count("resuming after epoch 2") == 1
     assert done.stdout.count("epoch 3/3") == 1
     assert_same(run, of_one)
     assert sorted(path.name for path in run.path.iterdir()) == [
@@ -184,7 +184,7 @@ def test_predictions_and_validation_are_merged_in_order(of_two):
 def test_what_the_user_can_mend_is_said_by_the_first(monkeypatch, results):
     monkeypatch.setattr(processes, "size", lambda: 2)
     monkeypatch.setattr(processes, "gather", lambda value: [value] * 2)
-    message = "micro_batches is 1 but there are 2 processes: take a multiple, or 0"
+    message = "micro_batches is 1 but there are 2 processes: use a multiple, or 0"
     with pytest.raises(ValueError, match=message):
         fit(small(micro_batches=1))
     monkeypatch.setattr(processes, "rank", lambda: 1)
@@ -244,7 +244,7 @@ def test_the_shares_of_a_batch_are_whole_micro_batches(monkeypatch, count, micro
 @pytest.mark.parametrize(
     ("count", "changes", "message"),
     [
-        (3, {}, "micro_batches is 4 but there are 3 processes: take a multiple, or 0"),
+        (3, {}, "micro_batches is 4 but there are 3 processes: use a multiple, or 0"),
         (3, {"micro_batches": 0}, "batch_size is 8 but there are 3 processes, which share a batch"),
     ],
 )

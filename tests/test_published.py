@@ -1,4 +1,4 @@
-"""What is published: light to clone, scored as before, and without frames that may not be shown."""
+"""Published runs: light to clone, scored as before, and without frames that may not be shown."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def test_a_published_run_scores_as_before(run):
 
 
 def executed(path, *frames_of):
-    """A notebook that shows a chart, and frames of these sets."""
+    """An executed notebook that shows a chart, and frames of these sets."""
     kinds = [{"image/png": ""}, *({"image/jpeg": ""} for _ in frames_of)]
     metadata = [{}, *({"image/jpeg": {"frames_of": name}} for name in frames_of)]
     outputs = [{"data": d, "metadata": m} for d, m in zip(kinds, metadata, strict=True)]
@@ -73,7 +73,7 @@ def test_frames_that_may_not_be_shown_are_not_published(run, monkeypatch):
     assert re.match(left_out.format("somebody's"), unknown)
 
     monkeypatch.setitem(CATALOG, "phantom", replace(CATALOG["phantom"], shown=False))
-    publish(published)  # as it lies there
+    publish(published)  # in place
     figures = {path.name for path in (published.path / "figures").iterdir()}
     assert "worst.png" in figures
     assert "worst.jpg" not in figures

@@ -178,7 +178,7 @@ def test_another_device_is_noted_while_the_run_goes_on(capsys):
     run = opened(CONFIG, PRINTS, "a machine")
     opened(CONFIG, PRINTS, "another")
     opened(CONFIG, PRINTS, "another")
-    assert capsys.readouterr().out.count("goes on with another device; config.json says so") == 1
+    assert capsys.readouterr().out.count("resuming with another device, see config.json") == 1
     assert run.record["device"] == "a machine"
     assert [entry["device"] for entry in run.record["resumed"]] == ["another"]
     finished(run.path, 1)
@@ -203,7 +203,7 @@ def test_other_settings_or_data_are_refused_with_both_ways_out(change, prints, m
     before = contents(run.path)
     with pytest.raises(RunError, match=message) as caught:
         opened(replace(named, **change), PRINTS | prints, "a machine")
-    assert "ask for its settings" in str(caught.value)
+    assert "To resume that run, use its settings" in str(caught.value)
     assert "--name" in str(caught.value)
     assert contents(run.path) == before
     other = opened(replace(CONFIG, **change, name="other"), PRINTS | prints, "a machine")

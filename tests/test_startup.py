@@ -1,4 +1,4 @@
-"""What a command loads before it does its work: modules, as seconds depend on the machine."""
+"""What a command imports before its work: modules are counted, as seconds vary by machine."""
 
 import ast
 import subprocess
@@ -12,14 +12,14 @@ from polyp_utils.publish.tables import DOCUMENTS
 from polyp_utils.train.fit import fit
 
 ROOT = Path(__file__).parents[1]
-# What the first step needs beside PyTorch, the optimizer and the standard library; of SciPy and
-# scikit-image only the names: they load their parts when these are used.
+# What the first step needs besides PyTorch, the optimizer and the standard library; SciPy and
+# scikit-image by name only: they load their parts on first use.
 NEEDED = {"PIL", "filelock", "lazy_loader", "polyp_utils", "safetensors", "scipy", "skimage"}
 PARTS = {"scipy.ndimage", "scipy.special", "scipy.stats", "skimage.io", "skimage.measure"}
 
 
 def run(code, *arguments, cwd=ROOT):
-    """What a new process prints."""
+    """The output of a new process."""
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -52,7 +52,7 @@ def test_what_is_loaded_between_the_command_and_the_first_step(dataset, results)
         learner.Learner.step = first_step
         cli.main(sys.argv[1:])
         """
-    assert len(dataset) == 360  # they are in the cache, so nothing is drawn
+    assert len(dataset) == 360  # all in the cache, so nothing is drawn
     flags = "--recipe quick --image-size 32 --width 4 --limit 8"
     said = run(code, "train", *flags.split()).splitlines()
     assert said[0].startswith("quick-trimap-w4-s0-n8-image-size-32: 8 frames of Phantoms at 32 px")
@@ -66,7 +66,7 @@ def test_what_is_loaded_between_the_command_and_the_first_step(dataset, results)
 
 @pytest.fixture
 def repository(tmp_path):
-    """The documents, where `report` may write."""
+    """A copy of the documents for `report` to write to."""
     root = tmp_path / "repository"
     for name in ("notebooks", "polyp_utils", "results"):
         (root / name).mkdir(parents=True)
@@ -76,7 +76,7 @@ def repository(tmp_path):
     return root
 
 
-def test_verbs_that_train_nothing_do_without_what_training_needs(repository, results):
+def test_verbs_that_train_nothing_do_not_import_what_training_needs(repository, results):
     tiny = {"limit": 4, "width": 4, "image_size": 32, "epochs": 1, "batch_size": 4}
     trained = fit(RunConfig.from_recipe("quick", **tiny))
     code = """if True:

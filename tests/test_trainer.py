@@ -1,4 +1,4 @@
-"""Training on phantoms: repeatable, resumable, equal to a plain loop written anew."""
+"""Training on phantoms: reproducible, resumable, equal to a plain loop written for the test."""
 
 import json
 import signal
@@ -40,7 +40,7 @@ from polyp_utils.train.trainer import Trainer
 
 SMALL = {"dataset": "phantom", "limit": 12, "width": 4, "image_size": 32, "epochs": 2}
 SMALL |= {"batch_size": 4, "lr": 1e-3, "device": "cpu"}
-# Long enough to be killed on the way, with all that is drawn anew in each epoch or has a state.
+# Long enough to be killed midway, with everything that is random per epoch or has a state.
 LONGER = SMALL | {"limit": 32, "epochs": 8, "lr": 0.01, "augment": "strong"}
 LONGER |= {"optimizer": "adamw", "weight_decay": 0.05, "schedule": "cosine", "clip_norm": 1.0}
 LONGER |= {"ema_decay": 0.8}
@@ -62,8 +62,8 @@ def same_history(a, b):
 
 
 @pytest.mark.usefixtures("exact")
-def test_a_compiled_run_learns_what_another_learns(in_folder, monkeypatch):
-    """By the compiler's front end alone, so that no C++ compiler is needed."""
+def test_a_compiled_run_learns_the_same_as_an_uncompiled_one(in_folder, monkeypatch):
+    """With the compiler's front end alone, so that no C++ compiler is needed."""
     modes, sizes = [], []
 
     def compiled(model, mode, dynamic):
@@ -79,7 +79,7 @@ def test_a_compiled_run_learns_what_another_learns(in_folder, monkeypatch):
     both = (small(compile_mode=mode, **settings) for mode in ("reduce-overhead", "none"))
     with_it, without = map(in_folder, both)
     assert modes == ["reduce-overhead"]
-    assert sizes == [2, 2, 2, 2, 1] * 2  # of the last batch one micro-batch has no frame
+    assert sizes == [2, 2, 2, 2, 1] * 2  # one micro-batch of the last batch is empty
     losses = [run.history["train_loss"].to_numpy() for run in (with_it, without)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # six digits are written
     assert losses[0][0] != losses[0][1]
@@ -92,17 +92,17 @@ def test_compiling_without_a_compiler_is_refused_before_any_work(monkeypatch):
         fit(small(compile_mode="default"))
 
 
-def test_gradients_that_cuda_graphs_cannot_add_up_are_refused(monkeypatch):
+def test_gradients_that_cuda_graphs_cannot_accumulate_are_refused(monkeypatch):
     monkeypatch.setattr(training, "has_compiler", lambda device: True)
     on_gpu = Compute(torch.device("cuda"), torch.bfloat16)
     monkeypatch.setattr(training, "get_compute", lambda *_: on_gpu)
-    with pytest.raises(ValueError, match="CUDA graphs cannot add up gradients, but micro_batches"):
+    with pytest.raises(ValueError, match="CUDA graphs cannot accumulate gradients, but micro"):
         fit(small(compile_mode="max-autotune", micro_batches=2))
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_nothing_of_a_step_is_read_by_the_host(micro_batches):
-    """Tensors on `meta` have no values: whatever wants one, as a GPU would be waited for, fails."""
+def test_a_step_never_waits_for_the_device(micro_batches):
+    """Tensors on `meta` have no values: any read that would wait for a GPU fails."""
     nowhere = Compute(torch.device("meta"), torch.float32)
     config = small(augment="strong", micro_batches=micro_batches)
     learner = Learner(config, get_scheme("trimap"), nowhere)
@@ -121,7 +121,7 @@ def last_state(run):
 
 @pytest.fixture(scope="module")
 def in_folder(tmp_path_factory):
-    """fit() with a results folder of its own, so that equal settings can be run twice."""
+    """fit() with its own results folder, so that the same settings can run twice."""
 
     def fit_apart(config):
         with pytest.MonkeyPatch.context() as patch:
@@ -139,7 +139,7 @@ def base(in_folder):
 
 @pytest.fixture(scope="module")
 def longer(in_folder):
-    """The uninterrupted run that runs killed on the way must equal."""
+    """The uninterrupted run that killed runs must equal."""
     return in_folder(RunConfig.from_recipe(**LONGER))
 
 
@@ -173,7 +173,7 @@ def test_the_losses_add_up_and_fall(base):
     assert history["train_loss"].is_monotonic_decreasing
 
 
-def test_one_seed_gives_one_result_and_another_another(base, in_folder):
+def test_equal_seeds_give_equal_results_and_other_seeds_others(base, in_folder):
     again, other = (in_folder(small(epochs=3, lr=0.01, seed=seed)) for seed in (0, 1))
     assert same_tensors(base, again)
     assert same_history(base, again)
@@ -183,7 +183,7 @@ def test_one_seed_gives_one_result_and_another_another(base, in_folder):
 
 @pytest.mark.usefixtures("exact")
 def test_equals_a_plain_loop(monkeypatch):
-    """The card's loop, written anew: Adam, CE + Dice by their formulas, order by (seed, epoch)."""
+    """The card's loop, written out: Adam, CE + Dice by formula, order from (seed, epoch)."""
     config = small(precision="fp32", seed=5, limit=10)  # the last batch has two frames
     states = []
     monkeypatch.setattr(
@@ -218,7 +218,7 @@ def test_equals_a_plain_loop(monkeypatch):
 
 
 def spy(method, look):
-    """The method with a look at its object first."""
+    """The method, but `look` sees its object first."""
 
     def wrapped(self, *arguments):
         look(self)
@@ -231,7 +231,7 @@ def copy(learner):
     return {key: value.clone() for key, value in learner.model.state_dict().items()}
 
 
-def test_a_killed_run_goes_on_to_the_same_end(results, longer, capsys):
+def test_a_killed_run_resumes_to_the_same_end(results, longer, capsys):
     words = [f"--{key.replace('_', '-')}={value}" for key, value in LONGER.items()]
     words = ["train", "--recipe=card", *words]
     command = [sys.executable, "-m", "polyp_utils", *words]
@@ -247,7 +247,7 @@ def test_a_killed_run_goes_on_to_the_same_end(results, longer, capsys):
 
     capsys.readouterr()
     assert main(words) == 0
-    assert "going on after epoch" in capsys.readouterr().out
+    assert "resuming after epoch" in capsys.readouterr().out
     assert run.finished
     assert same_tensors(run, longer)
     assert same_tensors(run, longer, "unaveraged.safetensors")
@@ -260,7 +260,7 @@ def test_a_killed_run_goes_on_to_the_same_end(results, longer, capsys):
     ("module", "writer", "call"),
     [(trainer, "save_weights", 1), (torch, "save", 2), (trainer, "write_json", 1)],
 )
-def test_a_run_that_died_while_writing_goes_on_to_the_same_end(
+def test_a_run_that_died_while_writing_resumes_to_the_same_end(
     monkeypatch, base, module, writer, call
 ):
     write, calls = getattr(module, writer), []
@@ -281,7 +281,7 @@ def test_a_run_that_died_while_writing_goes_on_to_the_same_end(
     assert not list(run.path.rglob("*.tmp"))
 
 
-def test_a_run_begun_under_the_former_name_of_its_recipe_goes_on(monkeypatch, results, base):
+def test_a_run_begun_under_the_former_name_of_its_recipe_resumes(monkeypatch, results, base):
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "save_weights", lambda *_: 1 / 0)  # after the first state is written
         with pytest.raises(ZeroDivisionError):
@@ -301,7 +301,7 @@ def test_a_run_begun_under_the_former_name_of_its_recipe_goes_on(monkeypatch, re
 
 
 def test_where_the_frames_lie_changes_nothing(monkeypatch, base, in_folder):
-    """Read from the memory map, batch by batch, or at once onto the device."""
+    """Read batch by batch from the memory map, or all at once onto the device."""
     monkeypatch.setattr("polyp_utils.data.parts.free_memory", lambda device: 2**40)
     resident = in_folder(base.config)
     assert same_tensors(base, resident)
@@ -345,7 +345,7 @@ def test_what_cannot_work_stops_before_a_folder_is_made(results, changes, messag
 @pytest.mark.parametrize(
     ("training_step", "validation", "message"),
     [
-        (5, None, "the loss is nan since step 2 of epoch 2"),  # three steps in an epoch
+        (5, None, "the loss is nan from step 2 of epoch 2 on"),  # three steps per epoch
         (None, 4, "the loss is nan in the validation of epoch 2"),
     ],
 )
@@ -368,11 +368,11 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_epoch_before(
     assert str(run.path) in str(caught.value)
     assert len(run.history) == len(last_state(run)["history"]) == 1
     assert all(value.isfinite().all() for value in last_state(run)["model"].values())
-    assert same_tensors(fit(base.config), base)  # the cause is gone: on from the safe epoch
+    assert same_tensors(fit(base.config), base)  # the cause is gone: it resumes
 
 
 def steered(monkeypatch, **columns):
-    """Has validation report the given values, one per epoch, and keeps each epoch's weights."""
+    """Makes validation report the given values, one per epoch; collects each epoch's weights."""
     states = []
     validate = Learner.validate
 
@@ -390,7 +390,7 @@ def steered(monkeypatch, **columns):
     [
         ([0.2, 0.9, 0.5, 0.9], 2),  # the first of equals
         ([0.9, 0.1, 0.2, 0.3], 1),
-        ([float("nan"), 0.0, 0.3, 0.2], 3),  # no polyp in sight at first
+        ([float("nan"), 0.0, 0.3, 0.2], 3),  # no polyp is found at first
         ([float("nan")] * 4, 1),
     ],
 )
@@ -445,22 +445,22 @@ def test_weights_that_were_trained_elsewhere_become_a_run(run, tmp_path, ema_dec
     assert read_metadata(there.weights)["run"] == "adopted"
     text = write_run_card(there).read_text()
     assert "**someone made them**" in text
-    assert "No command of this repository made them" in text
+    assert "No command of this repository made these weights" in text
     with pytest.raises(RunError, match="note is 'someone made them' there and '' now"):
         fit(there.config)
-    with pytest.raises(WeightsError, match="not of scheme binary"):
+    with pytest.raises(WeightsError, match="not trained with scheme binary"):
         adopt(replace(settings, scheme="binary"), "x")
-    with pytest.raises(ValueError, match="and a note that says who made them"):
+    with pytest.raises(ValueError, match="and a note on who made them"):
         adopt(small(), "x")
 
 
-def test_unsteered_the_best_epoch_is_that_of_the_highest_polyp_dice(longer):
+def test_in_a_real_run_the_epoch_with_the_highest_polyp_dice_is_kept(longer):
     scores = longer.history["val_polyp_dice"]
     assert scores.nunique() > 2  # else the test says nothing
     assert read_metadata(longer.weights)["epoch"] == 1 + int(scores.argmax())
 
 
-def test_validation_scores_are_those_of_the_best_weights_worked_out_anew(longer):
+def test_validation_scores_can_be_recomputed_from_the_kept_weights(longer):
     model = load_weights(UNet(width=4), longer.weights)
     data, ids = PolypDataset("phantom", 32), load_split("phantom-240").limited(32).val
     rows = data.rows(ids)
@@ -487,14 +487,14 @@ def test_the_learning_rate_halves_when_the_validation_loss_stalls(monkeypatch):
     assert run.history["lr"].tolist() == pytest.approx(expected)
 
 
-def test_losses_are_read_now_and_then_not_at_every_step(monkeypatch):
+def test_losses_are_read_every_few_steps_not_at_every_step(monkeypatch):
     steps, reads = [], []
     monkeypatch.setattr(trainer, "READ_EVERY", 4)
     monkeypatch.setattr(Learner, "step", spy(Learner.step, lambda _: steps.append(1)))
     monkeypatch.setattr(Trainer, "_read", spy(Trainer._read, lambda _: reads.append(1)))
-    run = fit(small(limit=40))  # ten steps in an epoch: read after 4, 8, 10
+    run = fit(small(limit=40))  # ten steps per epoch: read after 4, 8, 10
     assert len(steps) == 20
-    assert len(reads) == 2 * 3 + 2  # and twice for the estimate of the time
+    assert len(reads) == 2 * 3 + 2  # two more for the time estimate
     assert run.history["train_loss"].notna().all()
 
 
@@ -521,7 +521,7 @@ def test_each_scheme_writes_the_predictions_of_its_best_weights(scheme):
 
 
 def test_frames_are_augmented_by_seed_epoch_and_row(monkeypatch):
-    """What training sees is what the frames' own draws make of them, whatever the order."""
+    """Each frame is augmented by its own draws, whatever the order."""
     seen = {}
 
     def watch(self, data, epoch):

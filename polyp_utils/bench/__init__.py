@@ -1,4 +1,4 @@
-"""How fast it is, against the plain loop that people write and against the machine itself.
+"""Measures speed, against the plain loop that people write and against the machine itself.
 
 It may import from `deploy` and what lies below.
 """

@@ -1,4 +1,4 @@
-"""How far ours and the plain loop agree, over the seeds of `equivalence.compare_loops`."""
+"""Agreement of ours and the plain loop, over the seeds of `equivalence.compare_loops`."""
 
 import numpy as np
 import pandas as pd
@@ -6,8 +6,8 @@ from scipy import stats
 
 from polyp_utils.score.intervals import Interval
 
-LEVEL = 0.9  # of the interval of the difference
-MARGIN = 0.02  # of Dice: an interval within it says that the loops are equivalent
+LEVEL = 0.9  # confidence level of the difference's interval
+MARGIN = 0.02  # Dice: the loops are equivalent if the interval lies within ±MARGIN
 
 
 def equivalence_findings(found: pd.DataFrame) -> list[str]:
@@ -31,10 +31,10 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     """Ours minus the plain loop, over the seeds.
 
     Args:
-        table: of `equivalence.compare_loops`.
+        table: from `equivalence.compare_loops`.
 
     Returns:
-        A row for the ``loss`` at the last kept step, and one for ``polyp_dice`` after each epoch:
+        One row for the ``loss`` at the last kept step, and one for ``polyp_dice`` after each epoch:
         ``what``, ``at``, means ``plain`` and ``ours``, mean ``difference`` with ``low`` and
         ``high`` (Student's t at `LEVEL` over the seeds), ``seeds``, and ``rounding``: the mean
         absolute difference between ours as it trains here and in fp32 (losses only).

@@ -1,9 +1,9 @@
-"""What the machine can do: matrix products, copies, and the convolutions of this network alone.
+"""What the machine can do: matrix products, copies, and the network's convolutions alone.
 
 A training step cannot be faster than its convolutions. Their time is measured layer by layer, for
-the forward pass and both gradients, each by the fastest way that is known here (whether training
-takes it or not), with nothing between them; its share in the time of a step says how close the step
-is to what the hardware and its library can do.
+the forward pass and both gradients, each in the fastest way known here (whether training uses it or
+not), with nothing in between; their share of a step's time says how close the step is to what the
+hardware and its library can do.
 """
 
 import functools
@@ -27,7 +27,7 @@ _COPY_BYTES = 2**28
 
 
 def synchronise(compute: Compute) -> None:
-    """Waits for the device."""
+    """Waits until the device is idle."""
     if compute.device.type == "cuda":
         torch.cuda.synchronize(compute.device)
     elif compute.device.type == "mps":
@@ -35,7 +35,7 @@ def synchronise(compute: Compute) -> None:
 
 
 def seconds_per_call(work: Callable[[], object], compute: Compute) -> float:
-    """Time of a call; on a GPU, where a call only asks for work, the mean of twenty."""
+    """Seconds per call; on a GPU, where a call only queues work, the mean of twenty."""
     calls = 1 if compute.device.type == "cpu" else 20
     synchronise(compute)
     start = time.perf_counter()
@@ -46,7 +46,7 @@ def seconds_per_call(work: Callable[[], object], compute: Compute) -> float:
 
 
 def measured(work: Callable[[], object], compute: Compute, repeats: int = 5) -> np.ndarray:
-    """Seconds of a call, (repeats,), after one that warms up."""
+    """Seconds per call, (repeats,), after a warm-up call."""
     work()
     return np.array([seconds_per_call(work, compute) for _ in range(repeats)])
 
@@ -76,14 +76,14 @@ class Convolution(Layer):
     """A convolution whose passes can be timed."""
 
     def passes(self, compute: Compute) -> dict[str, dict[str, Callable[[], Tensor]]]:
-        """Calls that compute each of `PASSES` (the input's gradient if it needs one), in memory.
+        """Calls that compute each of `PASSES` (the input gradient if it is needed).
 
-        In channels last, the layout of training. A transposed convolution that does not overlap is
-        a matrix product per pixel, and is the 1×1 convolution that it is.
+        Tensors are channels last, as in training. A transposed convolution without overlap is a
+        matrix product per pixel, so it is computed as a 1×1 convolution.
 
         Returns:
-            By pass, by way: the weight gradient of a 3×3 convolution is also had from contiguous
-            copies, and from matrix products.
+            By pass, by way: the weight gradient of a 3×3 convolution also from contiguous copies
+            and from matrix products.
         """
         shape = self.weight
         if self.transposed:
@@ -114,14 +114,14 @@ class Convolution(Layer):
 
 
 def weight_gradient_by_products(x: Tensor, grad: Tensor) -> Tensor:
-    """Weight gradient (O, C, 3, 3) of a 3×3 convolution, padding 1, as matrix products.
+    """Weight gradient (O, C, 3, 3) of a 3×3 convolution with padding 1, as matrix products.
 
-    For each row of the kernel one product per image, over its pixels, with the three columns side
-    by side.
+    One product per kernel row and image, over the image's pixels, with the row's three columns
+    side by side.
 
     Args:
-        x: its input (B, C, H, W), best in channels last.
-        grad: gradient of its output (B, O, H, W), likewise.
+        x: input (B, C, H, W), fastest in channels last.
+        grad: gradient of the output (B, O, H, W), likewise.
     """
     _, channels, height, width = x.shape
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # (B, H+2, W+2, C)
@@ -138,7 +138,7 @@ def convolutions(width: int, image_size: int, batch: int, classes: int = 3) -> l
 
 @functools.cache
 def training_flops(width: int, image_size: int, batch: int, classes: int = 3) -> int:
-    """Of one training step, forward and backward, as `torch.utils.flop_counter` counts them."""
+    """FLOPs of a training step, forward and backward, as `torch.utils.flop_counter` counts."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), FlopCounterMode(display=False) as counter:

@@ -1,9 +1,9 @@
 """What a run costs: a law with three terms, fitted to measured steps.
 
-A step takes a fixed time (a few hundred operations are launched), the time of its arithmetic
-(convolutions), and the time of its traffic (batch norm, ReLU, pooling and copies go over every
-activation). Memory is a fixed part, the parameters with their gradients and Adam's moments, and
-the activations that the backward pass needs.
+The time of a step has a fixed part (launching a few hundred operations), arithmetic (convolutions),
+and memory traffic (batch norm, ReLU, pooling and copies touch every activation). Its memory has a
+fixed part, the parameters with their gradients and Adam's moments, and the activations that the
+backward pass needs.
 """
 
 import functools
@@ -20,12 +20,12 @@ from polyp_utils.model.unet import UNet
 
 @dataclass(frozen=True)
 class CostModel:
-    """Fitted law of a machine.
+    """The law fitted for one machine.
 
     Attributes:
         step: seconds, seconds per FLOP, seconds per activation (a channel's value at a pixel).
         memory: MiB, MiB per parameter, MiB per activation.
-        error: largest relative error of a measured step and of a measured memory.
+        error: largest relative error over the measured steps, and over the measured memory.
     """
 
     step: tuple[float, float, float]
@@ -33,21 +33,21 @@ class CostModel:
     error: tuple[float, float]
 
     def step_seconds(self, width: int, image_size: int, batch: int) -> float:
-        """Time of one training step."""
+        """Seconds per training step."""
         return float(np.dot(self.step, work(width, image_size, batch)))
 
     def memory_mib(self, width: int, image_size: int, batch: int) -> float:
-        """Peak memory of training."""
+        """Peak memory of training, in MiB."""
         return float(np.dot(self.memory, _space(width, image_size, batch)))
 
     def hours(self, width: int, image_size: int, batch: int, frames: int, epochs: int) -> float:
-        """Of a run over ``frames`` training frames, validation aside."""
+        """Hours for a run over ``frames`` training frames, without validation."""
         steps = -(-frames // batch) * epochs
         return steps * self.step_seconds(width, image_size, batch) / 3600
 
 
 def work(width: int, image_size: int, batch: int) -> list[float]:
-    """What the terms of a step's time are multiplied with: 1, FLOP, activations."""
+    """The quantities in the law of a step's time: 1, FLOPs, activations."""
     return [1.0, training_flops(width, image_size, batch), activations(width, image_size, batch)]
 
 
@@ -57,26 +57,26 @@ def _space(width: int, image_size: int, batch: int) -> list[float]:
 
 @functools.cache
 def parameters(width: int, classes: int = 3) -> int:
-    """Of the U-Net."""
+    """Number of parameters of the U-Net."""
     with torch.device("meta"):
         return sum(p.numel() for p in UNet(3, classes, width).parameters())
 
 
 @functools.cache
 def activations(width: int, image_size: int, batch: int) -> int:
-    """Values that the convolutions of a forward pass put out."""
+    """Number of output values of all convolutions in a forward pass."""
     return sum(layer.outputs for layer in convolutions(width, image_size, batch))
 
 
 def fit_cost(table: pd.DataFrame) -> CostModel:
-    """Fits the law; terms are never negative, and each point counts by its relative error.
+    """Fits the law by least squares of relative errors; no term is negative.
 
     Args:
         table: rows ``what`` (step, in seconds, or memory, in MiB), ``width``, ``image_size``,
             ``batch`` and ``value``.
 
     Raises:
-        ValueError: fewer than three points of either.
+        ValueError: fewer than three points for either.
     """
     found: dict[str, tuple[float, float, float]] = {}
     errors = []

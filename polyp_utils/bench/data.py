@@ -1,4 +1,4 @@
-"""How long things take on the machine that runs this; a number is worth what stands beside it."""
+"""How long a data set takes to open and read on this machine."""
 
 import os
 import tempfile
@@ -20,11 +20,11 @@ class Measure(NamedTuple):
 
 
 def data_start(dataset: str = "kvasir-seg", image_size: int = 256) -> list[Measure]:
-    """How long a data set takes until its pixels can be read, without the imports.
+    """How long a data set takes to open, and to read all its pixels, without imports.
 
-    Cold: all files are decoded and written to a cache that is made for this and removed again.
-    Warm: that cache is opened; then all pixels are read from it. The system may hold the files in
-    memory from before, and does hold the cache it has just written: none of this times a disk.
+    Cold: all files are decoded and written to a temporary cache. Warm: that cache is opened; then
+    all pixels are read from it. The system may hold the files in memory from before, and does hold
+    the cache it has just written: none of this times a disk.
 
     Args:
         dataset: name in the catalogue, or a folder.

@@ -1,4 +1,4 @@
-"""Whether the runtimes say the same of trained weights: Dice under each, on the same frames."""
+"""Whether the runtimes agree on trained weights: Dice under each, on the same frames."""
 
 import tempfile
 from collections.abc import Iterable
@@ -28,12 +28,12 @@ from polyp_utils.score.overlap import count, dice
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Weights without a run folder, with as much of a `Run` as scoring them takes.
+    """Weights without a run folder, with as much of a `Run` as scoring them needs.
 
     Attributes:
         name: for tables.
         weights: the file.
-        config: its data set, split, scheme, network size and width.
+        config: data set, split, scheme, network size and width.
     """
 
     name: str
@@ -42,16 +42,16 @@ class WeightsFile:
 
 
 def find_weights(source: str, **settings: Any) -> Run | WeightsFile:
-    """A finished run by name or path, or a file of weights.
+    """A finished run by name or path, or a weights file.
 
     Args:
         source: as in `find_run`, or the path of a safetensors file.
-        settings: ``dataset``, ``split``, ``scheme`` and ``image_size`` of a file that does not say
-            them; None: not known.
+        settings: ``dataset``, ``split``, ``scheme`` and ``image_size`` of a file without that
+            metadata; None: not known.
 
     Raises:
         RunError, ValueError: as in `find_run`.
-        WeightsError: not our weights, or what they were trained for is known from neither side.
+        WeightsError: not our weights, or settings that neither the file nor the caller gives.
     """
     path = Path(source).expanduser()
     if not path.is_file():
@@ -62,15 +62,15 @@ def find_weights(source: str, **settings: Any) -> Run | WeightsFile:
     missing = [f"--{key.replace('_', '-')}" for key, value in known.items() if value is None]
     if missing:
         raise WeightsError(
-            f"{path} does not say what it was trained for: give {', '.join(missing)}; the split "
-            "must be that of its training, or it is tested on frames that it has seen"
+            f"{path} does not say how it was trained: give {', '.join(missing)}; the split must "
+            "be that of its training, or it is tested on frames that it has seen"
         )
     config = RunConfig.from_recipe("card", **known, width=header.width, limit=stored.get("limit"))
     return WeightsFile(path.stem, path, config)
 
 
 def dice_of_runs(runs: Iterable[Run | WeightsFile]) -> pd.DataFrame:
-    """`dice_by_runtime` of several, with their ``run``, ``width`` and ``image_size``.
+    """`dice_by_runtime` of several runs, with columns ``run``, ``width`` and ``image_size``.
 
     Raises:
         FileNotFoundError: a run without weights.
@@ -78,7 +78,7 @@ def dice_of_runs(runs: Iterable[Run | WeightsFile]) -> pd.DataFrame:
     tables = []
     for run in runs:
         if not run.weights.is_file():
-            raise FileNotFoundError(f"{run.weights} does not exist: take a run with its weights")
+            raise FileNotFoundError(f"{run.weights} does not exist: use a run that has its weights")
         config = run.config
         found = dice_by_runtime(run, PolypDataset(config.dataset, config.image_size))
         place = {"run": run.name, "width": config.width, "image_size": config.image_size}
@@ -95,15 +95,16 @@ def dice_by_runtime(
     int8 is calibrated on frames of the training part.
 
     Args:
-        run: whose weights are at hand.
+        run: a run, or a file, that has its weights.
         dataset: its data set, opened at its network size.
-        runtimes: keys of `FORWARDS`; None: `runtimes_here`. One whose package is missing is left
-            out, and named; the card's snippet, which others are compared with, is added.
+        runtimes: keys of `FORWARDS`; None: `runtimes_here`. The card's snippet is added as the
+            baseline; runtimes whose package is missing are skipped, with a message.
 
     Returns:
-        Rows ``runtime``; ``dice``, mean over frames; ``delta`` to the card's snippet, mean over
-        frames that have a Dice under both, with its 95 % interval ``low`` to ``high`` (BCa,
-        near-duplicates drawn together); ``largest`` absolute difference of one frame; ``n`` frames.
+        Columns ``runtime``; ``dice``, mean over frames; ``delta``, the mean difference to the
+        card's snippet over frames with a Dice under both, with its 95 % interval ``low`` to
+        ``high`` (BCa, near-duplicates resampled together); ``largest`` absolute difference of a
+        frame; ``n``, the number of frames.
     """
     config, scheme = run.config, get_scheme(run.config.scheme)
     ids = split_of(config).test
@@ -118,7 +119,7 @@ def dice_by_runtime(
             try:
                 forward = load_forward(name, weights)
             except ImportError as error:
-                print(f"{name} is left out: {error}")
+                print(f"{name} is skipped: {error}")
                 continue
             found = []
             for image, truth in zip(images, truths, strict=True):

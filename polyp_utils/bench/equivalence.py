@@ -1,8 +1,8 @@
 """Whether ours learns what the plain loop learns.
 
 Both start from the same weights and see the same frames in the same order, with the card's
-settings; the plain loop in float32 from JPEG files, ours as it trains here. What is left between
-them is rounding, how frames are made smaller, and that the plain loop's frames and masks are
+settings; the plain loop in float32 from JPEG files, ours as it trains here. The remaining
+differences are rounding, how frames are resized, and that the plain loop's frames and masks are
 JPEGs of quality 95. Both are scored by the same code in float32.
 """
 
@@ -31,7 +31,7 @@ COLUMNS = ["seed", "loop", "what", "at", "value"]
 
 
 class _OurOrder(Sampler[int]):
-    """The frames of each epoch in the order of our training."""
+    """Yields the frames of each epoch in the order of our training."""
 
     def __init__(self, seed: int, frames: int) -> None:
         self.seed, self.frames, self.epoch = seed, frames, 0
@@ -48,19 +48,19 @@ class _OurOrder(Sampler[int]):
 def compare_loops(
     config: RunConfig, path: Path, seeds: Iterable[int] = (0, 1, 2), steps: int = 50
 ) -> pd.DataFrame:
-    """Trains each loop for ``config.epochs`` on the training part, and writes after each.
+    """Trains each loop for ``config.epochs`` on the training part; writes the table after each.
 
     Args:
-        config: data, split, width, image size, batch size and epochs; the device is ours, the
-            plain loop computes on it in float32.
-        path: of the CSV file.
-        seeds: of the weights at the start and of the order.
-        steps: at the beginning, whose losses are kept.
+        config: data, split, width, image size, batch size, epochs and device; the plain loop
+            computes in float32.
+        path: the CSV file.
+        seeds: seeds of the initial weights and the order of the frames.
+        steps: number of first steps whose losses are kept.
 
     Returns:
-        Rows of `COLUMNS`: per seed and loop (``plain``, ``ours``; for the first steps also ``ours,
-        fp32``) the ``loss`` at step ``at``, and ``polyp_dice`` of the validation part (per image
-        at network size, mean) after epoch ``at``.
+        Columns `COLUMNS`: per seed and loop (``plain``, ``ours``; for the first steps also ``ours,
+        fp32``) the ``loss`` at step ``at``, and ``polyp_dice`` on the validation part (mean over
+        images, at network size) after epoch ``at``.
 
     Raises:
         ValueError: fewer than two seeds.

@@ -1,7 +1,7 @@
 """How fast the same network predicts under each runtime, see `polyp_utils.bench.runtimes`.
 
-Each is timed in a process of its own, in turns: thread pools of one would slow down another, and
-how memory is kept belongs to the runtime.
+The runtimes take turns, each in its own process: the thread pool of one would slow down another,
+and how memory is kept is part of a runtime.
 """
 
 import itertools
@@ -36,8 +36,8 @@ from polyp_utils.model.predict import to_polyp_mask
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import read_metadata
 
-Job = Callable[..., list[Any]]  # of a runtime's name, seconds, and what is asked
-_FRAME = (1024, 1280)  # height and width in pixels, the largest frames of Kvasir-SEG but a few
+Job = Callable[..., list[Any]]  # takes a runtime's name, seconds, and what is measured
+_FRAME = (1024, 1280)  # height, width in pixels: few frames of Kvasir-SEG are larger
 
 
 def speed(
@@ -48,24 +48,24 @@ def speed(
     seconds: float = 1.0,
     device: str = "cpu",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Times U-Nets of random weights: from input floats to probabilities, and whole frames.
+    """Times U-Nets with random weights: from input floats to probabilities, and whole frames.
 
     A whole frame goes from its 1280×1024 pixels to its mask, see `whole_frame`. int8 is calibrated
-    on noise, which the speed does not depend on.
+    on noise, as speed does not depend on it.
 
     Args:
-        places: width of the network, and side of its square images in pixels.
-        runtimes: keys of `FORWARDS`; one whose package is missing is left out, and named.
+        places: pairs of network width and side of the square images in pixels.
+        runtimes: keys of `FORWARDS`; those whose package is missing are skipped, with a message.
         batches: images per call.
-        rounds: turns that each runtime gets.
-        seconds: how long a turn lasts, at least one call.
-        device: cpu or cuda, where images and probabilities are; only PyTorch knows the latter.
+        rounds: turns per runtime.
+        seconds: length of a turn, at least one call.
+        device: cpu or cuda, where images and probabilities are; only PyTorch supports cuda.
 
     Returns:
-        Rows ``width``, ``image_size``, ``runtime``, ``batch``; ``rates``, images per second of
-        each round, a list; ``p50_ms``, ``p95_ms`` per call, over all ``calls``; ``mb`` (10⁶ bytes)
-        of the file that is loaded. And rows ``width``, ``image_size``, ``runtime``; ``predict_ms``
-        and ``mask_ms``, lists: the median frame of each round.
+        A table with columns ``width``, ``image_size``, ``runtime``, ``batch``; ``rates``, a list of
+        images per second in each round; ``p50_ms``, ``p95_ms`` per call, over all ``calls``; ``mb``
+        (10⁶ bytes), the size of the loaded file. A table with columns ``width``, ``image_size``,
+        ``runtime``; ``predict_ms`` and ``mask_ms``, lists of each round's median over frames.
     """
     batches, rows, frames = tuple(batches), [], []
     jobs = {batch: partial(_calls, batch) for batch in batches} | {0: _frames}
@@ -103,7 +103,7 @@ def speed(
 
 
 def _random_weights(folder: Path, width: int, image_size: int) -> Path:
-    """A network that was never trained, and noise to calibrate it with."""
+    """An untrained network, with noise to calibrate it on."""
     scheme = get_scheme("trimap")
     settings = {"scheme": scheme.name, "image_size": image_size, "width": width}
     noise = torch.randint(0, 256, (2, 3, image_size, image_size), dtype=torch.uint8)
@@ -112,13 +112,13 @@ def _random_weights(folder: Path, width: int, image_size: int) -> Path:
 
 
 def _warm_up(workers: dict[str, ProcessPoolExecutor], jobs: Iterable[Job], *asked: Any) -> None:
-    """Has each runtime load its weights and compute; one that is not installed is taken out."""
+    """Lets each runtime load its weights and compute; removes those that are not installed."""
     for name, worker in list(workers.items()):
         try:
             for job in jobs:
                 worker.submit(job, name, 0, *asked).result()
         except ImportError as error:
-            print(f"{name} is left out: {error}")
+            print(f"{name} is skipped: {error}")
             del workers[name]
 
 
@@ -129,7 +129,7 @@ def _turns(
     seconds: float,
     *asked: Any,
 ) -> dict[tuple[str, int], list[list[Any]]]:
-    """Seconds of each call in each turn, by runtime and key of the job."""
+    """Seconds of each call in each turn, by runtime and job key."""
     calls: dict[tuple[str, int], list[list[Any]]] = {}
     for _, key, name in itertools.product(range(rounds), jobs, workers):
         turn = workers[name].submit(jobs[key], name, seconds, *asked)
@@ -137,7 +137,7 @@ def _turns(
     return calls
 
 
-@lru_cache(maxsize=1)  # in the runtime's process: of one width after the other
+@lru_cache(maxsize=1)  # in the runtime's process, one width after another
 def _forward(runtime: str, weights: Path, device: str) -> Forward:
     return load_forward(runtime, weights, device)
 
@@ -145,7 +145,7 @@ def _forward(runtime: str, weights: Path, device: str) -> Forward:
 def _calls(
     batch: int, runtime: str, seconds: float, weights: Path, image_size: int, device: str
 ) -> list[float]:
-    """Seconds of each call, for so long; runs in the runtime's process."""
+    """Seconds of each call in a turn of ``seconds``; runs in the runtime's process."""
     forward, compute = _forward(runtime, weights, device), get_compute(device)
     images = torch.rand(batch, 3, image_size, image_size, device=compute.device)
     times: list[float] = []
@@ -160,9 +160,9 @@ def _calls(
 def _frames(
     runtime: str, seconds: float, weights: Path, image_size: int, device: str
 ) -> list[tuple[float, float]]:
-    """Likewise of whole frames: seconds to the probabilities, and of the way back.
+    """Like `_calls` for whole frames: seconds to the probabilities, and from them to the mask.
 
-    PyTorch resizes with one thread where another runtime computes, as in `threads_for`.
+    PyTorch resizes with one thread if another runtime computes, as in `threads_for`.
     """
     forward, compute = _forward(runtime, weights, device), get_compute(device)
     frame = np.random.default_rng(0).integers(0, 256, (*_FRAME, 3), dtype=np.uint8)
@@ -179,11 +179,11 @@ def _frames(
 def whole_frame(
     forward: Forward, frame: np.ndarray, scheme: Scheme, image_size: int, device: torch.device
 ) -> tuple[Tensor, float, float]:
-    """A frame from its pixels, uint8 (H, W, 3), to its polyp mask, as `Model.polyp_mask` does it.
+    """Predicts the polyp mask of a frame, uint8 (H, W, 3), as `Model.polyp_mask` does.
 
     Returns:
-        The mask, bool (H, W); seconds of resizing, network and probabilities; seconds of the way
-        back to the frame's size, and the threshold.
+        The mask, bool (H, W); seconds for resizing, network and probabilities; seconds for
+        resizing back to the frame's size and the threshold.
     """
     start = time.perf_counter()
     image_CHW = torch.from_numpy(frame.copy()).permute(2, 0, 1)

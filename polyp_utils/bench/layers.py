@@ -1,4 +1,4 @@
-"""The convolutions of the U-Net as arithmetic: what documents need to know, without PyTorch."""
+"""Shapes and arithmetic of the U-Net's convolutions, without PyTorch, for the documents' tables."""
 
 import itertools
 import math
@@ -11,11 +11,11 @@ class Layer(NamedTuple):
     """One convolution of a network at a given input.
 
     Attributes:
-        name: of the module.
+        name: name of the module.
         inputs: shape of its input (B, C, H, W).
         weight: shape of its weight.
         transposed: whether it is a 2×2 transposed convolution with stride 2.
-        has_gradient: whether its input needs one; the first layer's does not.
+        has_gradient: whether its input needs a gradient; the first layer's does not.
     """
 
     name: str
@@ -26,13 +26,13 @@ class Layer(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Of one pass: two per multiplication and addition."""
+        """FLOPs of one pass: two per multiply-add."""
         batch, _, height, width = self.inputs
         return 2 * batch * height * width * math.prod(self.weight)
 
     @property
     def outputs(self) -> int:
-        """Values that it puts out."""
+        """Number of its output values."""
         batch, _, height, width = self.inputs
         channels = 4 * self.weight[1] if self.transposed else self.weight[0]
         return batch * channels * height * width

@@ -1,4 +1,4 @@
-"""The loops that take turns, and what a process does with one of them.
+"""The loops that take turns, and what a worker process does with one of them.
 
 Both loops train the card's network (scheme trimap) on the same frames: the plain loop from JPEG
 files, ours as `polyp_utils.train.learner` does. The convolutions alone are their ceiling.
@@ -32,8 +32,8 @@ from polyp_utils.data.parts import Data, load_parts
 from polyp_utils.data.split import Split
 from polyp_utils.train.learner import Learner
 
-FRAMES = 128  # to train on: an epoch is longer than the turns
-VALIDATED = 16  # others
+FRAMES = 128  # for training: an epoch outlasts the turns
+VALIDATED = 16  # other frames, for validation
 
 
 def jpegs(dataset: PolypDataset, ids: Sequence[str], folder: Path) -> list[tuple[Path, Path]]:
@@ -49,7 +49,7 @@ def jpegs(dataset: PolypDataset, ids: Sequence[str], folder: Path) -> list[tuple
 
 
 def our_steps(learner: Learner, data: Data) -> Iterator[Tensor]:
-    """Our loop, forever: losses of each step, still on the device."""
+    """Our loop, endlessly: losses of each step, still on the device."""
     for epoch in itertools.count():
         yield from learner.epoch(data, epoch)
 
@@ -58,8 +58,7 @@ class Training:
     """The plain loop or ours, a few steps at a time.
 
     Attributes:
-        first_batch: seconds until it was at hand, from the opened data set (the written JPEG
-            files) on.
+        first_batch: seconds from the opened data set (the written JPEG files) to the first batch.
     """
 
     def __init__(
@@ -93,14 +92,14 @@ class Training:
         return seconds_by_kind(lambda: next(self.steps), self.compute.device)
 
     def peak_memory(self) -> float:
-        """MiB, so far; of the plain loop without its workers."""
+        """Peak memory so far, in MiB; for the plain loop without its workers."""
         return peak_memory_mib(self.compute)
 
     def turn(self, seconds: float) -> dict[str, float]:
-        """Images per second of a few steps, and of validation of a few frames.
+        """Images per second of training for a few steps, and of validation on a few frames.
 
-        The plain loop starts its workers anew for each validation, as it does in each epoch.
-        Without seconds it warms up: one step.
+        The plain loop restarts its workers for each validation, as it does in each epoch. With 0
+        seconds it only warms up, by one step.
         """
         if not seconds:
             next(self.steps)
@@ -119,7 +118,7 @@ class Training:
 
 
 class Convolutions:
-    """The network's convolutions, one after the other, with nothing between them."""
+    """The network's convolutions, one after another, with nothing in between."""
 
     def __init__(self, config: RunConfig, compute: Compute) -> None:
         keep_freed_memory()
@@ -133,7 +132,7 @@ class Convolutions:
         }
 
     def _fastest(self, ways: dict[str, Callable[[], Tensor]]) -> dict[str, Callable[[], Tensor]]:
-        """The way that takes the least time, each after a call that warms up."""
+        """The fastest way, each timed after a warm-up call."""
         if len(ways) == 1:
             return ways
         seconds = {way: measured(call, self.compute, 1)[0] for way, call in ways.items()}
@@ -141,7 +140,7 @@ class Convolutions:
         return {way: ways[way]}
 
     def turn(self, seconds: float) -> dict[str, float]:
-        """Seconds of each, once, however long; by layer, pass and way."""
+        """Seconds of each convolution, run once whatever ``seconds``; by layer, pass and way."""
         return {name: seconds_per_call(call, self.compute) for name, call in self.calls.items()}
 
 
@@ -149,14 +148,14 @@ _here: Training | Convolutions  # the loop of this process
 
 
 def start() -> None:
-    """Does nothing: a process that can call it has imported PyTorch and this module."""
+    """Does nothing: a process that has run it has imported PyTorch and this module."""
 
 
 @explaining()
 def make(loop: str, dataset: str, config: RunConfig, device: str, folder: Path) -> None:
     """Makes a loop in this process; ``folder`` is where the plain one finds its JPEG files."""
     global _here
-    multiprocessing.set_start_method(None, force=True)  # the system's own, for the plain loader
+    multiprocessing.set_start_method(None, force=True)  # the system default, for the plain loader
     compute = get_compute(device)
     if loop == "convolutions":
         _here = Convolutions(config, compute)

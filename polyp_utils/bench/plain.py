@@ -1,8 +1,8 @@
-"""The plain loop that people write, kept as the baseline of every claim about speed.
+"""The plain loop that people write, the baseline of every claim about speed.
 
 float32, contiguous, a `DataLoader` whose workers decode and resize JPEGs every epoch, the loss read
-at each step, as in the well-known U-Net repositories (milesial/Pytorch-UNet and its kin). Same
-network, same loss, same optimizer as ours; written as one would after reading their code.
+at each step, as in the well-known U-Net repositories (milesial/Pytorch-UNet and its kin). Network,
+loss and optimizer are ours; the rest is written as one would after reading their code.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ WORKERS = 2
 
 
 class JpegFolder(Dataset[tuple[Tensor, Tensor]]):
-    """Frames float32 (3, S, S) and mask levels uint8 (S, S), decoded anew each time."""
+    """Frames float32 (3, S, S) and mask levels uint8 (S, S), decoded at each access."""
 
     def __init__(self, pairs: Sequence[tuple[Path, Path]], image_size: int) -> None:
         self.pairs, self.size = pairs, (image_size, image_size)
@@ -39,7 +39,7 @@ class JpegFolder(Dataset[tuple[Tensor, Tensor]]):
 
 
 class PlainLoop:
-    """A network in training; `steps` runs forever, one optimizer step at a time."""
+    """A network in training; `steps` runs endlessly, one optimizer step at a time."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class PlainLoop:
         seed: int = 0,
         order: Sampler[int] | None = None,
     ) -> None:
-        """``order`` is that of the frames; without it they are shuffled."""
+        """``order``: the order of the frames; None: shuffled."""
         torch.manual_seed(seed)
         self.device = device
         self.scheme = get_scheme("trimap")
@@ -67,7 +67,7 @@ class PlainLoop:
         """The loss of each step."""
         while True:
             for images, masks in self.loader:
-                self.model.train()  # validation may have been in between
+                self.model.train()  # validation may have come in between
                 logits = self.model(images.to(self.device))
                 loss = self.loss(logits, self.scheme.encode(masks.to(self.device)))
                 self.optimizer.zero_grad()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-KINDS = {  # patterns of the operations' names
+KINDS = {  # patterns for the names of operations; the first match counts
     "convolution, forward": r"mkldnn_convolution|cudnn_convolution|slow_conv",
     "convolution, gradients": r"convolution_backward",
     "batch norm": r"batch_norm",
@@ -26,14 +26,14 @@ KINDS = {  # patterns of the operations' names
 
 
 def seconds_by_kind(step: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Seconds that one call spends in the operations of each of `KINDS`.
+    """Seconds that one call spends in each kind of operation, by `KINDS`.
 
-    An operation's own time, without that of those it calls; on CUDA that of its kernels.
+    An operation's own time counts, without the operations it calls; on CUDA its kernels' time.
     """
-    import torch  # tables of what was measured do without
+    import torch  # not needed for tables of measurements
     from torch.profiler import ProfilerActivity
 
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # a missing GPU is an error to it
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports a missing GPU as an error
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]
     with torch.profiler.profile(activities=activities) as profile:
@@ -41,13 +41,13 @@ def seconds_by_kind(step: Callable[[], object], device: torch.device) -> dict[st
     found = dict.fromkeys(KINDS, 0.0)
     for event in profile.key_averages():
         if event.device_type != torch.autograd.DeviceType.CPU:
-            continue  # a kernel: its time is that of the operation too
+            continue  # a kernel: its time is already in the operation's
         own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         found[kind_of(event.key)] += own / 1e6
     return found
 
 
 def kind_of(operation: str) -> str:
-    """Which of `KINDS` an operation is of, by its name (``aten::cat``)."""
+    """The kind, of `KINDS`, of an operation by its name (``aten::cat``)."""
     name = operation.removeprefix("aten::")
     return next(kind for kind, pattern in KINDS.items() if re.search(pattern, name))

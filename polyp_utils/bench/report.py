@@ -1,4 +1,4 @@
-"""Tables from a measured benchmark."""
+"""Tables of a measured benchmark."""
 
 import json
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.score.intervals import Interval
 
-NOT_HELD = " (ignores the limit)"  # a runtime that computed as on the real CPU, not the imitated
+NOT_HELD = " (ignores the limit)"  # the runtime used the real CPU, not the emulated one
 LIVE = 25  # frames per second of video
-LOSS = 0.01  # of polyp Dice, that speed may cost
+LOSS = 0.01  # polyp Dice that speed may cost
 
 
 def find_benchmark(folder: str = "") -> Path:
-    """The folder of a measurement: the one named, else yours, else the newest published one.
+    """The folder of a measurement: the one named, else your own, else the last published by name.
 
     Raises:
-        RunError: there is none.
+        RunError: no measurement is found.
     """
     published = sorted((repo_root() / "results/published/benchmark").glob("*/bench.csv"))
     places = [Path(folder), repo_root() / folder] if folder else [results_root() / "benchmark"]
@@ -36,11 +36,11 @@ def find_benchmark(folder: str = "") -> Path:
 
 
 def layer_table(bench: pd.DataFrame, width: int) -> pd.DataFrame:
-    """Each convolution of one width, by name.
+    """Each convolution of the network at one width, by name.
 
     Returns:
-        ``flops`` of a pass, seconds of each of `PASSES`, and the fastest known ``way`` of the
-        weight gradient, which its seconds are of.
+        ``flops`` of a pass, seconds of each of `PASSES`, and the ``way`` in which the weight
+        gradient was fastest, which its seconds are for.
     """
     rows = bench[(bench["group"] == "layer") & (bench["width"] == width)]
     names = rows["what"].str.split(", ", expand=True).reindex(columns=range(3))
@@ -55,7 +55,7 @@ def layer_table(bench: pd.DataFrame, width: int) -> pd.DataFrame:
 
 
 def operation_table(bench: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of a training step by kind of operation (index), a column per width."""
+    """Seconds of a training step by kind of operation (index), one column per width."""
     rows = bench[bench["group"] == "profile"]
     table = rows.pivot(index="what", columns="width", values="value").reindex(list(KINDS))
     return table[table.columns[::-1]].rename_axis(index="operations")
@@ -67,8 +67,8 @@ def speed_table(bench: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Index width; ``plain`` and ``ours`` (images/s), ``ratio``, ``tflops`` of ours, ``ceiling``
         (TFLOP/s of its convolutions alone) and ``share`` (of the ceiling); ``validation``
-        (images/s of ours) and ``validation_share``, of an epoch with 800 frames to train on and
-        100 to validate.
+        (images/s of ours) and ``validation_share``, its share of the time of an epoch with 800
+        training and 100 validation frames.
     """
     rows = {}
     at = bench[bench["group"] == "training"].set_index(["width", "what"])
@@ -89,7 +89,7 @@ def speed_table(bench: pd.DataFrame) -> pd.DataFrame:
 
 
 def training_speed() -> pd.DataFrame:
-    """Training of the plain loop and of ours, a row per published machine and width, in words."""
+    """Training speed of both loops per published machine and width, formatted as text."""
     rows = []
     for machine, bench, _ in _published():
         at = bench[bench["group"] == "training"].set_index(["width", "what"])["value"].to_dict()
@@ -112,7 +112,7 @@ def training_speed() -> pd.DataFrame:
 
 
 def inference_speed() -> pd.DataFrame:
-    """Inference per published machine, width, image size and runtime, in words."""
+    """Inference per published machine, width, image size and runtime, formatted as text."""
     rows = []
     for machine, bench, _ in _published():
         found = bench[bench["group"] == "inference"]
@@ -136,11 +136,11 @@ def inference_speed() -> pd.DataFrame:
 
 
 def frame_speed_table(bench: pd.DataFrame) -> pd.DataFrame:
-    """A whole frame of 1280×1024, from pixels to its mask.
+    """Time of a whole frame of 1280×1024 pixels, from its pixels to its mask.
 
     Returns:
-        Index width, image_size, runtime; ``predict`` and ``mask`` (ms; the latter is the way back
-        to the frame's size), ``mask_share`` of both together, ``frames_per_second``.
+        Index width, image_size, runtime; ``predict`` and ``mask`` (ms; the latter for resizing
+        back to the frame's size), ``mask_share`` of both together, ``frames_per_second``.
     """
     rows = bench[bench["group"] == "frame"]
     rows = rows.join(rows["what"].str.extract(r"^(?P<runtime>.+): (?P<part>\w+)$"))
@@ -152,7 +152,7 @@ def frame_speed_table(bench: pd.DataFrame) -> pd.DataFrame:
 
 
 def whole_frames() -> pd.DataFrame:
-    """`frame_speed_table` of each published machine, in words."""
+    """`frame_speed_table` of each published machine, formatted as text."""
     rows = []
     for machine, bench, _ in _published():
         for row in frame_speed_table(bench).reset_index().to_dict("records"):
@@ -172,11 +172,11 @@ def whole_frames() -> pd.DataFrame:
 
 
 def dice_table(bench: pd.DataFrame, dice: pd.DataFrame) -> pd.DataFrame:
-    """What trained weights score under each runtime, and how fast networks like them are there.
+    """Scores of trained weights under each runtime, beside the speed of networks of their size.
 
     Args:
-        bench: of ``bench.csv``.
-        dice: of ``runtimes.csv``.
+        bench: table of ``bench.csv``.
+        dice: table of ``runtimes.csv``.
 
     Returns:
         The rows of ``dice`` with ``frames_per_second``, NaN where that was not measured.
@@ -205,7 +205,7 @@ def live_findings(table: pd.DataFrame) -> list[str]:
 
 
 def inference_dice() -> pd.DataFrame:
-    """`dice_table` of each published machine, in words."""
+    """`dice_table` of each published machine, formatted as text."""
     rows = []
     for machine, bench, folder in _published():
         if (folder / "runtimes.csv").is_file():
@@ -239,7 +239,7 @@ def live_runtimes() -> str:
 
 
 def equivalence_table() -> pd.DataFrame:
-    """Ours against the plain loop per published machine, in words."""
+    """Ours against the plain loop per published machine, formatted as text."""
     rows = []
     for machine, _, folder in _published():
         if (folder / "equivalence.csv").is_file():

@@ -1,7 +1,7 @@
 """The whole benchmark: one session, one table.
 
-Every row is a median with quartiles and the number of measurements behind it; ratios are made by
-whoever reads the table (notebook 08), from rows of one session.
+Every row is a median with quartiles and the number of measurements behind it; readers of the table
+(notebook 08) compute ratios from it, always within one session.
 """
 
 import platform
@@ -27,9 +27,9 @@ from polyp_utils.train.start import git_commit
 
 FOLDER = "benchmark"  # under results/
 WIDTHS = (64, 32, 16)
-# Of the cost model, beside the training that is measured anyway: width, image size, batch.
+# Steps for the cost model, besides the training measured anyway: width, image size, batch.
 POINTS = ((16, 128, 8), (16, 384, 8), (16, 256, 16), (32, 128, 8))
-# Ours in the precision that the hardware is fast in; the first two also on a GPU.
+# {}: the precision in which the hardware is fast. On a GPU only the first two run.
 COMPARED = (
     CARD,
     "ours, PyTorch {}",
@@ -38,7 +38,7 @@ COMPARED = (
     "ONNX Runtime, int8",
     "OpenVINO, int8",
 )
-# Width and image size of inference, beside the widths that are measured anyway: card-small's.
+# Width and image size for inference, besides the widths measured anyway: those of card-small.
 PLACES = ((16, 128),)
 _NOWHERE = {"width": 0, "image_size": 0, "batch": 0}
 COLUMNS = ["group", "what", "width", "image_size", "batch", "value", "low", "high", "n", "unit"]
@@ -60,19 +60,19 @@ def benchmark(
     """Measures and writes ``bench.csv`` (after each part) and ``machine.json`` into a folder.
 
     Args:
-        dataset: whose frames are used; any will do.
-        folder: made if it is not there.
-        widths: of the network, each measured.
-        image_size: of the network's input.
-        batch_size: in training.
+        dataset: the data set whose frames are used; any will do.
+        folder: created if missing.
+        widths: network widths to measure.
+        image_size: side of the network's input in pixels.
+        batch_size: batch size in training.
         device: as in `get_compute`.
-        rounds: turns that each of what is compared takes.
-        seconds: of a turn in training; in inference it is a quarter of that.
-        points: width, image size and batch of the steps that the cost model is fitted to.
-        places: width and image size at which inference is measured too.
+        rounds: turns of each candidate.
+        seconds: length of a turn in training; a quarter of that in inference.
+        points: width, image size and batch of further steps that the cost model is fitted to.
+        places: further pairs of width and image size at which inference is measured.
 
     Returns:
-        Rows of `COLUMNS`: ``group`` (machine, training, layer, profile, data, inference, frame,
+        Columns `COLUMNS`: ``group`` (machine, training, layer, profile, data, inference, frame,
         cost), ``what``, median ``value`` with quartiles ``low`` and ``high`` of ``n``
         measurements, and ``unit``.
 
@@ -112,7 +112,7 @@ def benchmark(
 def _width(
     dataset: str, config: RunConfig, device: str, rounds: int, seconds: float
 ) -> Iterator[list[Any]]:
-    """Training at one width: the two loops, and the convolutions alone."""
+    """Training at one width: both loops, and the convolutions alone."""
     flops = ceiling.training_flops(config.width, config.image_size, config.batch_size)
     yield _row("training", "arithmetic", config, [flops], "FLOP/step")
     found = training.measure_training(dataset, config, device, rounds, seconds)
@@ -137,7 +137,7 @@ def _inference(
     places: Iterable[tuple[int, int]], rounds: int, seconds: float, compute: Compute
 ) -> Iterator[list[Any]]:
     device, precision = compute.device.type, _precision(compute)
-    wanted = COMPARED if device == "cpu" else COMPARED[:2]  # the others know the CPU alone
+    wanted = COMPARED if device == "cpu" else COMPARED[:2]  # the others support only the CPU
     runtimes = [name.format(precision) for name in wanted]
     calls, frames = inference.speed(places, runtimes, (1, 8), rounds, seconds, device)
     for row in calls.to_dict("records"):
@@ -207,7 +207,7 @@ def _row(
 
 
 def describe_machine(compute: Compute, **facts: Any) -> dict[str, Any]:
-    """What measured: hardware, software, commit, time; and further facts."""
+    """What was measured on: hardware, software, commit, time; and further facts."""
     return {
         "device": compute.describe(),
         "system": platform.platform(),

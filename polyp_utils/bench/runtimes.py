@@ -1,8 +1,8 @@
-"""The runtimes that are compared, and how each is given trained weights.
+"""The runtimes that are compared, and how each gets trained weights.
 
 A runtime maps images, float32 (B, 3, H, W) in [0, 1], to class probabilities, float32
-(B, C, H, W), on one device. Weights lie in a folder of their own with their settings in the
-header and frames to calibrate int8 with beside them; what a runtime needs is written there too.
+(B, C, H, W), on one device. Each set of weights has its own folder: the weights with settings in
+their header, frames to calibrate int8 on, and any file that a runtime needs.
 """
 
 import os
@@ -31,13 +31,13 @@ _CALIBRATION = "calibration.npy"  # beside the weights: uint8 (N, 3, S, S)
 
 
 def prepare_runtimes(folder: Path, network: UNet, settings: dict[str, Any], images: Tensor) -> Path:
-    """Writes what `load_forward` takes into a folder; the file of the weights.
+    """Writes what `load_forward` needs into a folder; returns the weights file.
 
     Args:
         folder: for these weights alone.
         network: trained or not.
         settings: its ``scheme``, ``width`` and ``image_size``.
-        images: to calibrate int8 with, uint8 (N, 3, S, S).
+        images: frames to calibrate int8 on, uint8 (N, 3, S, S).
     """
     save_weights(folder / FILE, network, {"settings": settings})
     np.save(folder / _CALIBRATION, images.numpy())
@@ -80,7 +80,7 @@ def _openvino_int8(weights: Path, device: str) -> Forward:
 
 
 def _onnx_file(weights: Path, precision: str) -> Path:
-    """Beside the weights; the one in int8 is calibrated with the frames that lie there too."""
+    """The ONNX file beside the weights, made if missing; int8 is calibrated on the frames there."""
     whole, int8 = (weights.with_suffix(suffix) for suffix in (".onnx", ".int8.onnx"))
     if not whole.is_file():
         export_onnx(weights, whole)
@@ -103,17 +103,17 @@ FORWARDS: dict[str, Callable[[Path, str], Forward]] = {
 
 
 def runtimes_here() -> tuple[str, ...]:
-    """Keys of `FORWARDS`, without bf16 where this CPU emulates it."""
+    """Keys of `FORWARDS`, without bf16 if this CPU only emulates it."""
     bf16 = get_compute("cpu").dtype == torch.bfloat16
     return tuple(name for name in FORWARDS if bf16 or not name.endswith("bf16"))
 
 
 def is_held(runtime: str) -> bool:
-    """Whether a runtime keeps to the older CPU that the environment asks for, if it does.
+    """Whether a runtime respects the environment's limit to an older CPU; True without a limit.
 
-    PyTorch heeds ``ATEN_CPU_CAPABILITY`` and ``ONEDNN_MAX_CPU_ISA``. OpenVINO heeds the latter:
-    its convolutions do, and what does not (its own element-wise kernels) takes a twentieth of the
-    time. ONNX Runtime asks the CPU, and heeds neither.
+    PyTorch respects ``ATEN_CPU_CAPABILITY`` and ``ONEDNN_MAX_CPU_ISA``. OpenVINO respects the
+    latter: its convolutions do, and the rest (its own element-wise kernels) takes a twentieth of
+    the time. ONNX Runtime asks the CPU and respects neither.
     """
     asked = {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"} & os.environ.keys()
     if "OpenVINO" in runtime:
@@ -122,7 +122,7 @@ def is_held(runtime: str) -> bool:
 
 
 def load_forward(runtime: str, weights: Path, device: str = "cpu") -> Forward:
-    """A runtime, one of `FORWARDS`, with weights of `prepare_runtimes`.
+    """Loads weights of `prepare_runtimes` into a runtime, a key of `FORWARDS`.
 
     Raises:
         ImportError: a package that it needs is not installed.

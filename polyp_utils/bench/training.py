@@ -1,8 +1,8 @@
 """Training speed of the plain loop, of ours, and of the convolutions alone, in turns.
 
-Each has a process of its own, because how memory is kept belongs to a process
-(`polyp_utils.common.device.keep_freed_memory`) and is part of what is compared; only one works at
-a time, and they take turns, so that a noisy machine disturbs all alike.
+Each has its own process, because how freed memory is kept is set per process
+(`polyp_utils.common.device.keep_freed_memory`) and is part of the comparison. They take turns, one
+working at a time, so that a noisy machine disturbs all alike.
 """
 
 import multiprocessing
@@ -24,7 +24,7 @@ UNITS = {"training": "images/s", "validation": "images/s", "first_batch": "s", "
 
 
 def settings(width: int, image_size: int, batch_size: int) -> RunConfig:
-    """The card's recipe at another width, size or batch."""
+    """The card's recipe at the given width, image size and batch size."""
     return replace(RECIPES["card"], width=width, image_size=image_size, batch_size=batch_size)
 
 
@@ -36,21 +36,20 @@ def measure_training(
     seconds: float = 2.0,
     who: Iterable[str] = (*TRAINING, "convolutions"),
 ) -> pd.DataFrame:
-    """Runs the loops in turns, each in its process; a step of each warms up.
+    """Runs the loops in turns, each in its own process, after one warm-up step.
 
     Args:
-        dataset: whose frames are used.
-        config: of `settings`.
-        device: as in `get_compute`; the plain loop computes there in float32.
-        rounds: turns of each that are measured.
-        seconds: of training in a turn, at least one step.
-        who: takes turns; ours must.
+        dataset: the data set whose frames are used.
+        config: from `settings`.
+        device: as in `get_compute`; the plain loop computes on it in float32.
+        rounds: measured turns of each.
+        seconds: of training per turn, at least one step.
+        who: the loops that take turns; ours must be one of them.
 
     Returns:
-        Rows ``loop``, ``what``, ``value``: of ``plain`` and ``ours`` what `UNITS` names
-        (``first_batch`` from the opened data on), the first two in each turn; of ``convolutions``
-        the seconds of each layer and pass in each turn, and then of ``profile`` those of one of
-        our steps by kind of operation.
+        Columns ``loop``, ``what``, ``value``. For ``plain`` and ``ours``: the measures in `UNITS`,
+        the first two once per turn. For ``convolutions``: seconds of each layer and pass, once per
+        turn; with them ``profile``, seconds of one of our steps by kind of operation.
     """
     rows: list[tuple[str, str, float]] = []
     spawn = multiprocessing.get_context("spawn")
@@ -62,7 +61,9 @@ def measure_training(
         def ask(loop: str, *question: Any) -> Any:
             return workers[loop].submit(loops.ask, *question).result()
 
-        wait([worker.submit(loops.start) for worker in workers.values()])  # together: it is slow
+        wait(
+            [worker.submit(loops.start) for worker in workers.values()]
+        )  # in parallel: imports are slow
         for loop, worker in workers.items():
             worker.submit(loops.make, loop, dataset, config, device, Path(folder)).result()
             ask(loop, "turn", 0)

@@ -1,4 +1,4 @@
-"""A trained model for use: loaded for frames of any size, or written as ONNX.
+"""Trained models in use: loaded for frames of any size, or exported as ONNX.
 
 It may import from `study` and what lies below.
 """

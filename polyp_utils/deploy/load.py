@@ -35,12 +35,12 @@ class Model:
     """A trained network and what its output means.
 
     Attributes:
-        network: for `predict`, see `for_frames`.
+        network: the network that `predict` runs, from `for_frames`.
         scheme: what the class indices mean.
         image_size: side S of the square that frames are resized to, in pixels.
         compute: device and precision.
-        metadata: what training wrote beside the weights; empty if another program wrote them.
-        mirrored: whether frames are also seen mirrored, see `predict`.
+        metadata: what training wrote into the file's header; empty if another program wrote it.
+        mirrored: whether predictions are averaged over mirrored copies, see `predict`.
         path: of the weights file.
     """
 
@@ -60,18 +60,18 @@ class Model:
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"the image is {image.dtype} {image.shape}; give RGB uint8 (H, W, 3)")
-        image_CHW = torch.from_numpy(image.copy()).permute(2, 0, 1)  # a view may be flipped
+        image_CHW = torch.from_numpy(image.copy()).permute(2, 0, 1)  # a flipped view is no tensor
         with threads_for(self.network):
             square = resize_image(image_CHW, (self.image_size, self.image_size))[None]
             (found,) = predict(self.network, square, self.compute, mirrored=self.mirrored)
         return found
 
     def probabilities(self, image: np.ndarray) -> Tensor:
-        """Likewise at the frame's size, float32 (C, H, W)."""
+        """Class probabilities at the frame's size, float32 (C, H, W), as `at_network_size`."""
         return to_original(self.at_network_size(image), (image.shape[0], image.shape[1]))
 
     def class_map(self, image: np.ndarray) -> np.ndarray:
-        """The likeliest class per pixel, uint8 (H, W), at the frame's size."""
+        """The most probable class per pixel, uint8 (H, W), at the frame's size."""
         return to_class_map(self.at_network_size(image), (image.shape[0], image.shape[1]))
 
     def polyp_mask(self, image: np.ndarray) -> np.ndarray:
@@ -94,22 +94,22 @@ def load_model(
     """Loads a model from a run folder, a safetensors file or the Hub.
 
     Args:
-        source: a run by name or folder, a file, or a repository id ``user/name`` or
-            ``user/name@revision``; empty: the weights that the repository releases, `RELEASED`.
-        scheme: name of the label scheme; needed only for weights that do not say it.
-        image_size: side of the network's input in pixels; the same, or to try another size.
+        source: name or folder of a run, a file, or a repository id of the Hub, ``user/name`` or
+            ``user/name@revision``; empty: the released weights of this repository, `RELEASED`.
+        scheme: name of the label scheme; needed only for weights without that metadata.
+        image_size: side of the network's input in pixels; likewise, or to try another size.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
-        mirrored: see each frame mirrored too, at four times the cost (test-time augmentation).
-        precision: ``auto``, ``bf16`` or ``fp32``; bf16 is what ``auto`` takes where it is faster.
-        runtime: ``auto``, ``openvino`` or ``torch``; OpenVINO (extra ``fast``) is what ``auto``
-            takes on an x86 CPU if it is installed. Its model can be neither copied nor
-            pickled, and while it predicts PyTorch computes with one thread, see `threads_for`.
+        mirrored: average over mirrored copies, at four times the cost (test-time augmentation).
+        precision: ``auto``, ``bf16`` or ``fp32``; ``auto`` is bf16 where that is faster.
+        runtime: ``auto``, ``openvino`` or ``torch``; ``auto`` is OpenVINO (extra ``fast``) on an
+            x86 CPU if it is installed. An OpenVINO model can be neither copied nor pickled, and
+            while it predicts PyTorch uses one thread, see `threads_for`.
 
     Raises:
-        FileNotFoundError: no such folder, file or repository id.
-        HubError: the Hub did not give the file.
+        FileNotFoundError: no such folder or file, and not a repository id.
+        HubError: the file could not be downloaded from the Hub.
         ExtraError: the runtime is not installed.
-        DeviceError: the GPU has too little memory, is taken, or is of another kind.
+        DeviceError: the GPU has too little memory, is in use, or is not supported.
         WeightsError: not safetensors, not our U-Net, or a scheme that is unknown or does not fit.
     """
     path = _find(source)
@@ -128,7 +128,7 @@ def load_model(
     if found.logits != logits:
         raise WeightsError(
             f"{path} has {logits} logits but scheme {found.name!r} needs {found.logits}: "
-            f"one of {', '.join(fitting)} fits"
+            f"use one of {', '.join(fitting)}"
         )
     compute = get_compute(device, precision)
     network = for_frames(load_weights(UNet(3, logits, header.width), path), compute, runtime)
@@ -140,8 +140,8 @@ def _released() -> Path:
     if not path.is_file():
         raise FileNotFoundError(
             f"the released weights, results/published/{RELEASED}/{FILE} of the repository, are not "
-            f"here ({repo_root()} is no clone of it with that file): run this in a clone, or fetch "
-            "that file by hand and give its path"
+            f"in {repo_root()}: run this in a clone of the repository, or download that file and "
+            "give its path"
         )
     return path
 
@@ -153,8 +153,8 @@ def _find(source: str | Path) -> Path:
     if path.is_dir():
         if not (path / FILE).is_file():
             raise FileNotFoundError(
-                f"{path} holds no {FILE}: unfinished, or published without it; the README.md of a "
-                "published run has the command that makes it again"
+                f"{path} holds no {FILE}: the run is unfinished or was published without it; the "
+                "README.md of a published run has the command that trains it again"
             )
         return path / FILE
     if path.is_file():
@@ -167,7 +167,7 @@ def _find(source: str | Path) -> Path:
     if not match or here or path.suffix == ".safetensors":
         runs = ", ".join(run.name for run in named) or "none"
         raise FileNotFoundError(
-            f"{source} is no run folder, no file, and no repository id of the Hub (user/name or "
+            f"{source} is not a run, a file, or a repository id of the Hub (user/name or "
             f"user/name@revision). Runs with weights here: {runs}"
         )
     return _download(match[1], match[2] or "main")
@@ -175,22 +175,22 @@ def _find(source: str | Path) -> Path:
 
 def _download(repo_id: str, revision: str) -> Path:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    by_hand = f"get {endpoint}/{repo_id}/resolve/{revision}/{FILE} by hand and give the file's path"
+    by_hand = f"download {endpoint}/{repo_id}/resolve/{revision}/{FILE} and give the file's path"
     try:
-        from huggingface_hub import errors, hf_hub_download  # not on every machine
+        from huggingface_hub import errors, hf_hub_download  # may be missing
     except ImportError as error:
         raise HubError(f"huggingface_hub is not installed: install it, or {by_hand}") from error
-    unreachable = f"{repo_id} cannot be fetched from {endpoint}: try again online, or {by_hand}"
+    unreachable = f"{repo_id} cannot be loaded from {endpoint}: try again online, or {by_hand}"
     reasons = {
-        errors.RepositoryNotFoundError: f"{repo_id} is no file or folder here, and no repository "
-        f"that {endpoint} shows you; if it is private or gated, log in first (hf auth login)",
+        errors.RepositoryNotFoundError: f"{repo_id} is not a file or folder here, nor a repository "
+        f"you can see on {endpoint}; if it is private or gated, log in first (hf auth login)",
         errors.RevisionNotFoundError: f"{repo_id} has no revision {revision!r}",
-        errors.LocalEntryNotFoundError: unreachable,  # before its base class
-        errors.EntryNotFoundError: f"{repo_id} has no {FILE} at revision {revision!r}; weights of "
-        "another format are not loaded",
+        errors.LocalEntryNotFoundError: unreachable,  # listed before its base class
+        errors.EntryNotFoundError: f"{repo_id} has no {FILE} at revision {revision!r}; other "
+        "formats of weights are not loaded",
     }
     try:
         return Path(hf_hub_download(repo_id, FILE, revision=revision))
-    except Exception as error:  # the client's, httpx's and the system's alike
+    except Exception as error:  # from the client, httpx or the system
         reason = next((text for kind, text in reasons.items() if isinstance(error, kind)), None)
         raise HubError(f"{reason or unreachable} ({type(error).__name__})") from error

@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file, for programs without PyTorch."""
+"""Exports a trained network as an ONNX file, for programs without PyTorch."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from polyp_utils.model.unet import STRIDE
 
 
 class _Probabilities(nn.Module):
-    """The network with what `to_probabilities` does after it."""
+    """The network followed by `to_probabilities`."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -35,23 +35,23 @@ def export_onnx(source: str | Path, path: str | Path, **settings: Any) -> Path:
     """Writes a model as ONNX, in float32 with batch norm folded; atomically.
 
     The graph maps ``images``, float32 (B, 3, H, W), RGB in [0, 1], to ``probabilities``, float32
-    (B, C, H, W), of the scheme's classes, background first; they sum to 1 (one logit gives two).
-    B is free, H and W are any multiples of 16; frames of other sizes are resized by the caller, as
-    in `Model.probabilities`. The file's metadata (``polyp_utils``, one JSON string) holds
-    ``classes``, ``polyp`` (their indices that are polyp), ``scheme``, ``image_size`` (the side to
+    (B, C, H, W), of the scheme's classes, background first; they sum to 1 (C is 2 with one logit).
+    B is free, H and W are any multiples of 16; the caller resizes frames of other sizes, as
+    `Model.probabilities` does. The file's metadata (``polyp_utils``, one JSON string) holds
+    ``classes``, ``polyp`` (indices of the polyp classes), ``scheme``, ``image_size`` (the side to
     resize frames to), ``dataset`` and ``terms``.
 
     Args:
         source: run folder, weights file or Hub repository, as in `load_model`.
-        path: of the file to write.
-        settings: ``scheme`` and ``image_size`` for weights that do not say them.
+        path: the file to write.
+        settings: ``scheme`` and ``image_size`` for weights without that metadata.
 
     Raises:
         ExtraError: onnx or onnxscript is not installed.
         FileNotFoundError, HubError, WeightsError: as in `load_model`.
     """
     try:
-        import onnx  # noqa: F401  # both are needed by torch.onnx, and optional
+        import onnx  # noqa: F401  # optional; torch.onnx needs both
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ExtraError(str(error.name), "export") from error
@@ -59,14 +59,14 @@ def export_onnx(source: str | Path, path: str | Path, **settings: Any) -> Path:
     batch, rows, columns = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))
     program = torch.onnx.export(
         _Probabilities(model.network).eval(),
-        (torch.rand(2, 3, 2 * STRIDE, 3 * STRIDE),),  # sizes of 1 would be taken as fixed
+        (torch.rand(2, 3, 2 * STRIDE, 3 * STRIDE),),  # a size of 1 would be fixed
         dynamo=True,
         dynamic_shapes=({0: batch, 2: STRIDE * rows, 3: STRIDE * columns},),
         input_names=["images"],
         output_names=["probabilities"],
         verbose=False,
     )
-    assert program is not None  # as it is without dynamo
+    assert program is not None  # None only without dynamo
     program.model.metadata_props["polyp_utils"] = json.dumps(_metadata(model), ensure_ascii=False)
     with atomic(Path(path)) as temporary:
         program.save(temporary)
@@ -74,32 +74,32 @@ def export_onnx(source: str | Path, path: str | Path, **settings: Any) -> Path:
 
 
 def export_int8(source: str | Path, path: str | Path, images: Tensor) -> Path:
-    """Writes an ONNX file of `export_onnx` with its convolutions in int8; atomically.
+    """Quantises an ONNX file of `export_onnx`: its convolutions run in int8; atomically.
 
-    Inputs, outputs and metadata stay as they are. ONNX Runtime's static quantiser puts the pairs
-    ``QuantizeLinear``, ``DequantizeLinear`` in; ONNX Runtime and OpenVINO compute in int8 between.
+    Inputs, outputs and metadata stay the same. ONNX Runtime's static quantiser inserts pairs of
+    ``QuantizeLinear`` and ``DequantizeLinear``; ONNX Runtime and OpenVINO compute in int8 between.
 
-    - Weights have 7 bits, −64 to 64, a scale per output channel; activations are uint8. A CPU with
-      AVX2 but without VNNI adds two products in 16 bits: 2·255·64 = 32,640 fits, while 8 bits
-      saturate. (OpenVINO held to AVX2: probabilities equal to those with VNNI, to the bit; with
-      8 bits they were off by up to 0.96.)
-    - The first convolution stays in float: less than 1 % of the arithmetic, but a third to a half
-      of the mean error of the probabilities. So do upsampling, which ONNX Runtime has no int8 for,
-      and the softmax.
+    - Weights have 7 bits, −64 to 64, with one scale per output channel; activations are uint8. A
+      CPU with AVX2 but without VNNI adds two products in 16 bits: 2·255·64 = 32,640 fits, while
+      8 bits saturate. (With OpenVINO limited to AVX2, probabilities were bit-identical to those
+      with VNNI; with 8 bits they were off by up to 0.96.)
+    - The first convolution stays in float: it does less than 1 % of the arithmetic but would cause
+      a third to a half of the mean error of the probabilities. So do upsampling, for which ONNX
+      Runtime has no int8 kernel, and the softmax.
     - Ranges are the smallest and largest values seen.
 
-    Chosen on validation parts: `card-small` (width 16) and a run of width 32 lose 0.002 to 0.003
-    of polyp Dice or gain as much, ±0.004; one scale per tensor was worse at width 16 and no better
+    Chosen on validation parts: polyp Dice of `card-small` (width 16) and a run of width 32 changes
+    by 0.002 to 0.003, up or down, ±0.004; one scale per tensor was worse at width 16 and no better
     at 32; percentiles, entropy, more than 64 frames and a last layer in float were no better.
 
     Args:
         source: the file in float32.
-        path: of the file to write.
-        images: to calibrate with, uint8 (N, 3, S, S), see `calibration_images`.
+        path: the file to write.
+        images: frames for calibration, uint8 (N, 3, S, S), see `calibration_images`.
 
     Raises:
         ExtraError: onnx or onnxruntime is not installed.
-        ValueError: no image.
+        ValueError: no images.
     """
     try:
         import onnx
@@ -108,9 +108,9 @@ def export_int8(source: str | Path, path: str | Path, images: Tensor) -> Path:
     except ImportError as error:
         raise ExtraError(str(error.name), "export") from error
     if not len(images):
-        raise ValueError("no image to calibrate with: give some of the training part")
+        raise ValueError("no images to calibrate with: give some of the training part")
     model = onnx.load(source)
-    add_pre_process_metadata(model)  # batch norm is folded, shapes are inferred: nothing to do
+    add_pre_process_metadata(model)  # nothing to do: batch norm is folded, shapes are inferred
     floats = (to_input(image[None], torch.device("cpu")).numpy() for image in images)
     feeds = ({"images": batch} for batch in floats)
     with atomic(Path(path)) as temporary:
@@ -129,7 +129,7 @@ def export_int8(source: str | Path, path: str | Path, images: Tensor) -> Path:
 
 
 def calibration_images(config: RunConfig, count: int = 64) -> Tensor:
-    """Frames of a run's training part, evenly spread over its list, uint8 (N, 3, S, S)."""
+    """Evenly spaced frames from a run's training part, uint8 (N, 3, S, S)."""
     ids = split_of(config).train
     dataset = PolypDataset(config.dataset, config.image_size)
     return dataset.images[dataset.rows(ids[:: max(1, len(ids) // count)][:count])]

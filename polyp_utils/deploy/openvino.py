@@ -1,10 +1,10 @@
-"""The network run by OpenVINO: on an x86 CPU faster than PyTorch, with the same outputs.
+"""Runs the network with OpenVINO: faster than PyTorch on an x86 CPU, with the same outputs.
 
-OpenVINO is optional (extra ``fast``); `load_model` takes it where it is installed and faster.
+OpenVINO is optional (extra ``fast``); `load_model` uses it where it is installed and faster.
 
-`_graph` builds the network by hand, as `openvino.convert_model` takes seconds where it takes tenths
-of one, on top of a trace (by `torch.jit`, which is deprecated) or an export by `torch.export`. The
-result is the same: as many operations, logits equal to the bit, the same speed.
+`_graph` builds the network operation by operation in tenths of a second: `openvino.convert_model`
+takes seconds, on top of a trace (by `torch.jit`, which is deprecated) or an export (by
+`torch.export`). The result is the same: as many operations, bit-identical logits, equal speed.
 """
 
 import contextlib
@@ -25,22 +25,22 @@ from polyp_utils.model.predict import fold_batch_norm, freeze
 from polyp_utils.model.unet import UNet, check_size
 
 RUNTIMES = ("auto", "openvino", "torch")
-# Of `threads_for`: threads within, and how many PyTorch had; whether this one is within.
+# State of `threads_for`: how many are inside, PyTorch's threads before, whether this one is inside.
 _lock, _within, _before, _here = threading.Lock(), 0, 1, threading.local()
 
 
 def for_frames(model: UNet, compute: Compute, runtime: str = "auto") -> nn.Module:
-    """The network for `predict`, by the fastest runtime at hand, or by the one named.
+    """The network for `predict`, in the fastest runtime available or the one named.
 
     Args:
-        model: trained.
-        compute: where and in which precision.
-        runtime: one of `RUNTIMES`; ``auto`` takes OpenVINO on an x86 CPU if it is installed: in
-            bf16 and in float32 it was measured to be faster there.
+        model: trained network.
+        compute: device and precision.
+        runtime: one of `RUNTIMES`; ``auto`` is OpenVINO on an x86 CPU if it is installed: there it
+            was measured to be faster, in bf16 and in float32.
 
     Raises:
         ValueError: another name, or OpenVINO on a GPU.
-        ExtraError: OpenVINO is asked for and not installed.
+        ExtraError: OpenVINO was asked for but is not installed.
     """
     if runtime not in RUNTIMES:
         raise unknown("runtime", runtime, RUNTIMES)
@@ -51,7 +51,7 @@ def for_frames(model: UNet, compute: Compute, runtime: str = "auto") -> nn.Modul
     if runtime == "torch":
         return freeze(model, compute)
     if not on_cpu:
-        raise ValueError(f"runtime 'openvino' is for the CPU, not {compute.device.type}: take auto")
+        raise ValueError(f"runtime 'openvino' is for the CPU, not {compute.device.type}: use auto")
     if not installed:
         raise ExtraError("openvino", "fast")
     return OpenVINONetwork(model, compute)
@@ -59,11 +59,11 @@ def for_frames(model: UNet, compute: Compute, runtime: str = "auto") -> nn.Modul
 
 @contextlib.contextmanager
 def threads_for(network: nn.Module) -> Iterator[None]:
-    """PyTorch computes with one thread, for the thread within, while OpenVINO has work.
+    """Limits PyTorch to one thread, for the calling thread, while OpenVINO computes.
 
-    After each of its operations PyTorch's other threads spin for some milliseconds, on cores that
-    OpenVINO's threads need. A thread that first uses PyTorch while another is within has one too,
-    for good: PyTorch takes the last number that was set.
+    After each operation PyTorch's other threads spin for some milliseconds, on cores that
+    OpenVINO's threads need. A thread that first uses PyTorch while another is inside keeps the
+    limit for good: PyTorch gives it the number that was set last.
     """
     if not isinstance(network, OpenVINONetwork) or getattr(_here, "within", False):
         yield
@@ -87,8 +87,9 @@ def threads_for(network: nn.Module) -> Iterator[None]:
 class OpenVINONetwork(nn.Module):
     """A U-Net compiled by OpenVINO: images float32 (B, 3, H, W) -> logits float32 (B, C, H, W).
 
-    B, H and W are free. It has no parameters (the weights are those at the time of compilation),
-    stays on the CPU, and can be neither copied nor pickled. Threads may share it: they take turns.
+    B is free, H and W are any multiples of 16. It has no parameters (the weights are fixed when it
+    is compiled), stays on the CPU, and can be neither copied nor pickled. Threads that share it
+    take turns.
     """
 
     def __init__(self, model: UNet, compute: Compute) -> None:
@@ -97,12 +98,12 @@ class OpenVINONetwork(nn.Module):
         with torch.no_grad():
             graph = _graph(folded)
         self._compiled = compile_openvino(graph, compute.dtype)
-        self._turn = threading.Lock()  # it has one place for inputs and outputs
+        self._turn = threading.Lock()  # inputs and outputs have one buffer
         self._channels = folded.output.out_channels
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """As `UNet.forward`."""
+        """Like `UNet.forward`."""
         check_size(*images.shape[-2:])
         if not len(images):
             return images.new_empty(0, self._channels, *images.shape[-2:])
@@ -111,12 +112,12 @@ class OpenVINONetwork(nn.Module):
 
 
 def compile_openvino(graph: Any, dtype: torch.dtype = torch.float32) -> Any:
-    """A model of OpenVINO, or an ONNX file, compiled for the CPU: one call at a time, all threads.
+    """Compiles an OpenVINO model or an ONNX file for the CPU: one call at a time, all threads.
 
     Args:
         graph: `openvino.Model`, or the file's path.
-        dtype: bfloat16 or float32, of what is not int8 in it; OpenVINO has no kernels for bfloat16
-            where the CPU has none, and computes in float32 there.
+        dtype: bfloat16 or float32, for everything that is not int8; float32 is used in any case
+            where the CPU has no bfloat16, as OpenVINO has no kernels for it there.
     """
     bf16 = dtype == get_compute("cpu").dtype == torch.bfloat16
     hints = {
@@ -129,11 +130,11 @@ def compile_openvino(graph: Any, dtype: torch.dtype = torch.float32) -> Any:
 
 @functools.cache
 def _core() -> Any:
-    """OpenVINO's one core of this process, which is never freed.
+    """The only OpenVINO core of this process, never freed.
 
-    Each new one gives the thread that makes it a stack for signals, and unmaps it when freed, in
-    use or not: of two, freed in the order in which they were made, the first leaves its unmapped
-    stack to the thread, and the next signal ends the process (seen in OpenVINO 2026.4).
+    Each core gives the thread that creates it a signal stack, and unmaps that stack when freed,
+    even if it is in use: if two are freed in order of creation, the thread is left with an unmapped
+    stack, and the next signal kills the process (seen in OpenVINO 2026.4).
     """
     import openvino
 
@@ -141,12 +142,12 @@ def _core() -> Any:
 
 
 def _graph(folded: UNet) -> Any:
-    """`UNet.forward` in OpenVINO's operations, from a network with folded batch norms."""
+    """`UNet.forward` as OpenVINO operations, from a network with folded batch norms."""
     import openvino
     from openvino import opset13 as ops
 
     def biased(x: Any, module: nn.Conv2d | nn.ConvTranspose2d) -> Any:
-        assert module.bias is not None  # from folding
+        assert module.bias is not None  # folding gave it one
         return ops.add(x, module.bias.numpy()[None, :, None, None])
 
     def conv(x: Any, module: nn.Conv2d) -> Any:

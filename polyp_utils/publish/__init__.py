@@ -1,4 +1,4 @@
-"""What is shown of runs: their model cards, the Hub, the tables of the documents.
+"""Publishes runs: run cards, published folders, the Hub, and the tables of the documents.
 
-It may import from every room but `plots`.
+It may import from every package except `plots`.
 """

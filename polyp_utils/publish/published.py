@@ -1,4 +1,4 @@
-"""What `results/published` holds of a run: what is evidence, and light to clone."""
+"""Copies runs to `results/published`: what is evidence, kept light to clone."""
 
 import shutil
 
@@ -22,20 +22,20 @@ MAX_COMMITTED_BYTES = 20_000_000  # of weights, in git
 
 
 def publish(run: Run, light: bool = False) -> Run:
-    """Copies a finished run to ``results/published``, so that it is light to clone.
+    """Copies a finished run to ``results/published``, light enough to clone.
 
-    - Weights of up to 20 MB, in 16 bits; the card is written anew, as it says where they are.
-    - The predictions of the test part in one file; of the validation part what the analyses need
-      of it, as counts (``val_counts.csv`` and ``val_levels.csv``).
+    - Weights of up to 20 MB, in float16; the run card is written anew, as it says where they are.
+    - Predictions of the test part in one file; for the validation part, only the counts that the
+      analyses need (``val_counts.csv`` and ``val_levels.csv``).
     - No frames of a set that may not be shown, see `polyp_utils.publish.shown`: neither figures nor
-      outputs of executed notebooks. Published again, a run that lies there has them taken out.
+      outputs of executed notebooks. Publishing a published run again removes them from it.
 
-    ``light``: only settings and tables, which is what a run needs that takes part in a study and is
-    not looked at by itself.
+    ``light``: only settings and tables, for a run that is part of a study and is not inspected by
+    itself.
 
     Raises:
         RunError: the run is not finished, or another one of that name is published.
-        FileNotFoundError: its data, which the counts are made with, are not here.
+        FileNotFoundError: its data set, which the counts need, is not here.
     """
     if not run.finished:
         raise RunError(f"{run.path} is not finished: train it to its end before publishing it")
@@ -63,7 +63,7 @@ def publish(run: Run, light: bool = False) -> Run:
 
 
 def _validation(run: Run) -> dict[str, pd.DataFrame]:
-    """Tables by name that stand for the predictions of the validation part, if it has these."""
+    """Tables that replace the predictions of the validation part, by name; {}: it has none."""
     if not (run.path / "predictions/val").is_dir():
         return {}
     config = run.config

@@ -1,6 +1,6 @@
-"""The card of a run, a model card as the Hub reads it; its text stands in `run_card.md.jinja`.
+"""Writes the run card, a run's model card as the Hub reads it; its text is `run_card.md.jinja`.
 
-Every number comes from the run's files, so a card is written again, not edited.
+Every number comes from the run's files, so a card is regenerated, never edited.
 """
 
 import shlex
@@ -29,11 +29,11 @@ _TEMPLATE = Path(__file__).with_suffix(".md.jinja")
 
 
 def write_run_card(run: Run, repo_id: str = "") -> Path:
-    """Writes the run's ``README.md``, a card as the Hub reads it, from the run's files alone.
+    """Writes the run card, the run's ``README.md``, from the run's files alone.
 
     Args:
         run: a finished run; the card has results once the run has been evaluated.
-        repo_id: where the weights will be had; without it the card shows a placeholder.
+        repo_id: Hub repository of the weights; without it the card shows a placeholder.
 
     Raises:
         RunError: the run is not finished.
@@ -114,7 +114,7 @@ def _front_matter(run: Run, summary: dict[str, Any]) -> str:
         tags=["polyp-segmentation", "colonoscopy", "medical", "unet", "safetensors"],
         datasets=[info.name],
         metrics=list(dict.fromkeys(["dice", *(result.metric_type for result in results)])),
-        model_name=run.name if results else None,  # it belongs to the results
+        model_name=run.name if results else None,  # read with the results only
         eval_results=results or None,
     ).to_yaml()
 
@@ -129,7 +129,7 @@ def _drawn(config: RunConfig) -> bool:
 
 
 def _command(config: RunConfig) -> str:
-    """The command line that trains this run: the recipe and what differs from it."""
+    """The command line that trains this run: its recipe, and the settings that differ."""
     recipe = RECIPES[config.recipe].to_dict()
     words = ["python", "-m", "polyp_utils", "train", "--recipe", config.recipe]
     for key, value in config.to_dict().items():

@@ -1,6 +1,6 @@
-"""Which frames may be seen in what is published: those of sets whose terms allow it.
+"""Which frames may be shown in what is published: those of sets whose terms allow it.
 
-`DatasetInfo.shown` says so; results/README.md says why. A figure that shows frames is JPEG.
+`DatasetInfo.shown` decides; results/README.md says why. Figures that show frames are JPEG.
 """
 
 import json
@@ -11,27 +11,27 @@ from polyp_utils.data.catalog import CATALOG
 
 
 def may_show(dataset: str) -> bool:
-    """Whether frames of the set may be seen; of one that is not in the catalogue they may not."""
+    """Whether frames of the set may be shown; never those of a set outside the catalogue."""
     return dataset in CATALOG and CATALOG[dataset].shown
 
 
 def hidden_figures(folder: Path, dataset: str) -> list[Path]:
-    """The figures of a run folder that show frames which may not be seen."""
+    """The figures of a run folder with frames that may not be shown."""
     return [] if may_show(dataset) else sorted(folder.glob("figures/*.jpg"))
 
 
 def hide_frames(notebook: Path, dataset: str) -> int:
-    """Takes outputs that show frames which may not be seen out of an executed notebook.
+    """Removes outputs with frames that may not be shown from an executed notebook.
 
-    A sentence stands in their place. What a figure shows, its metadata say, see
-    `plots.frames_as_jpeg`, or else it is of the notebook's own set.
+    A sentence takes their place. The metadata of a figure name the set that its frames are from,
+    see `plots.frames_as_jpeg`; without them it is the notebook's own.
 
     Args:
         notebook: a file, changed in place.
         dataset: the name of its data set.
 
     Returns:
-        How many outputs were taken out.
+        Number of outputs removed.
     """
     content = json.loads(notebook.read_text(encoding="utf-8"))
     hidden = 0

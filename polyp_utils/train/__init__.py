@@ -1,4 +1,4 @@
-"""From settings and frames to a finished run; and which settings matter.
+"""Trains runs from their settings, and measures which settings matter.
 
 It may import from `score` and what lies below.
 """

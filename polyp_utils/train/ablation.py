@@ -1,8 +1,8 @@
-"""What makes the difference: from the card's recipe to ``release``, step by step.
+"""Ablation: from the card's recipe to ``release``, one change at a time.
 
 Every setting is trained with several seeds and scored on **validation**; the test part is neither
-predicted nor scored. A finished run leaves two small files in ``results/published/ablation``, and
-whoever goes on starts from what lies there: its settings and times, and its scores per frame.
+predicted nor scored. Each finished run leaves two small files in ``results/published/ablation``,
+its settings and times and its scores per frame; a run with files there is not trained again.
 """
 
 import json
@@ -23,17 +23,17 @@ from polyp_utils.score.intervals import Interval, seeds_interval
 
 PLAIN, MIRRORED, UNAVERAGED = "plain", "mirrored", "unaveraged"  # ways to score a run
 ALL = "all of these together"
-NOISE = 0.015  # of Dice: about what another seed makes, see `literature`
+NOISE = 0.015  # Dice: about the difference that another seed makes, see `score.literature`
 
 
 class Setting(NamedTuple):
-    """A setting to be trained.
+    """A setting to train.
 
     Attributes:
-        against: name of the setting that it is compared with; empty for the first.
-        choice: what differs from that one, in words.
-        recipe: that it starts from.
-        changes: to the recipe.
+        against: name of the setting it is compared with; empty for the first.
+        choice: how it differs from that setting, in words.
+        recipe: the recipe it starts from.
+        changes: settings that override the recipe's.
     """
 
     against: str
@@ -67,7 +67,7 @@ SETTINGS: dict[str, Setting] = {
 
 
 def folder_of(width: int, image_size: int) -> Path:
-    """Where the runs of one size leave their files."""
+    """The folder for the files of all runs of one size."""
     return repo_root() / f"results/published/ablation/w{width}-{image_size}px"
 
 
@@ -75,9 +75,9 @@ def config_of(name: str, seed: int, **size: Any) -> RunConfig:
     """The settings of one run.
 
     Args:
-        name: of `SETTINGS`.
-        seed: of the run.
-        size: ``width``, ``image_size`` and what else all runs share, as in `RunConfig`.
+        name: key of `SETTINGS`.
+        seed: random seed of the run.
+        size: ``width``, ``image_size`` and other settings that all runs share, as in `RunConfig`.
     """
     setting = SETTINGS[name]
     shared = {"split": "grouped", "score_test": False, **size, "seed": seed}
@@ -87,17 +87,17 @@ def config_of(name: str, seed: int, **size: Any) -> RunConfig:
 
 
 def ablate(seeds: int, folder: Path, **size: Any) -> None:
-    """Trains what is not in the folder yet, seed by seed, and stores each run as it ends.
+    """Trains the runs that the folder lacks, seed by seed, and stores each as it finishes.
 
-    Several processes may work side by side: a run that another one trains is left to it.
+    Several processes may work side by side: each skips runs that another is training.
 
     Args:
-        seeds: how many, from 0 on.
-        folder: of `folder_of`.
+        seeds: number of seeds, counted from 0.
+        folder: from `folder_of`.
         size: as in `config_of`.
 
     Raises:
-        ValueError, RunError: as in `fit`; the folder's own file is of other settings.
+        ValueError, RunError: as in `fit`, or a stored run has other settings.
     """
     from polyp_utils.train.fit import fit
 
@@ -125,17 +125,17 @@ def _is_stored(stem: Path, config: RunConfig) -> bool:
     for key, value in config.to_dict().items():
         if key not in {"device", "precision", "name"} and stored[key] != value:
             raise ValueError(
-                f"{path} is of a run with {key} {stored[key]!r}, not {value!r}: move it away, or "
-                "ask for its settings"
+                f"{path} is from a run with {key} {stored[key]!r}, not {value!r}: move it away, or "
+                "use its settings"
             )
     return True
 
 
 def store(run: Run, stem: Path) -> None:
-    """Writes ``<stem>.csv``, a row per validation frame, and then ``<stem>.json``.
+    """Writes ``<stem>.csv``, one row per validation frame, and then ``<stem>.json``.
 
-    The rows hold ``id``, ``group`` and the polyp Dice at original size, `PLAIN`, `MIRRORED` and,
-    of a run that averages its weights, `UNAVERAGED`.
+    Its columns are ``id``, ``group`` and the polyp Dice at original size: `PLAIN`, `MIRRORED` and,
+    if the run averages its weights, `UNAVERAGED`.
     """
     write_csv(stem.with_suffix(".csv"), scores_of(run))
     history, record = run.history, run.record
@@ -152,7 +152,7 @@ def store(run: Run, stem: Path) -> None:
 
 
 def scores_of(run: Run) -> pd.DataFrame:
-    """Polyp Dice of a run's validation frames, as in `store`."""
+    """Polyp Dice of a run's validation frames: the table that `store` writes."""
     from polyp_utils.data.dataset import PolypDataset
     from polyp_utils.runs.predictions import of_network, of_run
     from polyp_utils.score.evaluation import evaluate
@@ -173,7 +173,7 @@ def scores_of(run: Run) -> pd.DataFrame:
 
 
 class Results(NamedTuple):
-    """What lies in a folder.
+    """The stored runs of a folder.
 
     Attributes:
         records: the JSON of each run, by setting and seed.
@@ -185,7 +185,7 @@ class Results(NamedTuple):
 
 
 def load(folder: Path) -> Results:
-    """The finished runs of a folder, of today's settings."""
+    """Reads the stored runs of a folder whose settings are in `SETTINGS`."""
     records, scores = {}, {}
     for name in SETTINGS:
         for path in sorted(folder.glob(f"{name}-s*.json")):
@@ -197,18 +197,18 @@ def load(folder: Path) -> Results:
 
 
 def comparisons(results: Results) -> pd.DataFrame:
-    """Every choice beside what it is compared with, on validation.
+    """Compares each choice with its baseline, on validation.
 
-    A trained setting stands against the one that it is to be compared with, by the seeds that both
-    have, and ``release`` against the card's recipe too; averaging and mirrored copies
-    against the same runs of ``release`` without.
+    A trained setting is compared with its ``against`` over the seeds that both have, and
+    ``release`` with the card's recipe as well; weight averaging and mirrored copies are compared
+    with the same runs of ``release`` without them.
 
     Returns:
-        A row per choice: ``choice``; ``setting`` and ``way``, `PLAIN` but in the last two;
-        ``against`` (empty: nothing); ``seeds`` (with ``against``: that both have); ``dice``, an
-        `Interval` over seeds and frames (with n = 0 if there is no run yet); ``gain``, likewise of
-        the paired differences; ``seconds`` of a run, see `seconds_of`, and ``times``, over those of
-        what it is compared with on the same device.
+        One row per choice: ``choice``; ``setting`` and ``way``, `PLAIN` except in the last row;
+        ``against``, the baseline's setting (empty: none); ``seeds``, those in common if there is a
+        baseline; ``dice``, an `Interval` over seeds and frames (n = 0 without a run); ``gain``, the
+        same for the paired differences; ``seconds`` per run, see `seconds_of`, and ``times``, their
+        ratio to the baseline's on the same device.
     """
     rows = [
         _row(results, name, PLAIN, setting.against, PLAIN, setting.choice)
@@ -223,7 +223,7 @@ def comparisons(results: Results) -> pd.DataFrame:
 
 
 def shown(found: pd.DataFrame) -> pd.DataFrame:
-    """`comparisons` for the eye, all text."""
+    """`comparisons` formatted for reading, all columns text."""
     return pd.DataFrame(
         {
             "choice": found["choice"],
@@ -294,9 +294,9 @@ def _over(columns: list[pd.Series], groups: list[str]) -> Interval:
 
 
 def seconds_of(results: Results, name: str) -> dict[str, float]:
-    """What a run of a setting takes, by device: its fastest epoch times their number.
+    """Seconds that a run of a setting takes, by device: its fastest epoch times all epochs.
 
-    Validation included. Other jobs can only slow an epoch down.
+    Validation is included. The fastest epoch counts because other jobs can only slow one down.
     """
     found: dict[str, float] = {}
     for (setting, _), record in results.records.items():

@@ -1,4 +1,4 @@
-"""A finished run of weights that were trained elsewhere."""
+"""Adopts weights that were trained elsewhere as a finished run."""
 
 from dataclasses import replace
 
@@ -17,21 +17,21 @@ from polyp_utils.train.trainer import mark_finished, metadata_of, predict_parts
 
 
 def adopt(config: RunConfig, note: str) -> Run:
-    """Makes a finished run of weights that were trained elsewhere, the file ``config.init``.
+    """Turns weights that were trained elsewhere, the file ``config.init``, into a finished run.
 
-    They can then be scored, looked at and published like those of a run of this package. What is
-    not known of their training (history, time, hardware) is left out.
+    They can then be scored, inspected and published like those of any run. What is not known about
+    their training (history, time, hardware) is left out.
 
     Args:
-        config: how they were trained, as far as it is known: data set, split, scheme, size, ….
-        note: who made them, and how; it stands in the run's record and on its model card.
+        config: how they were trained, as far as is known: data set, split, scheme, size, ….
+        note: who made them and how; it goes into the run's record and onto its run card.
 
     Raises:
         ValueError, RunError: as in `fit`.
         WeightsError: not weights of that width and scheme.
     """
     if not config.init or not note:
-        raise ValueError("to adopt weights give the file (init) and a note that says who made them")
+        raise ValueError("to adopt weights, give their file (init) and a note on who made them")
     with explaining(f"width {config.width}"):
         return _adopted(config, note)
 
@@ -40,9 +40,11 @@ def _adopted(config: RunConfig, note: str) -> Run:
     scheme, compute, parts, fingerprints = prepare_training(config)
     initial = find_initial(config)
     if initial is None or initial.new_head:
-        raise WeightsError(f"{config.init} is not of scheme {scheme.name}: give the one it is of")
+        raise WeightsError(
+            f"{config.init} was not trained with scheme {scheme.name}: give the one it was"
+        )
     fingerprints["init_weights"] = initial.fingerprint
-    config = replace(config, init="")  # they are these weights, not what training starts from
+    config = replace(config, init="")  # nothing was trained from these weights
     with open_run(config, fingerprints, compute.describe(), note=note) as run:
         if run.finished:
             print(f"{run.name} is finished: nothing to adopt")

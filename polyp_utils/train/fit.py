@@ -1,4 +1,4 @@
-"""From settings to a finished run: what they name is checked, opened, trained and predicted."""
+"""From settings to a finished run: checks and opens what they name, trains and predicts."""
 
 import contextlib
 import shutil
@@ -30,16 +30,16 @@ from polyp_utils.train.trainer import Trainer
 
 
 def fit(config: RunConfig) -> Run:
-    """Trains a run to its end, or says that it is finished.
+    """Trains a run to its end, or reports that it is already finished.
 
-    ``batch_size`` is that of the optimizer's step, whatever the number of processes.
+    ``batch_size`` counts the frames of one optimizer step, whatever the number of processes.
 
     Raises:
-        ValueError: settings or data that cannot work, before any step.
-        RunError: the run folder holds something else.
+        ValueError: settings or data that cannot work; raised before any step.
+        RunError: the run folder holds another run, is in use, or cannot be written.
         DivergedError: the loss is not finite.
-        DeviceError: the GPU has too little memory, is taken, or is of another kind.
-        ProcessError: another of several processes cannot start.
+        DeviceError: the GPU has too little memory, is in use, or is not supported.
+        ProcessError: another process of this run cannot start.
     """
     sizes = {key: getattr(config, key) for key in ("batch_size", "micro_batches", "width")}
     settings = ", ".join(f"{key} {value}" for key, value in sizes.items())
@@ -53,12 +53,12 @@ def fit(config: RunConfig) -> Run:
             run = held.enter_context(opened)
         if processes.from_first(lambda: run.finished):
             print(f"{run.name} is finished: nothing to train")
-            if processes.rank() == 0:  # if it was killed before that
+            if processes.rank() == 0:  # left behind if it was killed at the very end
                 shutil.rmtree(run.path / "last", ignore_errors=True)
             return run
         frames = f"{len(parts['train'])} frames of {get_info(config.dataset).title}"
         frames += f" at {config.image_size} px, {len(parts['val'])} for validation"
-        slow = "" if config.compile_mode == "none" else "; the first steps compile, for minutes"
+        slow = "" if config.compile_mode == "none" else "; the first steps take minutes to compile"
         print(f"{run.name}: {frames}, on {compute.describe()}{slow}", flush=True)
         if warning := leak_warning(split_of(config), config.dataset):
             print(warning)
@@ -74,7 +74,7 @@ def fit(config: RunConfig) -> Run:
 
 
 def prepare_training(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[str, str]]:
-    """What the settings name, checked: scheme, device, parts of the data, their fingerprints."""
+    """Checks the settings; returns scheme, device, parts of the data, and fingerprints."""
     scheme = get_scheme(config.scheme)
     split = split_of(config)
     compute = get_compute(config.device, config.precision)
@@ -83,12 +83,12 @@ def prepare_training(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data
     if config.class_weights != "none" and scheme.logits == 1:
         raise ValueError(
             f"class_weights is {config.class_weights!r} but scheme {scheme.name} has one logit: "
-            "take class_weights 'none', or a scheme with classes"
+            "use class_weights 'none', or a scheme with classes"
         )
     if config.batch_size > len(split.train):
         raise ValueError(
             f"batch_size is {config.batch_size} but the training part of {split.name} has "
-            f"{len(split.train)} frames: take at most that"
+            f"{len(split.train)} frames: use at most that many"
         )
     dataset = PolypDataset(config.dataset, config.image_size)
     scheme.check(dataset.masks, dataset.info.title)
@@ -97,7 +97,7 @@ def prepare_training(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data
 
 
 def _initial(config: RunConfig) -> Initial | None:
-    """The weights to start from; those that a run with an epoch has started from may be gone."""
+    """The weights to start from; once a run has finished an epoch, their file may be gone."""
     run = run_of(config)
     try:
         return find_initial(config)
@@ -115,18 +115,19 @@ def _check_compiler(config: RunConfig, compute: Compute) -> None:
     if not has_compiler(compute.device):
         raise ValueError(
             f"compile_mode is {config.compile_mode!r} but this machine has no C++ compiler (on a "
-            "GPU: no triton): install one, or take compile_mode 'none'"
+            "GPU: no triton): install one, or use compile_mode 'none'"
         )
     graphs = compute.device.type == "cuda" and config.compile_mode != "default"
     if graphs and micro_batches(config) > processes.size():  # pytorch/pytorch#169545
         raise ValueError(
-            f"compile_mode is {config.compile_mode!r}, whose CUDA graphs cannot add up gradients, "
-            f"but micro_batches is {config.micro_batches}: take 0, or compile_mode 'default'"
+            f"compile_mode is {config.compile_mode!r}, whose CUDA graphs cannot accumulate "
+            f"gradients, but micro_batches is {config.micro_batches}: use 0, or compile_mode "
+            "'default'"
         )
 
 
 def _class_weights(config: RunConfig, train: Data) -> Tensor | None:
-    """Of the cross-entropy, from the pixels of the training part."""
+    """Class weights of the cross-entropy, from the pixels of the training part; None: equal."""
     if config.class_weights == "none":
         return None
     scheme = get_scheme(config.scheme)
@@ -134,5 +135,5 @@ def _class_weights(config: RunConfig, train: Data) -> Tensor | None:
         torch.bincount(scheme.encode(train.masks[rows]).flatten(), minlength=len(scheme.classes))
         for rows in torch.arange(len(train)).split(64)
     ]
-    weights = inverse_sqrt_weights(torch.stack(pixels).sum(dim=0).cpu())  # float64 lacks on MPS
+    weights = inverse_sqrt_weights(torch.stack(pixels).sum(dim=0).cpu())  # MPS has no float64
     return weights.to(train.device)

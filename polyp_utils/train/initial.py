@@ -1,6 +1,6 @@
-"""Weights that training starts from, instead of random ones: ``init`` of a run.
+"""Weights that training starts from instead of random ones: the ``init`` of a run.
 
-What they have seen counts: a frame that they were trained on is no test frame any more.
+Their own training data matter: a frame that they were trained on is no longer a test frame.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ from polyp_utils.runs.run import find_run
 
 @dataclass(frozen=True)
 class Initial:
-    """Given weights, and what is known of them.
+    """Initial weights, and what is known about them.
 
     Attributes:
-        path: of the safetensors file.
-        fingerprint: SHA-256 of the file, 16 hex digits.
-        metadata: what training wrote into its header; empty if another program wrote it.
-        new_head: whether the last layer is drawn anew, as its classes are others.
-        leak: what these weights have seen of the test part, in words.
+        path: the safetensors file.
+        fingerprint: first 16 hex digits of the file's SHA-256.
+        metadata: what training wrote into the file's header; empty if another program wrote it.
+        new_head: whether the last layer stays random, because its classes differ.
+        leak: how much of the test part these weights have seen, in words.
     """
 
     path: Path
@@ -40,12 +40,12 @@ class Initial:
     leak: str
 
     def load(self, model: UNet) -> str:
-        """Gives a new network these weights; what was done, in words."""
+        """Loads these weights into a new network; returns a sentence that says so."""
         tensors = read_tensors(self.path)
         own = model.state_dict()
         tensors |= {name: own[name] for name in own if _of_head(name) and self.new_head}
         model.load_state_dict(tensors)
-        head = "; the last layer is drawn anew, as the classes are others" if self.new_head else ""
+        head = "; the last layer starts at random, as its classes differ" if self.new_head else ""
         return f"starting from the weights of {self.path} ({self.fingerprint}){head}. {self.leak}"
 
 
@@ -54,8 +54,8 @@ def find_initial(config: RunConfig) -> Initial | None:
 
     Raises:
         RunError, ValueError: no such run.
-        FileNotFoundError: a run without weights.
-        WeightsError: not ours, of another width, or not complete.
+        FileNotFoundError: no such file, or a run without weights.
+        WeightsError: not our U-Net, of another width, or incomplete.
     """
     if not config.init:
         return None
@@ -65,14 +65,14 @@ def find_initial(config: RunConfig) -> Initial | None:
         raise FileNotFoundError(f"init {given} does not exist: name a file or a finished run")
     path = found or find_run(config.init).weights
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: init needs a run with its weights")
+        raise FileNotFoundError(f"{path} does not exist: init needs a run that has its weights")
     header, scheme = read_header(path), get_scheme(config.scheme)
     width = header.width
     if width != config.width:
         raise WeightsError(
-            f"init {path} is of width {width} but width is {config.width}: take width {width}"
+            f"init {path} has width {width} but width is {config.width}: use width {width}"
         )
-    other_classes = header.classes not in ((), scheme.classes)  # not said: as many must do
+    other_classes = header.classes not in ((), scheme.classes)  # (): unknown, the number decides
     new_head = header.logits != scheme.logits or other_classes
     with torch.device("meta"):
         expected = UNet(3, header.logits, width).state_dict()
@@ -80,7 +80,9 @@ def find_initial(config: RunConfig) -> Initial | None:
     there = {name: tuple(tensor.shape) for name, tensor in read_tensors(path).items()}
     if there != shapes:
         wrong = sorted(n for n in there.keys() | shapes if there.get(n) != shapes.get(n))
-        raise WeightsError(f"init {path} is no complete U-Net of width {width}: {wrong[0]} differs")
+        raise WeightsError(
+            f"init {path} is not a complete U-Net of width {width}: {wrong[0]} differs"
+        )
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return Initial(path, fingerprint, header.metadata, new_head, _leak(config, header.metadata))
 
@@ -90,20 +92,20 @@ def _of_head(name: str) -> bool:
 
 
 def _leak(config: RunConfig, metadata: dict[str, Any]) -> str:
-    """What given weights have seen of a run's test part, in words."""
+    """How much of a run's test part the initial weights have seen, in words."""
     try:
         theirs = RunConfig.from_record(metadata["settings"])
         seen_split = split_of(theirs)
-    except (KeyError, TypeError, ValueError, OSError):  # not said, or no longer here
-        return "Which frames they have seen is not known: none of them should be in the test part"
+    except (KeyError, TypeError, ValueError, OSError):  # not recorded, or no longer available
+        return "The frames they were trained on are not known: none should be in the test part"
     test = split_of(config).test
     seen = seen_split.train + seen_split.val
     same, alike = seen_before(seen, theirs.dataset, test, config.dataset)
     text = f"Of {len(test)} test frames they have seen {same} in training or validation"
     if alike is None:
-        text += " by their ids; whether others are near-duplicates of seen ones is not known"
+        text += " (same id); whether they have seen near-duplicates of others is not known"
     else:
         text += f", and near-duplicates of {alike} more"
     if theirs.init:
-        text += f"; what {theirs.init} had seen, from which they started, is not counted"
+        text += f"; frames seen by {theirs.init}, which they started from, are not counted"
     return text

@@ -1,9 +1,9 @@
-"""What training does with a batch: one optimizer step after another, with nothing on disk.
+"""The optimizer steps of training, with nothing on disk.
 
 A step slices its batch out of uint8 tensors, on the device or in a memory map (see
-`polyp_utils.data.parts.load_parts`), so no loader is needed, and reads nothing from the
-device. Order follows from (seed, epoch), augmentation from (seed, epoch, frame) and, but for
-schedule ``plateau``, the learning rate from the step: what was killed goes on without their state.
+`polyp_utils.data.parts.load_parts`), so it needs no data loader, and it never waits for the device.
+Order follows from (seed, epoch), augmentation from (seed, epoch, frame) and, except with schedule
+``plateau``, the learning rate from the step: a killed run resumes without a stored state of these.
 """
 
 import math
@@ -26,7 +26,7 @@ from polyp_utils.model.losses import CombinedLoss
 from polyp_utils.model.unet import UNet
 from polyp_utils.train.validation import validate
 
-COSINE_END = 1e-3  # of the highest learning rate
+COSINE_END = 1e-3  # of the peak learning rate
 
 
 class Learner:
@@ -34,10 +34,10 @@ class Learner:
 
     Attributes:
         config, scheme, compute: as given.
-        model: the network, channels last on the device.
-        average: the moving average of its weights and statistics, or None.
-        loss: what it minimises.
-        optimizer, scheduler: of its weights; the scheduler acts in `after_epoch`.
+        model: the network, channels last, on the device.
+        average: the moving average of its weights and batch-norm statistics, or None.
+        loss: the loss that is minimised.
+        optimizer, scheduler: of the model's weights; the scheduler acts in `after_epoch`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Learner:
     ) -> None:
         keep_freed_memory()
         if config.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS demands it
         torch.use_deterministic_algorithms(config.deterministic)
         torch.manual_seed(config.seed)
         self.config, self.scheme, self.compute = config, scheme, compute
@@ -58,7 +58,7 @@ class Learner:
         self.average: AveragedModel | None = None
         self.start_average()
         self._replica = self._forward = processes.replica(self.model)
-        if config.compile_mode != "none":  # by shape: a short last batch is one more
+        if config.compile_mode != "none":  # per shape: a short last batch adds one
             compiled = torch.compile(self._replica, mode=config.compile_mode, dynamic=False)
             self._forward = cast(nn.Module, compiled)
         self._micro_batches = micro_batches(config)
@@ -73,17 +73,17 @@ class Learner:
         )
 
     def start_average(self) -> None:
-        """Begins the moving average, if there is one, with the weights as they are."""
+        """Starts the moving average, if the settings ask for one, at the current weights."""
         if self.config.ema_decay:
             self.average = _moving_average(self.model, self.config.ema_decay)
 
     @property
     def kept(self) -> UNet:
-        """The network that is validated and kept: the average, if there is one."""
+        """The network that is validated and kept: the average if there is one, else the model."""
         return cast(UNet, self.average.module) if self.average else self.model
 
     def epoch(self, data: Data, number: int) -> Iterator[Tensor]:
-        """The losses of each `step` of an epoch, the first is number 0."""
+        """The losses of each `step` of an epoch; epochs count from 0."""
         steps, schedule = -(-len(data) // self.config.batch_size), _SCHEDULES[self.config.schedule]
         for step, batch in enumerate(self.batches(data, number)):
             if schedule:
@@ -93,14 +93,14 @@ class Learner:
             yield self.step(*batch)
 
     def after_epoch(self, val_loss: float) -> None:
-        """Lowers the learning rate of schedule ``plateau`` when it is time to."""
+        """With schedule ``plateau``, lowers the learning rate once the loss has stalled."""
         if self.config.schedule == "plateau":
             self.scheduler.step(val_loss)
 
     def batches(self, data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of each batch, in the epoch's order, augmented.
 
-        Frames are known by their row in the part.
+        Augmentation identifies a frame by its row in the part.
         """
         seed, preset = self.config.seed, PRESETS.get(self.config.augment)
         for batch in epoch_order(seed, epoch, len(data)).split(self.config.batch_size):
@@ -113,12 +113,12 @@ class Learner:
             yield images, masks
 
     def step(self, images: Tensor, masks: Tensor) -> Tensor:
-        """One optimizer step on this process's frames of a batch, one micro-batch after the other.
+        """One optimizer step on this process's share of a batch, micro-batch by micro-batch.
 
-        The model is in training mode, whatever it was in before.
+        Puts the model into training mode.
 
         Returns:
-            Loss, CE and Dice part, (3,), still on the device: the sum over the processes is the
+            Loss, CE and Dice loss, (3,), still on the device: their sum over the processes is the
             mean over the frames of the batch.
         """
         self.model.train()
@@ -140,11 +140,11 @@ class Learner:
         return torch.stack(losses).sum(dim=0)
 
     def _backward(self, images: Tensor, masks: Tensor, frames: Tensor) -> Tensor:
-        """Adds a micro-batch's share of the gradient; its share of loss, CE and Dice part, (3,).
+        """Adds a micro-batch's gradient; returns its share of loss, CE and Dice loss, (3,).
 
-        Without a frame (in a short last batch) it adds nothing, but takes part in the exchange.
+        An empty micro-batch (in a short last batch) adds nothing, but joins the exchange.
         """
-        forward = self._forward if len(images) else self._replica  # no compiling for nothing
+        forward = self._forward if len(images) else self._replica  # no compiling for no frames
         with self.compute.autocast():
             logits = forward(images)
         if not len(images):
@@ -153,7 +153,7 @@ class Learner:
         ce, dice_loss = self.loss.terms(logits, self.scheme.encode(masks))
         loss = self.loss.ce_weight * ce + self.loss.dice_weight * dice_loss
         share = len(images) / frames
-        (share * processes.size() * loss).backward()  # of the processes the mean is taken
+        (share * processes.size() * loss).backward()  # the exchange takes the mean
         return share * torch.stack([loss.detach(), ce.detach(), dice_loss.detach()])
 
     def validate(self, data: Data, beat: Callable[[], object] = lambda: None) -> dict[str, float]:
@@ -162,11 +162,11 @@ class Learner:
         return validate(self.kept, data, self.scheme, self.loss, self.compute, size, beat)
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on as if nothing had happened, after an epoch."""
+        """The state after an epoch, complete enough to resume without any difference."""
         return {name: part.state_dict() for name, part in self._stateful.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from another's `state_dict`."""
+        """Restores what `state_dict` returned."""
         for name, part in self._stateful.items():
             part.load_state_dict(state[name])
 
@@ -177,22 +177,22 @@ class Learner:
 
 
 def micro_batches(config: RunConfig) -> int:
-    """Into how many parts a batch is cut: as many for each process, as large for each.
+    """Number of micro-batches per batch: equal in size, and the same number for each process.
 
     Raises:
-        ValueError: that cannot be.
+        ValueError: the batch cannot be divided like that.
     """
     ranks = processes.size()
     count = config.micro_batches or ranks
     if count % ranks:
         raise ValueError(
-            f"micro_batches is {count} but there are {ranks} processes: take a multiple, or 0 "
+            f"micro_batches is {count} but there are {ranks} processes: use a multiple, or 0 "
             "for one per process"
         )
     if config.batch_size % count:
         raise ValueError(
             f"batch_size is {config.batch_size} but there are {ranks} processes, which share "
-            "a batch equally: take a multiple, or another number of processes"
+            "a batch equally: use a multiple, or another number of processes"
         )
     return count
 
@@ -202,7 +202,7 @@ def _optimizer(model: nn.Module, config: RunConfig, compute: Compute) -> torch.o
     if config.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), config.lr, fused=fused)
     kernels = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim == 1]  # biases, scales of batch norms
+    others = [p for p in model.parameters() if p.ndim == 1]  # biases, batch-norm scales
     decayed = {"params": kernels, "weight_decay": config.weight_decay}
     groups: list[dict[str, Any]] = [decayed, {"params": others, "weight_decay": 0.0}]
     if config.optimizer == "adamw":
@@ -211,16 +211,16 @@ def _optimizer(model: nn.Module, config: RunConfig, compute: Compute) -> torch.o
 
 
 def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of weights and batch norm's statistics, a step at a time.
+    """Exponential moving average of weights and batch-norm statistics, updated every step.
 
-    After t steps its decay is min(``decay``, (1 + t) / (10 + t)), so that the first weights, which
-    are random, are soon forgotten.
+    After t steps its decay is min(``decay``, (1 + t) / (10 + t)), so that the random first weights
+    are soon forgotten.
     """
 
     def update(averaged: Any, current: Any, _: object) -> None:
-        if not averaged[0].is_floating_point():  # batch norm's counters, which nothing reads
+        if not averaged[0].is_floating_point():  # batch-norm counters, which nothing reads
             return
-        t = int(average.n_averaged)  # on the CPU, whatever the device: nothing is waited for
+        t = int(average.n_averaged)  # always on the CPU: no synchronisation
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + t) / (10 + t)))
 
     average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
@@ -228,17 +228,17 @@ def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
 
 
 def linear(done: float, warmup: float) -> float:
-    """Learning rate as a share of the highest: rises from 0, then falls to 0 at the end.
+    """Learning rate as a fraction of its peak: linear warm-up from 0, then linear decay to 0.
 
     Args:
-        done: share of all steps that lies behind, in [0, 1).
-        warmup: share of them in which it rises, in [0, 1).
+        done: fraction of all steps already taken, in [0, 1).
+        warmup: fraction of all steps used for the warm-up, in [0, 1).
     """
     return (done / warmup) if done < warmup else (1 - done) / (1 - warmup)
 
 
 def cosine(done: float, warmup: float) -> float:
-    """Likewise, but it falls as half a cosine (Loshchilov and Hutter 2017) to `COSINE_END`."""
+    """Like `linear`, but with cosine decay (Loshchilov and Hutter 2017) to `COSINE_END`."""
     if done < warmup:
         return done / warmup
     fallen = (1 - math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
@@ -249,5 +249,5 @@ _SCHEDULES = {"plateau": None, "linear": linear, "cosine": cosine}
 
 
 def epoch_order(seed: int, epoch: int, frames: int) -> Tensor:
-    """The rows of the training part, int64 (frames,), in the order of an epoch."""
+    """Rows of the training part in the order of an epoch, int64 (frames,)."""
     return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(frames))

@@ -1,6 +1,6 @@
-"""How training comes to a run folder: made anew or gone on with, and held by one process.
+"""Opens the folder of a run for training: makes or resumes it, and locks it for one process.
 
-``config.json`` records under which circumstances: device, processes, commit, versions.
+``config.json`` records the circumstances: device, processes, commit, versions.
 """
 
 import contextlib
@@ -26,21 +26,21 @@ from polyp_utils.runs.run import Run, run_of
 def open_run(
     config: RunConfig, fingerprints: dict[str, str], device: str, **remarks: str
 ) -> Iterator[Run]:
-    """The folder for a run, held for this process: made anew, or the one that is there.
+    """The folder of a run, new or existing, locked for this process.
 
-    A finished run is only looked at, and not held. Of several processes the first holds the run
-    for all; the others are given its path.
+    A finished run is only read, not locked. Of several processes the first holds the lock for all;
+    the others only get the path.
 
     Args:
-        config: the settings asked for.
+        config: the requested settings.
         fingerprints: of data and split.
         device: description, for the record.
-        remarks: ``note`` (of weights that were trained elsewhere, who made them) and ``init_leak``
-            (what the weights at the start have seen of the test part), for the record.
+        remarks: for the record: ``note`` (who made weights that were trained elsewhere) and
+            ``init_leak`` (how much of the test part the initial weights have seen).
 
     Raises:
-        RunError: the folder holds a run with other settings or data, another process trains it,
-            or it cannot be written.
+        RunError: the folder holds a run with other settings or data, another process is training
+            it, or it cannot be written.
     """
     run = run_of(config)
     if rank():
@@ -63,17 +63,17 @@ def open_run(
 
 
 def _is_same(run: Run, config: RunConfig, given: dict[str, str]) -> bool:
-    """Whether the folder holds the run that is asked for; False for another without an epoch yet.
+    """Whether the folder holds the requested run; False: another, without a finished epoch.
 
     ``given``: fingerprints, and the note of an adopted run (empty for one that is trained).
 
     Raises:
-        RunError: another, with epochs.
+        RunError: it holds another run, with finished epochs.
     """
     record = run.record
     there = {**run.config.to_dict(), **record["fingerprints"], "note": record.get("note", "")}
     asked = {**config.to_dict(), **given}
-    ignored = {"device", "name"}  # noted, not refused
+    ignored = {"device", "name"}  # these may differ
     different = [
         f"{key} is {there.get(key)!r} there and {value!r} now"
         for key, value in asked.items()
@@ -85,24 +85,24 @@ def _is_same(run: Run, config: RunConfig, given: dict[str, str]) -> bool:
         longer = ""
         if there["epochs"] != asked["epochs"] and there.get("schedule", "plateau") != "plateau":
             longer = (
-                f"; its schedule {there['schedule']!r} ends with its {there['epochs']} epochs, so "
-                "to train its weights for longer start another run from them (init)"
+                f"; its schedule {there['schedule']!r} ends with its {there['epochs']} epochs: to "
+                "train its weights for longer, start another run from them (init)"
             )
         raise RunError(
             f"{run.path} holds a run with other settings: {'; '.join(different)}. Nothing was "
-            "changed. To go on with that run ask for its settings; to keep both give this one "
-            f"another name (-p name …, --name …); or move the folder away{longer}"
+            "changed. To resume that run, use its settings; to keep both, give this one another "
+            f"name (-p name …, --name …); or move the folder away{longer}"
         )
     return not different
 
 
 def _note_change(run: Run, device: str) -> None:
-    """Adds to the record that the run goes on with another commit, version or device."""
+    """Records that the run resumes with another commit, version or device."""
     record, now = run.record, _circumstances(device)
     before = (record.get("resumed") or [record])[-1]
     changed = [key for key in ("device", "commit", "versions") if before[key] != now[key]]
     if changed:
-        print(f"{run.name}: goes on with another {' and '.join(changed)}; config.json says so")
+        print(f"{run.name}: resuming with another {' and '.join(changed)}, see config.json")
         resumed = [*record.get("resumed", []), now]
         write_json(run.path / "config.json", {**record, "resumed": resumed})
 
@@ -123,7 +123,7 @@ def _circumstances(device: str) -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The repository's commit, with ``+`` if the package has changed; "unknown" without git."""
+    """The repository's commit, with ``+`` if the package has changes; "unknown" without git."""
     git = ["git", "-C", str(repo_root())]
     try:
         commit = _output(*git, "rev-parse", "HEAD")

@@ -1,9 +1,8 @@
-"""A run in progress: its epochs, and what is safe on disk.
+"""The training loop: epochs of a `Learner`, each followed by validation and a checkpoint.
 
-Epochs of the steps of a `Learner`, each followed by validation and a safe state on disk: a run that
-was killed ends like one that was not. Losses stay on the device and are read every `READ_EVERY`
-steps: no synchronisation per step. Under ``torchrun`` several processes train one run
-(`polyp_utils.common.processes`).
+A run that was killed resumes from its last checkpoint and ends like one that was not. Losses stay
+on the device and are read every `READ_EVERY` steps, so that no step waits for them. Under
+``torchrun`` several processes train one run (`polyp_utils.common.processes`).
 """
 
 import math
@@ -31,19 +30,19 @@ from polyp_utils.model.weights import load_weights, save_weights
 from polyp_utils.runs.run import Run
 from polyp_utils.train.learner import Learner
 
-READ_EVERY = 50  # steps between two looks at the losses
-ESTIMATE_STEPS = (2, 6)  # the first steps are slow: the estimate is made between these two
+READ_EVERY = 50  # steps between two reads of the losses
+ESTIMATE_STEPS = (2, 6)  # training time is estimated between these: the first steps are slow
 
 
 class Trainer:
-    """A run in progress: its learner, its history, and what of both is safe on disk."""
+    """A run in training: its learner, its history and its checkpoints."""
 
     def __init__(self, learner: Learner, run: Run) -> None:
         self.learner, self.run, self.config = learner, run, learner.config
         self.history: list[dict[str, float]] = []
 
     def train(self, train: Data, val: Data) -> None:
-        """Trains the epochs that are left; each ends with validation and a safe state on disk."""
+        """Trains the remaining epochs; each ends with validation and a checkpoint."""
         first, last = len(self.history), self.config.epochs
         steps = -(-len(train) // self.config.batch_size)
         with Progress(self.config.run_name, total=last * steps, done=first * steps) as progress:
@@ -75,7 +74,7 @@ class Trainer:
                 )
 
     def _train_epoch(self, data: Data, epoch: int, progress: Progress) -> dict[str, float]:
-        """One pass over the training part; mean losses, weighted by images."""
+        """One pass over the training part; returns the mean losses, weighted by images."""
         unread: list[Tensor] = []
         read: list[Tensor] = []
         of_epoch = f"epoch {epoch + 1}/{self.config.epochs}"
@@ -99,13 +98,13 @@ class Trainer:
         return dict(zip(("loss", "ce", "dice_loss"), means.tolist(), strict=True))
 
     def _read(self, unread: list[Tensor], epoch: int, step: int) -> Tensor:
-        """Brings losses to the host, (n, 3), and empties the list."""
+        """Moves losses to the host, (n, 3), and empties the list; they must be finite."""
         losses = processes.total(torch.stack(unread)).cpu()
         bad = (~losses.isfinite()).any(dim=1).nonzero()
         if len(bad):
             first = step - len(unread) + 1 + int(bad[0])
             value = losses[int(bad[0]), 0].item()
-            raise self._diverged(value, f"since step {first + 1} of epoch {epoch + 1}")
+            raise self._diverged(value, f"from step {first + 1} of epoch {epoch + 1} on")
         unread.clear()
         return losses
 
@@ -113,13 +112,13 @@ class Trainer:
         lr = self.learner.optimizer.param_groups[0]["lr"]
         return processes.once(
             DivergedError(
-                f"the loss is {value} {where}; {len(self.history)} finished epochs are safe in "
+                f"the loss is {value} {where}; {len(self.history)} finished epochs are saved in "
                 f"{self.run.path}. Try a smaller lr (now {lr:.1e}) or precision fp32"
             )
         )
 
     def _estimate(self, seconds_per_image: float, images: int) -> str:
-        """What training will cost here, validation aside, and what would be quicker."""
+        """Time and memory that training takes here, without validation, and a quicker option."""
         seconds = seconds_per_image * images * self.config.epochs
         compute = self.learner.compute
         text = (
@@ -132,7 +131,7 @@ class Trainer:
         return text
 
     def _save(self) -> None:
-        """Makes the epoch safe: the state last, so that a kill before it repeats the epoch."""
+        """Saves the epoch; the state comes last, so that a run killed before repeats the epoch."""
         if processes.rank():
             return
         row = self.history[-1]
@@ -147,30 +146,30 @@ class Trainer:
             torch.save(self.learner.state_dict() | {"history": self.history}, temporary)
 
     def _kept(self) -> int:
-        """Which of the epochs behind is kept, as the settings say; the first is 0."""
+        """Index of the epoch to keep, of those finished, by the setting ``keep``; from 0."""
         if self.config.keep == "last":
             return len(self.history) - 1
         scores = np.nan_to_num([row["val_polyp_dice"] for row in self.history], nan=-1)
         return int(scores.argmax())
 
     def resume(self) -> bool:
-        """Goes on from the last finished epoch; False if there is none."""
+        """Resumes from the last finished epoch; False if there is none."""
         state = processes.from_first(self._last_state)
         if state is None:
             return False
         self.history = state.pop("history")
         self.learner.load_state_dict(state)
-        print(f"{self.run.name}: going on after epoch {len(self.history)}")
+        print(f"{self.run.name}: resuming after epoch {len(self.history)}")
         return True
 
     def _last_state(self) -> dict[str, Any] | None:
-        for leftover in self.run.path.rglob(".*.tmp"):  # of a process that was killed
+        for leftover in self.run.path.rglob(".*.tmp"):  # from a process that was killed
             leftover.unlink()
         path = self.run.path / "last/state.pt"
         return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
 
     def finish(self, parts: dict[str, Data]) -> None:
-        """Stores the kept checkpoint's predictions and losses and marks the run as finished."""
+        """Stores predictions and losses of the kept weights and marks the run as finished."""
         learner = self.learner
         if processes.rank() == 0:
             load_weights(learner.kept, self.run.weights)
@@ -196,9 +195,9 @@ class Trainer:
 def predict_parts(
     learner: Learner, run: Run, parts: dict[str, Data]
 ) -> dict[str, dict[str, float]]:
-    """Stores what the kept network predicts for each part; its losses and Dice there.
+    """Stores the kept network's predictions for each part; returns its losses and Dice there.
 
-    Losses need logits: they cannot be had from 8-bit predictions later.
+    The losses need logits: they cannot be computed later from 8-bit predictions.
     """
     frozen = freeze(learner.kept, learner.compute)
     at_network_size = {}
@@ -221,7 +220,7 @@ def mark_finished(run: Run, **facts: Any) -> None:
 
 
 def metadata_of(run: Run, scheme: Scheme) -> dict[str, Any]:
-    """What the header of weights says, beside the scores of their epoch."""
+    """The metadata in the header of a weights file, apart from the scores of their epoch."""
     record = run.record
     made = {"note": record["note"]} if "note" in record else {"commit": record["commit"]}
     return {

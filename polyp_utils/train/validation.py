@@ -1,4 +1,4 @@
-"""How good a model is on a part of the data, at network size: what training looks at."""
+"""Validation during training: losses and Dice on a part of the data, at network size."""
 
 from collections.abc import Callable
 
@@ -24,10 +24,10 @@ def validate(
     batch_size: int,
     beat: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
-    """Losses, Dice per class and polyp Dice: per image at network size, then the mean.
+    """Losses, Dice per class and polyp Dice at network size.
 
-    Several processes share the work, batch by batch; each returns the same. ``beat`` is called at
-    each batch.
+    Losses are computed per batch and averaged by images; Dice is the mean over images. Several
+    processes share the batches, and each returns the same. ``beat`` is called once per batch.
 
     Returns:
         ``loss``, ``ce``, ``dice_loss``, ``dice_<class>`` and ``polyp_dice``.
