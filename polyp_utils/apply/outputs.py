@@ -64,10 +64,15 @@ def outlined(frame: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
 
 def thumbnail(frame: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
     """As `outlined`, at most `THUMBNAIL` pixels wide and high."""
+    small = at_most(frame, THUMBNAIL)
+    size = (small.shape[1], small.shape[0])
+    parts = (mask.astype(np.uint8) for mask in masks)
+    return outlined(small, [cv2.resize(p, size, interpolation=cv2.INTER_NEAREST) for p in parts])
+
+
+def at_most(frame: np.ndarray, side: int) -> np.ndarray:
+    """A frame, uint8 (H, W, 3), scaled down to at most so many pixels wide and high."""
     height, width = frame.shape[:2]
-    scale = min(1.0, THUMBNAIL / max(height, width))
+    scale = min(1.0, side / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = [
-        cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for mask in masks
-    ]
-    return outlined(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), small)
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
