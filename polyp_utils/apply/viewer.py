@@ -231,7 +231,7 @@ class Viewer:
     def _open_text(self) -> None:
         try:
             self.open([self.folder.value])
-        except (UserError, OSError) as error:
+        except (ValueError, UserError, OSError) as error:
             self.said.value = str(error)
 
     def _open_uploads(self) -> None:
@@ -244,5 +244,5 @@ class Viewer:
                 temporary.write_bytes(file["content"])
         try:
             self.open(paths)
-        except (UserError, OSError) as error:
+        except (ValueError, UserError, OSError) as error:
             self.said.value = str(error)
