@@ -153,11 +153,11 @@ def test_a_model_finds_the_effects_that_made_the_scores():
     assert 0.9 < model.explained < 1
     assert model.frames == 400
     first, second, *_, last = model.findings
-    assert first.startswith(f"The {len(found)} properties that vary explain together 9")
+    assert first.startswith(f"Together, the {len(found)} properties that vary explain 9")
     effect = found.loc["contact with the border", "effect"]
-    assert second.startswith(f"The others held, Dice changes by {effect:.3f} [")
+    assert second.startswith(f"With the others held, Dice changes by {effect:.3f} [")
     assert second.endswith("] with contact with the border.")
-    assert last.startswith("No clear effect of its own has: ")
+    assert last.startswith("No clear effect of their own: ")
     assert FEATURES["contrast"] not in last
 
 
@@ -168,7 +168,7 @@ def test_no_model_of_too_few_frames():
     (said,) = model.findings
     assert said == (
         f"No model of Dice is fitted: {model.properties} properties vary, and ten frames are "
-        "needed for each; here are 30."
+        "needed for each; there are 30."
     )
 
 

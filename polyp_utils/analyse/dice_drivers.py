@@ -121,11 +121,11 @@ class DiceModel(NamedTuple):
         if self.effects.empty:
             return [
                 f"No model of Dice is fitted: {self.properties} properties vary, and ten frames "
-                f"are needed for each; here are {self.frames}."
+                f"are needed for each; there are {self.frames}."
             ]
-        share = f"{100 * self.explained:.0f} %" if self.explained > 0 else "nothing"
+        share = f"{100 * self.explained:.0f} %" if self.explained > 0 else "none"
         sentences = [
-            f"The {self.properties} properties that vary explain together {share} of the variance "
+            f"Together, the {self.properties} properties that vary explain {share} of the variance "
             f"of Dice over {self.frames} frames (adjusted R² {self.explained:.2f})."
         ]
         clear = (self.effects["low"] > 0) | (self.effects["high"] < 0)
@@ -133,11 +133,11 @@ class DiceModel(NamedTuple):
             change = Interval.of(row, "effect")
             of = "" if row["property"] in MARKS.values() else "a standard deviation more of the "
             sentences.append(
-                f"The others held, Dice changes by {change} with {of}{row['property']}."
+                f"With the others held, Dice changes by {change} with {of}{row['property']}."
             )
         rest = self.effects.loc[~clear, "property"]
         if len(rest):
-            sentences.append(f"No clear effect of its own has: {'; '.join(rest)}.")
+            sentences.append(f"No clear effect of their own: {'; '.join(rest)}.")
         return sentences
 
 
