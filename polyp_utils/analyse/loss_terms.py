@@ -25,16 +25,16 @@ def cost_of_missing(polyps: Iterable[Tensor]) -> pd.DataFrame:
         polyps: masks bool (H, W); one without a polyp is left out.
 
     Returns:
-        A row per frame: ``share`` of it that is polyp, and a column per loss of `TERMS`.
+        A row per frame, by its place among the masks: ``share`` of it that is polyp, and a column
+        per loss of `TERMS`.
     """
-    rows = []
-    for polyp in polyps:
+    rows = {}
+    for place, polyp in enumerate(polyps):
         if polyp.any():
             losses = CombinedLoss().terms(_logits(polyp, NO), polyp[None].long())
             values = (float(loss) for loss in losses)
-            row = {"share": float(polyp.double().mean())}
-            rows.append(row | dict(zip(TERMS, values, strict=True)))
-    return pd.DataFrame(rows, columns=["share", *TERMS])
+            rows[place] = (float(polyp.double().mean()), *values)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["share", *TERMS])
 
 
 def pull_on_polyp(polyp: Tensor, chances: Iterable[float] = _CHANCES) -> pd.DataFrame:
