@@ -82,7 +82,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     """What P(polyp) says against what is true, a line per `calibration.reliability_table`."""
     figure, (axes, shares) = plt.subplots(2, 1, figsize=(5.5, 6), sharex=True, height_ratios=(3, 1))
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle="dotted", label="honest")
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="dotted", label="calibrated")
     styles = ("solid", "dashed", "dashdot", "dotted")
     for (name, table), style in zip(tables.items(), itertools.cycle(styles)):
         axes.plot(table["said"], table["true"], marker=".", linestyle=style, label=name)
