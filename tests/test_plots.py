@@ -240,7 +240,7 @@ def test_the_loss_terms_are_drawn_as_they_were_measured():
         "Dice loss, small": [5, 1],
         "Dice loss, large": [0.5, 0.1],
     }
-    assert "of 2 frames" in cost.get_title()
+    assert cost.get_title().startswith("2 polyps overlooked")
 
 
 def test_bootstrap_means_show_the_resamples_and_the_interval_of_the_score():

@@ -248,7 +248,7 @@ def cost_findings(table: pd.DataFrame, twice: pd.Series) -> list[str]:
         f"difference of {more}."
     )
     mean, rest, gain = scored["dice"].mean(), found["dice"].mean(), more.mean * len(found) / n
-    text = "Outlines as close to the truth as a second annotation would "
+    text = "Outlines as close to the truth as a second annotator's would "
     text += f"{'' if gain > 0 else 'not '}raise the mean Dice of {mean:.3f}"
     text += f" by {gain:.3f}" if gain > 0 else ""
     if len(found) < n:

@@ -53,9 +53,12 @@ def loss_terms(missed: pd.DataFrame, pulls: Mapping[str, pd.DataFrame]) -> Figur
     for (polyp, table), style in zip(pulls.items(), ("solid", "dashed"), strict=False):
         pull.plot(table["chance"], table[dice], color=_DICE, ls=style, label=f"{dice}, {polyp}")
     cost.set(xlabel="polyp, % of the frame (log scale)", ylabel="loss", xscale="log")
-    cost.set_title(f"Every polyp overlooked: the loss of {len(missed)} frames")
+    cost.set_title(f"{len(missed)} polyps overlooked: small ones cost little cross-entropy")
     pull.set(xlabel="P(polyp) that a polyp pixel is given (log scale)", xscale="log", yscale="log")
-    pull.set(ylabel="pull on its logit (log scale)", title="How hard a polyp pixel is pulled up")
+    pull.set(
+        ylabel="pull on its logit (log scale)",
+        title="Sure and wrong, at the left: there the Dice loss lets go",
+    )
     for axes in (cost, pull):
         axes.legend(fontsize=8)
     figure.tight_layout()
