@@ -160,7 +160,7 @@ def test_findings_are_said_and_drawn():
     )
     assert said[1].endswith("against `longer`): -0.050 [-0.050, -0.050], a loss.")
     assert said[2].endswith("(one seed).")
-    assert said[-1].startswith("There is no run yet of: 20 e")
+    assert said[-1].startswith("Not run yet: 20 e")
     shown = ablation.shown(found)
     assert list(shown["validation Dice [95 %]"].iloc[4:9]) == ["not run yet"] * 5
     (axes,) = plots.ablation_gains(found).axes

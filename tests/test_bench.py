@@ -229,10 +229,10 @@ def test_the_fastest_runtime_of_each_run_that_costs_little_is_named():
     table = dice_table(bench, pd.DataFrame(dice, columns=columns))
     assert table["frames_per_second"].fillna(0).tolist() == pytest.approx([20, 30, 0, 40, 50])
     (said,) = live_findings(table)
-    assert "b is the fastest, 30.0 whole frames per second (live)" in said
+    assert "b is the fastest with 30.0 whole frames per second (enough for live" in said
     assert "Dice -0.0050 [-0.0080, +0.0010]" in said
     (said,) = live_findings(table[table["runtime"] == "a"])
-    assert "20.0 whole frames per second (not the 25 of video)" in said
+    assert "20.0 whole frames per second (too few for live video at 25)" in said
 
 
 def test_figures_of_a_benchmark(measured):

@@ -13,6 +13,7 @@ from polyp_utils.analyse.calibration import (
     outline_band,
     reliability_table,
     scaled,
+    threshold_table,
 )
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.runs.predictions import of_arrays
@@ -51,6 +52,19 @@ def test_the_error_by_hand():
     found = calibration_error(counts_of([51, 204], [0.3, 0.5]))  # predicts 0.2 and 0.8
     assert found.mean == pytest.approx((0.1 + 0.3) / 2)
     assert found[1:] == pytest.approx((found.mean, found.mean, 20))  # all frames are alike
+
+
+def test_scores_by_threshold_by_hand():
+    pixels, polyp = np.zeros((2, 2, LEVELS), int)
+    pixels[0, [0, 128, 200]], polyp[0, [128, 200]] = (4, 4, 2), (2, 2)
+    pixels[1, [0, 127]] = 8, 2  # no polyp: left out where nothing is marked, 0 where something is
+    table = threshold_table(LevelCounts(pixels, polyp)).set_index("threshold")
+    assert len(table) == LEVELS - 1
+    half = table.loc[0.5]  # level 127 is below, 128 above it
+    assert half["dice"] == pytest.approx(2 * 4 / (6 + 4))
+    assert (half["precision"], half["recall"]) == (pytest.approx(4 / 6), 1)
+    assert table["dice"].iloc[0] == pytest.approx(2 * 4 / (6 + 4) / 2)
+    assert table["recall"].iloc[150] == pytest.approx(0.5)
 
 
 def test_frames_that_differ_widen_the_interval():

@@ -97,7 +97,7 @@ def test_disagreements_by_hand():
     assert far_apart(table, 9)["id"].tolist() == ["f003", "f005", "f002", "f000"]
     assert disagreement_findings(table, "one", "other") == [
         "Of 5 frames `one` is better on 2, `other` on 2; they are equal on 1.",
-        "They are more than 0.1 of Dice apart on 3: `one` is better on 1 of these, `other` on 2.",
+        "They differ by more than 0.1 of Dice on 3: `one` is better on 1 of these, `other` on 2.",
     ]
     assert far_apart(disagreements(one, one), 3).empty
 

@@ -155,9 +155,9 @@ def test_a_model_finds_the_effects_that_made_the_scores():
     first, second, *_, last = model.findings
     assert first.startswith(f"Together, the {len(found)} properties that vary explain 9")
     effect = found.loc["contact with the border", "effect"]
-    assert second.startswith(f"Others held constant, Dice changes by {effect:.3f} [")
+    assert second.startswith(f"With the others held, Dice changes by {effect:.3f} [")
     assert second.endswith("] with contact with the border.")
-    assert last.startswith("Without a clear effect: ")
+    assert last.startswith("No clear effect of their own: ")
     assert FEATURES["contrast"] not in last
 
 
@@ -167,8 +167,8 @@ def test_too_few_frames_give_no_model():
     assert np.isnan(model.explained)
     (said,) = model.findings
     assert said == (
-        f"No model of Dice is fitted: {model.properties} properties vary, which takes ten frames "
-        "each; there are 30."
+        f"No model of Dice is fitted: {model.properties} properties vary, and ten frames are "
+        "needed for each; there are 30."
     )
 
 

@@ -137,12 +137,13 @@ def test_errors_in_words():
         "As objects: 3 of 6 polyps found, 3 missed in 2 frames; 1 split into two or more regions."
     )
     assert regions == (
-        "Of the predicted regions 1 merge polyps, 1 spill and 2 are hallucinated, in 1 frames."
+        "Of the predicted regions, 1 merge polyps, 1 spill and 2 are hallucinated (in 1 frames)."
     )
-    assert everywhere.startswith("In all frames: 6.0 % of the area wrong on average; of it lost")
-    assert "lost inside 33 % [" in everywhere
+    assert everywhere.startswith("In all frames, 6.0 % of the area is wrong on average; of that,")
+    assert " 33 % [" in everywhere
+    assert "] lost inside, " in everywhere
     perfect = failure_findings(table_of(*[errors_of(1.0, (0, 0, 0, 0))] * 4))
-    assert perfect[-1] == "In the rest: 0.0 % of the area wrong on average."
+    assert perfect[-1] == "In the rest, 0.0 % of the area is wrong on average."
 
 
 @pytest.mark.parametrize(
@@ -198,23 +199,23 @@ def test_what_is_missing_in_words():
     assert "] to frames in which no polyp is found (1 frames); nothing to polyps missed" in parts
     assert "; 0.050 [" in parts
     assert "; 0.090 [" in parts
-    assert below == "The 2 frames below 0.5 hold 0.160 of it."
-    assert outlines.startswith("Where a polyp is found (9 frames) the outline costs 0.100 [")
-    assert "beside 0.050 [" in outlines
+    assert below == "The 2 frames below 0.5 account for 0.160 of it."
+    assert outlines.startswith("Where a polyp is found (9 frames), the outline costs 0.100 [")
+    assert "against 0.050 [" in outlines
     assert "(20 pairs): a difference of 0.050 [" in outlines
     assert "mean Dice of 0.760 by 0.045;" in gain
-    assert gain.endswith("were these like the others, by 0.084.")
+    assert gain.endswith("were like the others, would raise it by 0.084.")
     better = cost_findings(table_of(*[lost_to(0.01)] * 12), known)
-    assert better[-1].endswith("would raise the mean Dice of 0.990 not at all.")
+    assert better[-1].endswith("would not raise the mean Dice of 0.990.")
 
 
 def test_what_is_missing_where_label_noise_is_not_known():
     few = cost_findings(table_of(*[lost_to(0.1)] * 4), pd.Series([0.9]))
     assert len(few) == 3
-    assert few[-1].endswith("; what two annotators would lose is not known here.")
+    assert few[-1].endswith("; how far two annotators differ is not known here.")
     lost = cost_findings(table_of(*[lost_to(0, unfound=1.0)] * 4), pd.Series([0.9] * 12))
-    assert lost[-1] == "The 4 frames below 0.5 hold 1.000 of it."
+    assert lost[-1] == "The 4 frames below 0.5 account for 1.000 of it."
     nothing = table_of(dict.fromkeys(["dice", *COSTS], np.nan))
     assert cost_findings(nothing, pd.Series(dtype=float)) == [
-        "No frame has a score, so nothing can be said of what is missing."
+        "No frame has a score, so there is no loss of Dice to break down."
     ]

@@ -114,10 +114,10 @@ def test_kinds_of_found_polyps_by_hand(two_kinds):
         ["b", "neoplastic", "missed"],
     ]
     first, *each = kind_findings(table, ["neoplastic", "non-neoplastic"])
-    assert first.startswith("Of 3 polyps 2 are found; 0.500 [")
+    assert first.startswith("2 of 3 polyps are found; of these, 0.500 [")
     assert "calling all of them neoplastic would give 0.500" in first
-    assert each[0].startswith("Of the 1 neoplastic polyps found: 0.000")
-    assert each[1].startswith("Of the 1 non-neoplastic polyps found: 1.000")
+    assert each[0].startswith("Of the 1 found that are neoplastic: 0.000")
+    assert each[1].startswith("Of the 1 found that are non-neoplastic: 1.000")
 
 
 def test_a_scheme_with_one_kind_has_none_to_confuse(evaluation, dataset):
@@ -126,7 +126,7 @@ def test_a_scheme_with_one_kind_has_none_to_confuse(evaluation, dataset):
     assert table["kind"].tolist() == ["polyp"] * 3
     assert table["predicted"].tolist() == ["polyp", "missed", "polyp"]
     assert kind_findings(table, ["polyp"]) == [
-        "The label scheme has one kind of polyp, so kinds cannot be confused."
+        "The label scheme knows one kind of polyp, so no kind can be taken for another."
     ]
 
 
@@ -135,7 +135,7 @@ def test_kinds_when_nothing_is_found_or_only_one_kind_occurs():
     kinds = ["neoplastic", "non-neoplastic"]
     assert kind_findings(table, kinds) == ["None of 1 polyps is found, so no kind is predicted."]
     found = table.assign(predicted="non-neoplastic")
-    assert "Of 1 polyps, 1 are found; 0.000" in kind_findings(found, kinds)[0]
+    assert "1 of 1 polyps are found; of these, 0.000" in kind_findings(found, kinds)[0]
 
 
 # --- the table and the gallery -------------------------------------------------------------------

@@ -8,7 +8,6 @@ from polyp_utils.analyse.false_alarms import (
     CROPS,
     PHANTOMS,
     RATES,
-    WORTH,
     alarm_findings,
     false_alarm_rates,
 )
@@ -40,15 +39,15 @@ def test_near_duplicates_add_no_evidence():
     assert together.high - together.low > 1.2 * (alone.high - alone.low)
 
 
-def test_findings_count_say_what_is_left_out_and_what_it_is_worth():
+def test_findings_count_and_say_what_is_left_out():
     table = pd.concat([table_of([0, 0, 3, 1, np.nan]), table_of([0] * 50, PHANTOMS)])
     table.loc[table["objects"].isna(), "of_frame"] = np.nan
-    crops, phantoms, size, worth = alarm_findings(table)
+    crops, phantoms, size = alarm_findings(table)
     assert crops.startswith("Crops beside the polyp (4): one false alarm or more in 2, 0.500 [")
     assert "1.000 [" in crops
-    assert "fits any share up to 0.060)" in phantoms
-    assert "fits any share" not in crops
-    assert size.startswith("A crop has 25 % of its frame (median), so that the network sees it")
+    assert "(with none in 50, the true share may be up to 0.060)" in phantoms
+    assert "true share" not in crops
+    assert size.startswith("A crop covers 25 % of its frame (median), so the network sees it")
     assert "enlarged 2.0 times; 1 of 5 frames have no room" in size
-    assert worth == WORTH
-    assert alarm_findings(table_of([np.nan]).assign(of_frame=np.nan)) == [WORTH]
+    nothing = alarm_findings(table_of([np.nan]).assign(of_frame=np.nan))
+    assert nothing == ["There was no crop and no phantom to look at."]

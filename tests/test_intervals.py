@@ -7,6 +7,7 @@ from scipy import stats
 from polyp_utils.score.intervals import (
     RESAMPLES,
     Interval,
+    bootstrap_means,
     compare_paired,
     compare_unpaired,
     holm,
@@ -41,6 +42,15 @@ def test_mean_interval_is_scipys_bca_and_not_the_percentile_interval():
     close = pytest.approx((found.low, found.high), abs=0.03 * (found.high - found.low))
     assert tuple(scipy_interval(skewed(), "BCa")) == close
     assert tuple(scipy_interval(skewed(), "percentile")) != close
+
+
+def test_bootstrap_means_spread_as_the_standard_error_says():
+    drawn = bootstrap_means([*skewed(), NAN])
+    assert len(drawn) == RESAMPLES
+    assert drawn.mean() == pytest.approx(skewed().mean(), rel=0.02)
+    assert drawn.std() == pytest.approx(skewed().std() / np.sqrt(40), rel=0.05)
+    twice = bootstrap_means(np.tile(skewed(), 2), [*range(40), *range(40)])
+    assert twice == pytest.approx(drawn)  # copies in a group add nothing
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.95])

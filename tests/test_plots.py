@@ -12,7 +12,7 @@ from polyp_utils.analyse.dice_drivers import DiceModel
 from polyp_utils.analyse.failure_types import BANDS, OBJECTS
 from polyp_utils.analyse.gallery import Frame
 from polyp_utils.data.labels import POLYP
-from polyp_utils.score.intervals import Interval, mean_interval
+from polyp_utils.score.intervals import RESAMPLES, Interval, mean_interval
 
 RNG = np.random.default_rng(0)
 
@@ -222,6 +222,49 @@ def test_curves_mark_the_kept_epoch():
     assert scores.get_title() == "Validation: epoch 3 is kept, polyp Dice 0.800"
     assert rates.lines[0].get_ydata().tolist() == table["lr"].tolist()
     assert [one.get_xlabel() for one in (losses, scores, rates)] == ["epoch"] * 3
+
+
+def test_the_loss_terms_are_drawn_as_they_were_measured():
+    missed = pd.DataFrame({"share": [0.01, 0.3], "cross-entropy": [0.05, 1.4], "Dice loss": 0.98})
+    pulls = {
+        text: pd.DataFrame({"chance": [0.1, 0.9], "cross-entropy": [0.9, 0.1], "Dice loss": pull})
+        for text, pull in (("small", [5, 1]), ("large", [0.5, 0.1]))
+    }
+    cost, pull = drawn(plots.loss_terms(missed, pulls))
+    lines = {line.get_label(): line.get_ydata().tolist() for line in cost.lines}
+    assert lines == {"cross-entropy": [0.05, 1.4], "Dice loss": [0.98, 0.98]}
+    assert cost.lines[0].get_xdata().tolist() == [1, 30]
+    lines = {line.get_label(): line.get_ydata().tolist() for line in pull.lines}
+    assert lines == {
+        "cross-entropy, any polyp": [0.9, 0.1],
+        "Dice loss, small": [5, 1],
+        "Dice loss, large": [0.5, 0.1],
+    }
+    assert cost.get_title().startswith("2 polyps overlooked")
+
+
+def test_bootstrap_means_show_the_resamples_and_the_interval_of_the_score():
+    values, groups = pd.Series(RNG.uniform(size=30)), pd.Series(range(30))
+    (axes,) = drawn(plots.bootstrap_means(values, groups))
+    *bars, band = axes.patches
+    assert sum(bar.get_height() for bar in bars) == RESAMPLES
+    expected = mean_interval(values)
+    assert band.get_x() == pytest.approx(expected.low)
+    assert band.get_x() + band.get_width() == pytest.approx(expected.high)
+    assert axes.lines[0].get_xdata() == pytest.approx([expected.mean] * 2)
+    assert axes.get_title() == f"Resamples of 30 frames: mean Dice {expected}"
+
+
+def test_scores_by_threshold_have_a_line_each_and_mark_one_half():
+    table = pd.DataFrame({"threshold": [0.2, 0.5], "dice": [0.7, 0.8], "precision": [0.6, 0.9]})
+    axes = plots.scores_by_threshold(table.assign(recall=[0.95, 0.75])).axes[0]
+    lines = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert [list(lines[name]) for name in ("dice", "precision", "recall")] == [
+        [0.7, 0.8],
+        [0.6, 0.9],
+        [0.95, 0.75],
+    ]
+    assert axes.lines[3].get_xdata() == [0.5, 0.5]
 
 
 def test_score_distributions_show_every_image_and_the_mean_with_its_interval():

@@ -19,6 +19,7 @@ from polyp_utils.model.predict import to_original
 from polyp_utils.runs.predictions import Predictions, of_run
 from polyp_utils.runs.run import Run
 from polyp_utils.score.intervals import Interval, percentiles, resamples
+from polyp_utils.score.overlap import Counts, dice, precision, recall
 
 LEVELS = 256
 VAL_LEVELS = "val_levels"  # the table of `levels_table` in a published run
@@ -120,6 +121,21 @@ def calibration_error(
     errors = np.abs(weights @ gaps).sum(axis=1) / (weights @ counts.pixels.sum(axis=1))
     low, high = percentiles(errors[1:]) if frames > 1 else (np.nan, np.nan)
     return Interval(float(errors[0]), float(low), float(high), frames)
+
+
+def threshold_table(counts: LevelCounts) -> pd.DataFrame:
+    """What the mask P(polyp) > threshold scores, by threshold: means over the frames.
+
+    Returns:
+        Rows ``threshold`` (between two 8-bit levels; 0.5 is one), ``dice``, ``precision``,
+        ``recall``, by the rule of `polyp_utils.score.overlap` for absent classes.
+    """
+    pixels, polyp = (torch.from_numpy(c).double() for c in (counts.pixels, counts.polyp))
+    above, tp = (c.flip(1).cumsum(1).flip(1)[:, 1:] for c in (pixels, polyp))
+    fn, size = polyp.sum(1, keepdim=True) - tp, pixels.sum(1, keepdim=True)
+    of_masks = Counts(tp, above - tp, fn, size - above - fn)
+    scores = {score.__name__: score(of_masks).nanmean(0) for score in (dice, precision, recall)}
+    return pd.DataFrame({"threshold": (np.arange(LEVELS - 1) + 0.5) / (LEVELS - 1), **scores})
 
 
 def fit_temperature(counts: LevelCounts) -> float:

@@ -121,8 +121,8 @@ class DiceModel(NamedTuple):
         """The model's results, in sentences."""
         if self.effects.empty:
             return [
-                f"No model of Dice is fitted: {self.properties} properties vary, which takes ten "
-                f"frames each; there are {self.frames}."
+                f"No model of Dice is fitted: {self.properties} properties vary, and ten frames "
+                f"are needed for each; there are {self.frames}."
             ]
         share = f"{100 * self.explained:.0f} %" if self.explained > 0 else "none"
         sentences = [
@@ -134,11 +134,11 @@ class DiceModel(NamedTuple):
             change = Interval.of(row, "effect")
             of = "" if row["property"] in MARKS.values() else "one standard deviation more of "
             sentences.append(
-                f"Others held constant, Dice changes by {change} with {of}{row['property']}."
+                f"With the others held, Dice changes by {change} with {of}{row['property']}."
             )
         rest = self.effects.loc[~clear, "property"]
         if len(rest):
-            sentences.append(f"Without a clear effect: {'; '.join(rest)}.")
+            sentences.append(f"No clear effect of their own: {'; '.join(rest)}.")
         return sentences
 
 

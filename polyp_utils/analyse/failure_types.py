@@ -197,23 +197,24 @@ def failure_findings(table: pd.DataFrame) -> list[str]:
         f"As objects: {count['found']} of {count['found'] + count['missed']} polyps found, "
         f"{count['missed']} missed in {silent} frames; {count['split']} split into two or more "
         f"regions.",
-        f"Of the predicted regions {count['merged']} merge polyps, {count['spilled']} spill and "
-        f"{count['hallucinated']} are hallucinated, in "
-        f"{int((table['hallucinated'] > 0).sum())} frames.",
+        f"Of the predicted regions, {count['merged']} merge polyps, {count['spilled']} spill and "
+        f"{count['hallucinated']} are hallucinated (in "
+        f"{int((table['hallucinated'] > 0).sum())} frames).",
     ]
     for frames, part in band_table(table).groupby("frames", sort=False):
         shares = [
-            f"{row['band']} {100 * row['share']:.0f} % "
-            f"[{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
+            f"{100 * row['share']:.0f} % "
+            f"[{100 * row['low']:.0f}, {100 * row['high']:.0f}] {row['band']}"
             for row in part.dropna(subset="share").to_dict("records")
         ]
-        wrong = f"{100 * part['wrong'].iloc[0]:.1f} % of the area wrong on average"
-        sentences.append(f"In {frames}: {wrong}{'; of it ' if shares else ''}{', '.join(shares)}.")
+        wrong = f"{100 * part['wrong'].iloc[0]:.1f} % of the area is wrong on average"
+        of_that = f"; of that, {', '.join(shares)}" if shares else ""
+        sentences.append(f"In {frames}, {wrong}{of_that}.")
     return sentences
 
 
 def cost_findings(table: pd.DataFrame, twice: pd.Series) -> list[str]:
-    """What is missing to a better Dice, in sentences computed from the table of `error_table`.
+    """What Dice is lost to, in sentences computed from the table of `error_table`.
 
     Args:
         table: of `errors.error_table`.
@@ -222,7 +223,7 @@ def cost_findings(table: pd.DataFrame, twice: pd.Series) -> list[str]:
     scored = table.dropna(subset="dice")
     n, groups = len(scored), scored["group"]
     if not n:
-        return ["No frame has a score, so nothing can be said of what is missing."]
+        return ["No frame has a score, so there is no loss of Dice to break down."]
     lost = mean_interval(1 - scored["dice"], groups=groups)
     parts = []
     for cost, text in COSTS.items():
@@ -232,24 +233,26 @@ def cost_findings(table: pd.DataFrame, twice: pd.Series) -> list[str]:
     below = (1 - scored["dice"])[low].sum() / n
     sentences = [
         f"Of a Dice of 1, {lost} is lost (mean of {n} frames): {'; '.join(parts)}.",
-        f"The {low.sum()} frames below {FAILURE_DICE} hold {below:.3f} of it.",
+        f"The {low.sum()} frames below {FAILURE_DICE} account for {below:.3f} of it.",
     ]
     found = scored[scored["cost_unfound"] == 0]
     if found.empty:
         return sentences
     outlines = mean_interval(found["cost_outlines"], groups=found["group"])
-    costs = f"Where a polyp is found ({outlines.n} frames) the outline costs {outlines} a frame"
+    costs = f"Where a polyp is found ({outlines.n} frames), the outline costs {outlines} per frame"
     if len(twice) < FEW:
-        return [*sentences, f"{costs}; what two annotators would lose is not known here."]
+        return [*sentences, f"{costs}; how far two annotators differ is not known here."]
     noise = mean_interval(1 - twice)
     more = compare_unpaired(found["cost_outlines"], 1 - twice, (found["group"], None))
     sentences.append(
-        f"{costs}, beside {noise} between two annotations of one frame ({noise.n} pairs): a "
+        f"{costs}, against {noise} between two annotations of one frame ({noise.n} pairs): a "
         f"difference of {more}."
     )
     mean, rest, gain = scored["dice"].mean(), found["dice"].mean(), more.mean * len(found) / n
-    text = f"Outlines as near as a second annotation's would raise the mean Dice of {mean:.3f} "
-    text += f"by {gain:.3f}" if gain > 0 else "not at all"
+    text = "Outlines as close to the truth as a second annotator's would "
+    text += f"{'' if gain > 0 else 'not '}raise the mean Dice of {mean:.3f}"
+    text += f" by {gain:.3f}" if gain > 0 else ""
     if len(found) < n:
-        text += f"; polyps found in all frames, were these like the others, by {rest - mean:.3f}"
+        text += "; finding a polyp in every frame, if the frames without one were like the others, "
+        text += f"would raise it by {rest - mean:.3f}"
     return [*sentences, f"{text}."]

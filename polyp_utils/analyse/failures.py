@@ -78,17 +78,17 @@ def kind_findings(table: pd.DataFrame, kinds: Collection[str]) -> list[str]:
         kinds: those of the label scheme.
     """
     if len(kinds) < 2:
-        return ["The label scheme has one kind of polyp, so kinds cannot be confused."]
+        return ["The label scheme knows one kind of polyp, so no kind can be taken for another."]
     found = table[table["predicted"] != MISSED]
     if found.empty:
         return [f"None of {len(table)} polyps is found, so no kind is predicted."]
     right = mean_interval(found["kind"] == found["predicted"])
     usual = found["kind"].mode().iloc[0]
     sentences = [
-        f"Of {len(table)} polyps, {len(found)} are found; {right} of these are given the right "
+        f"{len(found)} of {len(table)} polyps are found; of these, {right} are given the right "
         f"kind (calling all of them {usual} would give {(found['kind'] == usual).mean():.3f})."
     ]
     for kind, group in found.groupby("kind"):
         share = mean_interval(group["kind"] == group["predicted"])
-        sentences.append(f"Of the {len(group)} {kind} polyps found: {share}.")
+        sentences.append(f"Of the {len(group)} found that are {kind}: {share}.")
     return sentences

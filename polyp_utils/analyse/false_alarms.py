@@ -1,7 +1,7 @@
 """False alarms: how much a system marks where there is no polyp.
 
-Nearly every frame in the data sets shows a polyp, so polyp-free stand-ins are used: parts of
-frames, and phantoms, see `polyp_free`. `WORTH` states their limits.
+The data sets show a polyp in nearly every frame, so stand-ins for frames without one are looked at:
+parts of frames, and phantoms, see `polyp_free`. Notebook 04 says what that is worth.
 """
 
 import pandas as pd
@@ -12,11 +12,6 @@ MIN_SHARE = 1 / 9  # smallest crop, as a share of the frame: enlarged at most th
 CROPS, WITHIN = "crops beside the polyp", "the same crops, with the whole frame seen"
 PHANTOMS = "phantoms without a polyp"
 RATES = ("frames with any", "regions per frame", "share of the area")
-WORTH = (
-    "What that is worth: crops are enlarged parts of frames that were chosen for a polyp, and "
-    "phantoms are no mucosa. Neither is a normal colonoscopy; false alarms on whole videos are not "
-    "measured."
-)
 
 
 def false_alarm_rates(table: pd.DataFrame) -> dict[str, dict[str, Interval]]:
@@ -34,21 +29,21 @@ def false_alarm_rates(table: pd.DataFrame) -> dict[str, dict[str, Interval]]:
 
 
 def alarm_findings(table: pd.DataFrame) -> list[str]:
-    """How often there are false alarms, and what that is worth, in sentences from the table."""
+    """How often there are false alarms, in sentences computed from the table."""
     sentences = []
     for frames, found in false_alarm_rates(table).items():
         share, regions, area = found.values()
         count = round(share.mean * share.n)
         said = f"{frames.capitalize()} ({share.n}): one false alarm or more in {count}, {share}"
         if not count:  # the rule of three, for frames that are independent
-            said += f" (none in so many fits any share up to {3 / share.n:.3f})"
+            said += f" (with none in {share.n}, the true share may be up to {3 / share.n:.3f})"
         sentences.append(f"{said}; {regions} regions are marked per frame, {area} of the area.")
     crops = table[table["frames"] == CROPS]
     kept = crops["of_frame"].dropna()
     if len(kept):
         sentences.append(
-            f"A crop has {100 * kept.median():.0f} % of its frame (median), so that the network "
+            f"A crop covers {100 * kept.median():.0f} % of its frame (median), so the network "
             f"sees it enlarged {kept.median() ** -0.5:.1f} times; {len(crops) - len(kept)} of "
-            f"{len(crops)} frames have no room for one of {100 * MIN_SHARE:.0f} %."
+            f"{len(crops)} frames have no room for one of {100 * MIN_SHARE:.0f} % or more."
         )
-    return [*sentences, WORTH]
+    return sentences or ["There was no crop and no phantom to look at."]

@@ -95,24 +95,23 @@ def label_noise_findings(
     if known_pairs(dataset.name) is None:
         return [
             f"Whether {title} holds frames that are annotated twice is not known: `python -m "
-            f"polyp_utils audit --dataset {dataset.name}` looks for them. So no line in the plots."
+            f"polyp_utils audit --dataset {dataset.name}` looks for them."
         ]
     if twice.empty:
         return [
             f"{title} has no frame that is known to be annotated twice, so its label noise cannot "
-            "be measured: no line in the plots."
+            "be measured."
         ]
     low, high = twice["dice"].min(), twice["dice"].max()
     mean = ceiling(twice)
     if mean is None:
         return [
-            f"{len(twice)} pairs of frames of {title} look the same and are annotated each (Dice "
-            f"{low:.3f} to {high:.3f} between the two): too few for a line in the plots."
+            f"{len(twice)} pairs of frames of {title} look the same and are annotated separately "
+            f"(Dice {low:.3f} to {high:.3f} between the two): too few for a mean."
         ]
     return [
-        f"{mean.n} frames of {title}, in any part, are there twice, as they are or re-cropped, "
-        f"with two annotations: these agree at Dice {mean}, from {low:.3f} to {high:.3f}. That is "
-        "the line in the plots.",
-        f"{(scores >= mean.mean).sum()} of {scores.notna().sum()} frames here reach it: what "
-        "separates these from each other may be the annotator as much as the model.",
+        f"{title} holds {mean.n} frames twice (in any part of the split), as they are or "
+        f"re-cropped, annotated separately: the two annotations agree at Dice {mean}, from "
+        f"{low:.3f} to {high:.3f}.",
+        f"{(scores >= mean.mean).sum()} of {scores.notna().sum()} frames here reach that mean.",
     ]

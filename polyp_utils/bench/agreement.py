@@ -17,9 +17,8 @@ def equivalence_findings(found: pd.DataFrame) -> list[str]:
     verdict = f"{'' if inside else 'not '}within ±{MARGIN}"
     return [
         f"Loss at step {loss['at']}: plain {loss['plain']:.4f}, ours {loss['ours']:.4f}; "
-        f"difference {Interval.of(loss, 'difference'):+.4f}. For "
-        f"comparison: ours as it trains here and ours in fp32 are {loss['rounding']:.4f} apart "
-        "(mean absolute difference).",
+        f"difference {Interval.of(loss, 'difference'):+.4f}. For comparison, ours as it trains "
+        f"here and ours in fp32 differ by {loss['rounding']:.4f} (mean absolute difference).",
         f"Validation polyp Dice after epoch {dice['at']}: plain {dice['plain']:.4f}, ours "
         f"{dice['ours']:.4f}; difference {Interval.of(dice, 'difference'):+.4f} "
         f"({100 * LEVEL:.0f} %, {dice['seeds']} seeds): "

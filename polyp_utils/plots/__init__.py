@@ -20,10 +20,17 @@ _HOMES = {
     "failures": ("dice_against", "effects", "error_types", "kind_confusion", "strata"),
     "hypotheses": ("hypothesis_clouds", "hypothesis_scores"),
     "inline": ("frames_as_jpeg",),
-    "scores": ("confusion", "reliability", "risk_coverage", "score_distributions"),
+    "scores": (
+        "bootstrap_means",
+        "confusion",
+        "reliability",
+        "risk_coverage",
+        "score_distributions",
+        "scores_by_threshold",
+    ),
     "sheets": ("outline", "sheet"),
     "speed": ("cost_law", "layer_times", "operation_shares", "training_rates"),
-    "training": ("network_batch", "training_curves"),
+    "training": ("loss_terms", "network_batch", "training_curves"),
 }
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from polyp_utils.score.intervals import bootstrap_means as resampled_means
 from polyp_utils.score.intervals import mean_interval
 
 
@@ -30,6 +31,25 @@ def score_distributions(per_image: pd.DataFrame, groups: Mapping[str, int]) -> F
         axes.text(1.02, y, f"{mean}, n = {mean.n}", va="center")
     axes.set(xlim=(-0.02, 1.01), xlabel="Dice at the original size, one dot per image", ylabel="")
     axes.set_title("Dice per image, its mean (black) and 95 % interval (orange)")
+    figure.tight_layout()
+    return figure
+
+
+def bootstrap_means(values: pd.Series, groups: pd.Series) -> Figure:
+    """The means of bootstrap samples, with the mean of all values and its 95 % interval.
+
+    Args:
+        values: one per image.
+        groups: of each, as in `mean_interval`.
+    """
+    interval = mean_interval(values, groups=groups)
+    figure, axes = plt.subplots(figsize=(7, 3.2))
+    axes.hist(resampled_means(values, groups), bins=60, color="0.7")
+    axes.axvspan(interval.low, interval.high, color="#d55e00", alpha=0.2, label="95 % interval")
+    axes.axvline(interval.mean, color="k", label=f"mean of the {interval.n} frames")
+    axes.set(xlabel="mean polyp Dice of a resample", ylabel="resamples")
+    axes.set_title(f"Resamples of {interval.n} frames: mean Dice {interval}")
+    axes.legend(fontsize=8)
     figure.tight_layout()
     return figure
 
@@ -71,6 +91,20 @@ def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     axes.set_title("Calibration of P(polyp)")
     axes.legend(fontsize=8)
     shares.set(xlabel="P(polyp), mean of the bin", ylabel="share of pixels", yscale="log")
+    figure.tight_layout()
+    return figure
+
+
+def scores_by_threshold(table: pd.DataFrame) -> Figure:
+    """Scores of the mask P(polyp) > threshold, of `calibration.threshold_table`."""
+    figure, axes = plt.subplots(figsize=(5.5, 3.4))
+    styles = {"dice": "solid", "precision": "dashed", "recall": "dotted"}
+    for name, style in styles.items():
+        axes.plot(table["threshold"], table[name], color="k", linestyle=style, label=name)
+    axes.axvline(0.5, color="#d55e00", linewidth=0.8, label="used here: 0.5")
+    axes.set(xlabel="threshold on P(polyp)", ylabel="mean over frames", xlim=(0, 1), ylim=(0, 1))
+    axes.set_title("What a threshold trades")
+    axes.legend(fontsize=8, loc="lower center", ncols=2)
     figure.tight_layout()
     return figure
 

@@ -1,6 +1,6 @@
 """Figures of training: a batch, and the curves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from polyp_utils.analyse.loss_terms import TERMS
 from polyp_utils.data.labels import POLYP
+
+_CE, _DICE = "#0072b2", "#d55e00"
 
 
 def network_batch(images: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> Figure:
@@ -31,6 +34,34 @@ def network_batch(images: np.ndarray, targets: np.ndarray, classes: Sequence[str
     height, width = targets.shape[1:]
     figure.suptitle(f"One batch as the network sees it: {width}×{height} px, values in [0, 1]")
     figure.tight_layout(rect=(0, 0.06, 1, 1))
+    return figure
+
+
+def loss_terms(missed: pd.DataFrame, pulls: Mapping[str, pd.DataFrame]) -> Figure:
+    """What cross-entropy and Dice loss ask for; see `analyse.loss_terms`.
+
+    Args:
+        missed: of `cost_of_missing`.
+        pulls: what the polyp is like -> its table of `pull_on_polyp`.
+    """
+    figure, (cost, pull) = plt.subplots(1, 2, figsize=(12, 3.8))
+    ce, dice = TERMS
+    for name, colour in ((ce, _CE), (dice, _DICE)):
+        cost.plot(100 * missed["share"], missed[name], ".", color=colour, label=name)
+    every = next(iter(pulls.values()))
+    pull.plot(every["chance"], every[ce], color=_CE, label=f"{ce}, any polyp")
+    for (polyp, table), style in zip(pulls.items(), ("solid", "dashed"), strict=False):
+        pull.plot(table["chance"], table[dice], color=_DICE, ls=style, label=f"{dice}, {polyp}")
+    cost.set(xlabel="polyp, % of the frame (log scale)", ylabel="loss", xscale="log")
+    cost.set_title(f"{len(missed)} polyps overlooked: small ones cost little cross-entropy")
+    pull.set(xlabel="P(polyp) that a polyp pixel is given (log scale)", xscale="log", yscale="log")
+    pull.set(
+        ylabel="pull on its logit (log scale)",
+        title="Sure and wrong, at the left: there the Dice loss lets go",
+    )
+    for axes in (cost, pull):
+        axes.legend(fontsize=8)
+    figure.tight_layout()
     return figure
 
 

@@ -95,7 +95,7 @@ def disagreement_findings(table: pd.DataFrame, one: str, other: str) -> list[str
     return [
         f"Of {len(table)} frames `{one}` is better on {wins[one].sum()}, `{other}` on "
         f"{wins[other].sum()}; they are equal on {equal}.",
-        f"They are more than {LARGE} of Dice apart on {large.sum()}: `{one}` is better on "
+        f"They differ by more than {LARGE} of Dice on {large.sum()}: `{one}` is better on "
         f"{(wins[one] & large).sum()} of these, `{other}` on {(wins[other] & large).sum()}.",
     ]
 

@@ -143,6 +143,22 @@ def _by_group(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
     return sums[order], counts[order]
 
 
+def bootstrap_means(
+    values: Iterable[float], groups: Iterable[object] | None = None, seed: int = 0
+) -> np.ndarray:
+    """Means of bootstrap samples, float64 (RESAMPLES,): `mean_interval` is about their spread.
+
+    NaN leaves the mean; arguments as in `mean_interval`.
+    """
+    return _resampled_means(*_by_group(*_kept(values, groups)), np.random.default_rng(seed))
+
+
+def _resampled_means(tops: np.ndarray, bottoms: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means of bootstrap samples of the groups of `_by_group`."""
+    weights = resamples(range(len(tops)), rng)
+    return (weights @ tops) / (weights @ bottoms)
+
+
 def resamples(groups: Iterable[object], rng: np.random.Generator) -> np.ndarray:
     """How often each item is in each of `RESAMPLES` bootstrap samples, int64 (RESAMPLES, items).
 
@@ -218,8 +234,7 @@ def compare_unpaired(
         tops, bottoms = _by_group(kept, of)
         if len(tops) < 2:
             return Interval(np.nan, np.nan, np.nan, n + len(kept))
-        weights = resamples(range(len(tops)), rng)
-        drawn.append((weights @ tops) / (weights @ bottoms))
+        drawn.append(_resampled_means(tops, bottoms, rng))
         means.append(float(kept.mean()))
         n += len(kept)
     low, high = percentiles(drawn[0] - drawn[1])

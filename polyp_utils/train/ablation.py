@@ -252,13 +252,13 @@ def ablation_findings(found: pd.DataFrame) -> list[str]:
             continue
         verdict = "a gain" if gain.low > 0 else "a loss" if gain.high < 0 else "no clear difference"
         if abs(gain.mean) < NOISE and not gain.low <= 0 <= gain.high:
-            verdict += f", but below the {NOISE} that one seed makes"
+            verdict += f", but less than the {NOISE} that another seed may make"
         verdict = "" if np.isnan(gain.low) else f", {verdict}"  # of one seed there is no interval
         what = f"{row['choice']} (`{row['setting']}` against `{row['against']}`)"
         sentences.append(f"{what[0].upper()}{what[1:]}: {_said(gain, '', '+')}{verdict}.")
     missing = found.loc[found["seeds"] == 0, "choice"].tolist()
     if missing:
-        sentences.append(f"There is no run yet of: {', '.join(missing)}.")
+        sentences.append(f"Not run yet: {', '.join(missing)}.")
     return sentences
 
 
