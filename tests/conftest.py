@@ -21,7 +21,7 @@ from polyp_utils.model.unet import UNet
 from polyp_utils.runs.run import Run
 from polyp_utils.train.fit import fit
 
-REAL_DATA = data_root()  # as the environment of the session says, before any test changes it
+REAL_DATA = data_root()  # from the session's environment, before any test changes it
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -34,9 +34,9 @@ def session_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Here and in processes: networks this small need no more, and some results depend on it.
+    """Here and in subprocesses: small networks need no more, and some results depend on it.
 
-    Beside other work two threads that wait for each other take several times as long.
+    On a busy machine, two threads that wait for each other take several times as long.
     """
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -52,9 +52,9 @@ def dataset(session_cache):
 
 @pytest.fixture(scope="session")
 def tiny_runs(session_cache, one_thread, tmp_path_factory) -> dict[str, Run]:
-    """A finished run by scheme, for all tests that read one; who changes it takes a copy.
+    """A finished run by scheme, for all tests that only read one; to change it, copy it first.
 
-    Of no recipe that may change but the card's, and in the precision that every CPU has.
+    It uses the card's recipe, which does not change, and the precision that every CPU has.
     """
     tiny = {"dataset": "phantom", "limit": 12, "width": 4, "image_size": 32, "batch_size": 4}
     tiny |= {"epochs": 12, "lr": 0.02, "precision": "fp32", "device": "cpu"}
@@ -66,16 +66,16 @@ def tiny_runs(session_cache, one_thread, tmp_path_factory) -> dict[str, Run]:
 
 @pytest.fixture
 def run(tiny_runs, results) -> Run:
-    """A copy of the trimap run in this test's results folder, to be changed at will."""
+    """A copy of the trimap run in this test's results folder; tests may change it."""
     run = tiny_runs["trimap"]
     return Run(shutil.copytree(run.path, results / run.name))
 
 
 @pytest.fixture(scope="session")
 def trained_like():
-    """Makes networks whose batch norms all scale and shift: one that is lost would show.
+    """Makes networks whose batch norms all scale and shift, so that a lost one would show.
 
-    Their statistics are those of noise, so that no layer is dead: logits differ by pixel.
+    Their statistics come from noise, so that no layer is dead: logits differ by pixel.
     """
 
     def make(num_classes: int = 3, width: int = 4) -> UNet:
@@ -91,7 +91,7 @@ def trained_like():
             logits = model.eval()(torch.rand(2, 3, 32, 48))
         for norm in norms:
             norm.momentum = 0.1
-        assert (logits.std(dim=(0, 2, 3)) > 0.05).all()  # else tests say nothing
+        assert (logits.std(dim=(0, 2, 3)) > 0.05).all()  # else tests would show nothing
         return model
 
     return make
@@ -99,14 +99,14 @@ def trained_like():
 
 @pytest.fixture
 def exact():
-    """Networks that the test makes are float64."""
+    """Makes the test's networks float64."""
     with float64():
         yield
 
 
 @pytest.fixture(autouse=True)
 def results(tmp_path, monkeypatch):
-    """An own results folder for every test."""
+    """A results folder of its own for every test."""
     folder = tmp_path / "results"
     monkeypatch.setenv("POLYP_RESULTS", str(folder))
     return folder
@@ -126,7 +126,7 @@ def pytest_runtest_protocol(item):
         if not item.get_closest_marker("cuda"):
             patch.setenv("CUDA_VISIBLE_DEVICES", "")
             patch.setattr(torch.cuda, "is_available", lambda: False)
-            no = functools.cache(lambda: False)  # torch._dynamo looks for what this one wraps
+            no = functools.cache(lambda: False)  # torch._dynamo looks for the wrapped function
             patch.setattr(torch.backends.mps, "is_available", no)
         return (yield)
 
@@ -154,7 +154,7 @@ def drawn_folder(tmp_path_factory):
 
 @pytest.fixture
 def kvasir_like(drawn_folder, tmp_path, monkeypatch) -> Path:
-    """A folder like Kvasir-SEG (ids frame-0 … frame-7) under POLYP_DATA, to be changed at will.
+    """A folder like Kvasir-SEG (ids frame-0 … frame-7) under POLYP_DATA; tests may change it.
 
     `open_source` warns that it has 8 pairs, not 1,000.
     """
@@ -165,7 +165,7 @@ def kvasir_like(drawn_folder, tmp_path, monkeypatch) -> Path:
 
 
 class Here:
-    """Stands in for a ProcessPoolExecutor: works in this process, on what has been pickled."""
+    """Stands in for a ProcessPoolExecutor: works in this process, on pickled copies."""
 
     def __init__(self, workers, mp_context):
         assert (workers, mp_context.get_start_method()) == (1, "spawn")
@@ -190,7 +190,7 @@ class Here:
 
 @pytest.fixture(scope="module")
 def workers_here():
-    """The workers of the benchmark work in this process, as it is not its speed that is tested."""
+    """The benchmark's workers run in this process, as their speed is not tested."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (training, inference):
             patch.setattr(module, "ProcessPoolExecutor", Here)

@@ -1,6 +1,6 @@
-"""Networks in float64, so that what ought to be equal is equal to ten digits on every CPU.
+"""Networks in float64, so that what should be equal is equal to ten digits on every CPU.
 
-In float32 rounding would decide: Adam turns that of a gradient near 0 into a full step.
+In float32, rounding would decide: Adam turns that of a gradient near 0 into a full step.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from polyp_utils.model.unet import UNet
 
 @contextlib.contextmanager
 def float64() -> Iterator[None]:
-    """Networks that are made within compute in float64, from float32 images and to the loss."""
+    """Networks made within this context compute in float64, from float32 images up to the loss."""
     make, forward = UNet.__init__, UNet.forward
 
     def make_double(self: UNet, *arguments: int, **settings: int) -> None:

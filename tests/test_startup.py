@@ -1,4 +1,4 @@
-"""What a command loads before it does its work: modules, as seconds depend on the machine."""
+"""Modules that a command imports before its work (seconds would depend on the machine)."""
 
 import ast
 import subprocess
@@ -19,14 +19,14 @@ PARTS = {"scipy.ndimage", "scipy.special", "scipy.stats", "skimage.io", "skimage
 
 
 def run(code, *arguments, cwd=ROOT):
-    """What a new process prints."""
+    """The output of a new process."""
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
-def test_help_waits_for_no_library():
+def test_help_imports_no_library():
     code = (
         "import atexit, sys; from polyp_utils.cli import main\n"
         "atexit.register(lambda: print({'numpy', 'pandas', 'torch'} & {*sys.modules}))\n"
@@ -52,7 +52,7 @@ def test_what_is_loaded_between_the_command_and_the_first_step(dataset, results)
         learner.Learner.step = first_step
         cli.main(sys.argv[1:])
         """
-    assert len(dataset) == 360  # they are in the cache, so nothing is drawn
+    assert len(dataset) == 360  # in the cache, so nothing is drawn
     flags = "--recipe quick --image-size 32 --width 4 --limit 8"
     said = run(code, "train", *flags.split()).splitlines()
     assert said[0].startswith("quick-trimap-w4-s0-n8-image-size-32: 8 frames of Phantoms at 32 px")
@@ -76,7 +76,7 @@ def repository(tmp_path):
     return root
 
 
-def test_verbs_that_train_nothing_do_without_what_training_needs(repository, results):
+def test_verbs_that_train_nothing_do_not_import_what_training_needs(repository, results):
     tiny = {"limit": 4, "width": 4, "image_size": 32, "epochs": 1, "batch_size": 4}
     trained = fit(RunConfig.from_recipe("quick", **tiny))
     code = """if True:
