@@ -1,8 +1,8 @@
 """Polyp segmentation research that anyone can rerun: the package computes, the notebooks explain.
 
-Rooms, ground floor first; each imports from itself and from those before it: `common`, `data`,
-`model`, `runs`, `score`, `train`, `analyse`, `study`, `deploy`, `bench`, `plots`, `publish`. What
-users write comes from here, and is loaded when it is first asked for.
+Subpackages, lowest layer first; each imports only from itself and those before it: `common`,
+`data`, `model`, `runs`, `score`, `train`, `analyse`, `study`, `deploy`, `bench`, `plots`,
+`publish`. The names that users need can be imported from here and are loaded on first use.
 """
 
 import importlib

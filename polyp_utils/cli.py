@@ -1,4 +1,4 @@
-"""The notebooks' verbs without a notebook: ``python -m polyp_utils train --recipe card``."""
+"""What the notebooks do, as commands: ``python -m polyp_utils train --recipe card``."""
 
 import argparse
 import contextlib
@@ -18,66 +18,70 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs the verb.
 
     Returns:
-        0; 1 if an audit found errors; 2 after an error that the user can mend, which is one line
-        on stderr.
+        0 on success; 1 if an audit found errors; 2 after a user error, which is one line on stderr.
     """
     parser = argparse.ArgumentParser(prog="python -m polyp_utils", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    train = verbs.add_parser("train", help="train a recipe, or go on with it")
+    train = verbs.add_parser("train", help="train a recipe, or resume its run")
     adopted = verbs.add_parser(
-        "adopt", help="make a run of weights trained elsewhere (--init FILE)"
+        "adopt", help="make weights trained elsewhere (--init FILE) into a run"
     )
-    adopted.add_argument("--note", required=True, help="who made them, and how")
+    adopted.add_argument("--note", required=True, help="who trained them, and how")
     for command in (train, adopted):
         _add_settings(command)
     for verb, help_text in {
-        "evaluate": "score a finished run on test; writes its scores and model card into it",
-        "publish": "copy a finished run to results/published, without heavy weights",
+        "evaluate": "score a finished run on test; writes scores and run card into its folder",
+        "publish": "copy a finished run to results/published, without large weights",
     }.items():
         command = verbs.add_parser(verb, help=help_text)
         command.add_argument("--run", default="", help="name or path; default: the newest")
-    command.add_argument("--light", action="store_true", help="settings and tables alone")
+    command.add_argument("--light", action="store_true", help="settings and tables only")
     onnx = verbs.add_parser("export", help="write a run's network as an ONNX file")
     onnx.add_argument("--run", default="", help="name or path; default: the newest")
-    onnx.add_argument("--path", default="", help="of the file; default: <run>.onnx, here")
-    onnx.add_argument("--int8", action="store_true", help="<run>.int8.onnx too; reads the data set")
+    onnx.add_argument("--path", default="", help="output file; default: ./<run>.onnx")
+    onnx.add_argument("--int8", action="store_true", help="also <run>.int8.onnx; needs the data")
     apply = verbs.add_parser("predict", help="class maps, tables and a page of frames and videos")
     apply.add_argument("paths", nargs="+", metavar="PATH", help="image, folder, pattern or video")
     apply.add_argument("--out", required=True, help="folder for the results")
     apply.add_argument("--weights", default="", help="run, file or Hub id; default: the released")
-    apply.add_argument("--mirrored", action="store_true", help="see mirror images too; 4 × slower")
+    apply.add_argument("--mirrored", action="store_true", help="average mirror images; 4 × slower")
     apply.add_argument("--probabilities", action="store_true", help="P(polyp) per pixel too")
     apply.add_argument("--maps-only", action="store_true", help="no pictures and no page")
     apply.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
-    look = verbs.add_parser("audit", help="look for what is wrong with a data set; writes tables")
+    look = verbs.add_parser(
+        "audit", help="check a data set for errors and duplicates; writes tables"
+    )
     look.add_argument("--dataset", required=True, help="name in the catalogue, or a folder")
-    look.add_argument("--recall", type=int, default=0, help="copies to measure recall with; slow")
-    speed = verbs.add_parser("bench", help="measure training against the plain loop; writes CSV")
-    speed.add_argument("--dataset", default="phantom", help="whose frames are used; any will do")
-    speed.add_argument("--widths", default="64,32,16", help="of the network, separated by commas")
-    speed.add_argument("--image-size", type=int, default=256, help="of the network's input")
-    speed.add_argument("--batch-size", type=int, default=8, help="in training")
+    copies = "frames copied to measure the recall of near-duplicates; slow"
+    look.add_argument("--duplicate-recall", type=int, default=0, help=copies)
+    speed = verbs.add_parser("bench", help="time training against a plain loop; writes CSV")
+    speed.add_argument("--dataset", default="phantom", help="data set of the frames; any will do")
+    speed.add_argument("--widths", default="64,32,16", help="network widths, comma-separated")
+    speed.add_argument("--image-size", type=int, default=256, help="network input side in pixels")
+    speed.add_argument("--batch-size", type=int, default=8, help="training batch size")
     speed.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     switch = argparse.BooleanOptionalAction
-    speed.add_argument("--cost", action=switch, default=True, help="points of the cost model too")
-    same = verbs.add_parser("equivalence", help="does ours learn what the plain loop learns")
+    speed.add_argument("--cost", action=switch, default=True, help="also points of the cost model")
+    same = verbs.add_parser("equivalence", help="check that our loop learns what a plain one does")
     same.add_argument("--dataset", default="kvasir-seg", help="name in the catalogue, or a folder")
-    same.add_argument("--width", type=int, default=16, help="of the network")
-    same.add_argument("--image-size", type=int, default=256, help="of the network's input")
-    same.add_argument("--epochs", type=int, default=4, help="of each of the two loops")
-    same.add_argument("--seeds", type=int, default=3, help="how many")
+    same.add_argument("--width", type=int, default=16, help="network width")
+    same.add_argument("--image-size", type=int, default=256, help="network input side in pixels")
+    same.add_argument("--epochs", type=int, default=4, help="epochs of each loop")
+    same.add_argument("--seeds", type=int, default=3, help="number of seeds")
     same.add_argument("--limit", type=int, default=0, help="first n frames of each part; 0: all")
-    dice = verbs.add_parser("runtimes", help="do all runtimes give the Dice of the card's snippet")
-    dice.add_argument("--runs", default="", help="or weights files, by commas; default: the newest")
-    of_file = " of weights files that do not say it"
+    dice = verbs.add_parser("runtimes", help="check that all runtimes give the card snippet's Dice")
+    dice.add_argument(
+        "--runs", default="", help="runs or weights files, comma-separated; default: the newest run"
+    )
+    of_file = ", for weights files that do not record it"
     dice.add_argument("--dataset", default="kvasir-seg", help=f"data set{of_file}")
-    dice.add_argument("--split", help=f"split of the training{of_file}")
+    dice.add_argument("--split", help=f"split used in training{of_file}")
     dice.add_argument("--scheme", help=f"label scheme{of_file}")
-    dice.add_argument("--image-size", type=int, help=f"size of the network's input{of_file}")
-    which = verbs.add_parser("ablate", help="train what shows which choices matter; goes on")
-    which.add_argument("--width", type=int, default=16, help="of the network")
-    which.add_argument("--image-size", type=int, default=128, help="of the network's input")
-    which.add_argument("--seeds", type=int, default=3, help="how many, all settings of one first")
+    dice.add_argument("--image-size", type=int, help=f"network input side in pixels{of_file}")
+    which = verbs.add_parser("ablate", help="train or resume the ablation study")
+    which.add_argument("--width", type=int, default=16, help="network width")
+    which.add_argument("--image-size", type=int, default=128, help="network input side in pixels")
+    which.add_argument("--seeds", type=int, default=3, help="number of seeds, trained in turn")
     which.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     verbs.add_parser("report", help="write the documents' tables from the published runs")
     options = vars(parser.parse_args(arguments))
@@ -109,8 +113,8 @@ def _run(verb: str, options: dict[str, Any]) -> int:
 
 
 def _train(recipe: str, **overrides: Any) -> None:
-    if "torch" not in sys.modules and "TORCHELASTIC_RUN_ID" not in os.environ:  # of one process
-        config = RunConfig.from_recipe(recipe, **overrides)  # bad settings are refused at once
+    if "torch" not in sys.modules and "TORCHELASTIC_RUN_ID" not in os.environ:  # single process
+        config = RunConfig.from_recipe(recipe, **overrides)  # bad settings are rejected at once
         print(f"{config.run_name}: loading PyTorch", flush=True)  # which takes seconds
     from polyp_utils.common.processes import agreed, joined
     from polyp_utils.train.fit import fit
@@ -173,7 +177,7 @@ def _predict(paths: list[str], out: str, maps_only: bool, **options: Any) -> int
     return 1 if done.unreadable else 0
 
 
-def _audit(dataset: str, recall: int) -> int:
+def _audit(dataset: str, duplicate_recall: int) -> int:
     from polyp_utils import plots
     from polyp_utils.analyse import audit
     from polyp_utils.analyse.duplicate_recall import recall_of_copies
@@ -188,7 +192,7 @@ def _audit(dataset: str, recall: int) -> int:
     try:
         found = audit.audit(dataset)
     except BaseException:
-        with contextlib.suppress(OSError):  # not empty: of an earlier audit
+        with contextlib.suppress(OSError):  # not empty after an earlier audit
             folder.rmdir()
         raise
     found.save(folder)
@@ -202,8 +206,8 @@ def _audit(dataset: str, recall: int) -> int:
     print(there.to_string(index=False) if len(there) else "nothing to report")
     for row in found.errors.itertuples():
         print(f"error: {row.check}: {row.detail}")
-    if recall:
-        write_csv(folder / "recall.csv", recall_of_copies(dataset, recall))
+    if duplicate_recall:
+        write_csv(folder / "recall.csv", recall_of_copies(dataset, duplicate_recall))
     print(f"{len(found.frames)} frames in {found.seconds:.0f} s; all findings are in {folder}")
     return 1 if len(found.errors) else 0
 

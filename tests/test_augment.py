@@ -17,7 +17,7 @@ ROWS = list(range(6))
 
 
 def parameters(count, **values):
-    """No change at all, but for the values given."""
+    """Parameters that change nothing, except for the values given."""
     found = draw_parameters(NOTHING, 0, 0, list(range(count)))
     found["mirror_x"], found["mirror_y"] = torch.ones(count), torch.ones(count)
     return found | {name: torch.full((count,), float(value)) for name, value in values.items()}
@@ -30,7 +30,7 @@ def batch(blobs):
     return noise, masks
 
 
-def test_nothing_drawn_changes_nothing(batch):
+def test_neutral_parameters_change_nothing(batch):
     images, masks = augment(*batch, parameters(6))
     torch.testing.assert_close(images, batch[0], atol=2e-3, rtol=0)
     assert torch.equal(masks, batch[1])
@@ -85,7 +85,7 @@ def test_draws_stay_in_their_ranges_and_reach_their_ends(preset):
         assert (drawn["blur"] > 0).float().mean() == pytest.approx(0.5, abs=0.03)
 
 
-def test_mirror_images_are_all_that_mirror_makes(batch):
+def test_mirror_makes_only_mirror_images(batch):
     drawn = draw_parameters(PRESETS["mirror"], 0, 0, ROWS)
     signs = list(zip(drawn["mirror_x"], drawn["mirror_y"], strict=True))
     assert len(set(map(tuple, torch.tensor(signs).tolist()))) > 1
@@ -96,7 +96,7 @@ def test_mirror_images_are_all_that_mirror_makes(batch):
 
 
 def test_image_and_mask_move_together(batch):
-    """An image that shows its own mask still does, but for the pixels along the outline."""
+    """An image that shows its own mask still does, except for pixels along the outline."""
     masks = batch[1]
     images = is_polyp(masks).float()[:, None].repeat(1, 3, 1, 1)
     geometry = replace(PRESETS["strong"], brightness=0, contrast=0, saturation=0, hue=0, blur=0)
@@ -116,7 +116,7 @@ def test_mirror_by_hand(axis, name, batch):
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 96)])
 def test_a_quarter_turn_by_hand(height, width):
-    """In pixels also where the frame is not square: a centred square stays a square."""
+    """In pixels even if the frame is not square: a centred square stays a square."""
     masks = torch.zeros(1, height, width, dtype=torch.uint8)
     top, left = height // 2 - 8, width // 2 - 8
     masks[0, top : top + 16, left : left + 16] = 255
@@ -176,7 +176,7 @@ def test_blur_is_that_of_torchvision(batch):
     kernel = 2 * math.ceil(3 * sigma) + 1
     images, _ = augment(*batch, parameters(6, blur=1.5))
     expected = F.gaussian_blur(batch[0], [kernel, kernel], [sigma, sigma])
-    inner = (..., slice(4, -4), slice(4, -4))  # the border is padded otherwise
+    inner = (..., slice(4, -4), slice(4, -4))  # the border is padded differently
     torch.testing.assert_close(images[inner], expected[inner], atol=3e-3, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""The cache file: what safetensors reads, larger than memory if need be, written once."""
+"""The cache file: readable by safetensors, may be larger than memory, written once."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ COUNT = 7
 
 @pytest.fixture
 def rows():
-    """Seven rows of other shapes and types; one tensor is not contiguous."""
+    """Seven rows of two tensors of different shape and type, one of them not contiguous."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (COUNT, 4, 3, 5), dtype=torch.uint8, generator=generator)
     sizes = torch.randint(0, 2**40, (COUNT, 2), generator=generator)
@@ -85,7 +85,7 @@ def test_a_file_larger_than_memory_opens(file, tmp_path):
     assert images[-1, -1].sum() == 0
 
 
-def test_rows_are_those_of_the_tensor():
+def test_rows_equal_those_of_the_tensor():
     tensor = torch.arange(300, dtype=torch.int64).view(100, 3)
     chosen = torch.randperm(100, generator=torch.Generator().manual_seed(1))[:90]
     rows = Rows(tensor, chosen)
@@ -156,13 +156,13 @@ def start(folder, processes=1, pause=0.2):
 
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
-    """An own cache folder, and phantoms that are only four."""
+    """A separate cache folder, and only four phantoms."""
     monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(CATALOG, "phantom", replace(CATALOG["phantom"], count=4))
     return tmp_path / "cache"
 
 
-def test_of_processes_that_start_together_one_decodes(tmp_path, own_cache):
+def test_one_of_several_processes_that_start_together_decodes(tmp_path, own_cache):
     processes = [start(tmp_path, processes=3) for _ in range(3)]
     sums = [int(process.communicate()[0].split()[-1]) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
@@ -171,7 +171,7 @@ def test_of_processes_that_start_together_one_decodes(tmp_path, own_cache):
     assert sums == [int(PolypDataset("phantom", 32).images.long().sum())] * 3
 
 
-def test_what_a_killed_process_leaves_is_not_taken_for_a_cache(tmp_path, own_cache):
+def test_leftovers_of_a_killed_process_are_not_mistaken_for_a_cache(tmp_path, own_cache):
     with start(tmp_path, pause=60) as process:
         while not list(tmp_path.glob("decodes-*")):
             assert process.poll() is None, "it ended before it decoded"

@@ -77,14 +77,14 @@ def test_a_missing_set_is_fetched_once(root, serve, monkeypatch):
     assert locate(info) == root / "Kvasir-SEG"
 
 
-def test_a_set_that_joins_others_is_shown_only_if_they_are():
+def test_a_set_that_combines_others_is_shown_only_if_they_are():
     joined = [info for info in CATALOG.values() if info.joins]
     assert joined
     for info in joined:
         assert info.shown == all(CATALOG[name].shown for name in info.joins)
 
 
-def test_archive_that_is_not_the_published_one(root, serve):
+def test_an_archive_other_than_the_published_one_is_rejected(root, serve):
     served = serve(MEMBERS)
     expected = replace(served, sha256="0" * 64)
     with pytest.raises(ValueError, match=r"Nothing was unpacked\.") as caught:
@@ -99,7 +99,7 @@ def test_archive_that_is_not_the_published_one(root, serve):
     "member",
     ["../x", "{0}/x", "C:\\x", "..\\x", "Kvasir-SEG/../../x", "Kvasir-SEG/images/../../../x"],
 )
-def test_no_member_leaves_the_folder(member, root, serve, tmp_path):
+def test_no_member_is_unpacked_outside_the_folder(member, root, serve, tmp_path):
     archive = serve(MEMBERS | {member.format(tmp_path): b"evil"})
     before = tree(tmp_path)
     fetch(get_info("kvasir-seg"), archive, root)
@@ -115,7 +115,7 @@ def test_harmless_members_are_unpacked(root, serve):
 
 def test_missing_data_and_no_network(root, monkeypatch):
     pytest.importorskip("pooch")
-    url = "http://127.0.0.1:9/set.zip"  # nobody listens there
+    url = "http://127.0.0.1:9/set.zip"  # nothing listens there
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with_archive(monkeypatch, Archive(url, ""))
     with pytest.raises(FileNotFoundError) as caught:
@@ -149,7 +149,7 @@ def test_missing_data_without_archive(root, monkeypatch):
 
 def test_a_data_root_that_does_not_exist_is_not_made(root):
     root.rmdir()
-    with pytest.raises(FileNotFoundError, match=r"POLYP_DATA names no folder that exists\. Get"):
+    with pytest.raises(FileNotFoundError, match=r"POLYP_DATA is not an existing folder\. Get"):
         locate(get_info("kvasir-seg"))
 
 
@@ -177,7 +177,7 @@ def test_a_folder_is_a_data_set(drawn_folder, monkeypatch):
         info = get_info(name)
         assert locate(info) == drawn_folder
         assert (info.name, info.archive, info.count) == ("Kvasir-SEG", None, 0)
-    with pytest.raises(FileNotFoundError, match="dataset my/frames is no folder"):
+    with pytest.raises(FileNotFoundError, match="dataset my/frames is not a folder"):
         get_info("my/frames")
 
 

@@ -1,4 +1,4 @@
-"""The command line does what the notebook does, and says in one line what is wrong."""
+"""The command line does what the notebooks do, and reports a user error in one line."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_every_setting_can_be_overridden(monkeypatch):
         (["--recipe", "quick", "--scheme", "trimaps"], "did you mean 'trimap'"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_status_2(capsys, results, arguments, message):
+def test_a_user_error_is_one_line_and_status_2(capsys, results, arguments, message):
     assert main(["train", *arguments]) == 2
     printed = capsys.readouterr()
     assert message in printed.err
@@ -59,7 +59,7 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(capsys, results, argume
 
 
 @pytest.mark.parametrize("error", [RunError, DivergedError, FileNotFoundError])
-def test_errors_of_a_run_are_reported_likewise(capsys, monkeypatch, error):
+def test_errors_of_a_run_are_reported_alike(capsys, monkeypatch, error):
     def fail(config):
         raise error("no such luck")
 
@@ -68,7 +68,7 @@ def test_errors_of_a_run_are_reported_likewise(capsys, monkeypatch, error):
     assert capsys.readouterr().err == "error: no such luck\n"
 
 
-def test_out_of_memory_is_one_line_and_what_it_advises_works(monkeypatch, capsys):
+def test_out_of_memory_is_one_line_and_its_advice_works(monkeypatch, capsys):
     full = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"
 
     def fail(self, *batch):
@@ -78,7 +78,7 @@ def test_out_of_memory_is_one_line_and_what_it_advises_works(monkeypatch, capsys
         patch.setattr(Learner, "step", fail)
         assert main(words(**SMALL)) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"error: {full}, with batch_size 4, micro_batches 0, width 4. Take a")
+    assert said.startswith(f"error: {full}, with batch_size 4, micro_batches 0, width 4. Use a")
     assert said.count("\n") == 1
     assert main(words(**SMALL | {"batch_size": 2})) == 0
 
@@ -110,14 +110,14 @@ def test_audit_writes_its_tables(drawn_folder, results, capsys):
     assert "8 frames in" in capsys.readouterr().out
 
 
-def test_audit_of_nothing_says_what_is_known(capsys):
+def test_audit_of_an_unknown_data_set_suggests_the_nearest(capsys):
     assert main(["audit", "--dataset", "kvasir"]) == 2
     assert "unknown dataset 'kvasir': did you mean 'kvasir-seg'?" in capsys.readouterr().err
 
 
-def test_equivalence_and_runtimes_say_what_measured_and_when(results, monkeypatch, capsys):
+def test_equivalence_and_runtimes_record_machine_and_date(results, monkeypatch, capsys):
     card = dict.fromkeys((runtimes.CARD, "other"), runtimes.FORWARDS[runtimes.CARD])
-    monkeypatch.setattr(runtimes, "FORWARDS", card)  # the others take their time
+    monkeypatch.setattr(runtimes, "FORWARDS", card)  # the others are slow
     small = {"epochs": 1, "width": 4, "image-size": 32, "limit": 8}
     flags = [f"--{key}={value}" for key, value in small.items()]
     assert main(["equivalence", "--dataset=phantom", "--seeds=2", *flags]) == 0

@@ -32,14 +32,14 @@ def test_recipe_card_is_the_model_card():
     assert get_scheme(settings["scheme"]).logits == 3
 
 
-def test_card_binary_differs_from_the_card_in_the_scheme_alone():
+def test_card_binary_differs_from_the_card_only_in_the_scheme():
     card, binary = (RECIPES[name].to_dict() for name in ("card", "card-binary"))
     assert {key for key in card if card[key] != binary[key]} == {"recipe", "scheme"}
     assert get_scheme(binary["scheme"]).logits == 1
 
 
 @pytest.mark.parametrize("former", ["seed", "seed-binary", "seed-small"])
-def test_former_names_of_recipes_are_taken_and_read(former):
+def test_former_names_of_recipes_are_accepted_and_read(former):
     run = RunConfig.from_recipe(former, epochs=2)
     recipe = former.replace("seed", "card")
     assert run == RunConfig.from_recipe(recipe, epochs=2)
@@ -49,7 +49,7 @@ def test_former_names_of_recipes_are_taken_and_read(former):
     assert run.former_run_name == run.run_name.replace("card", "seed", 1)
 
 
-def test_a_recipe_of_one_name_has_no_former_run():
+def test_a_recipe_without_a_former_name_has_no_former_run():
     assert RunConfig.from_recipe("release").former_run_name == ""
     assert RunConfig.from_recipe("card", name="mine").former_run_name == ""
 
@@ -69,12 +69,12 @@ def test_overrides_change_only_what_they_name():
     assert changed == {"epochs"}
 
 
-def test_the_help_of_scheme_names_them_all():
+def test_the_help_of_scheme_names_all_schemes():
     (text,) = [f.metadata["help"] for f in fields(RunConfig) if f.name == "scheme"]
     assert all(name in text for name in SCHEMES)
 
 
-def test_whole_number_is_taken_for_a_float():
+def test_an_integer_is_accepted_for_a_float():
     run = RunConfig.from_recipe(ce_weight=1)
     assert run.ce_weight == 1.0
     assert type(run.ce_weight) is float
@@ -91,7 +91,7 @@ def test_whole_number_is_taken_for_a_float():
         ({"init": "runs/one-0.5.safetensors"}, "card-trimap-w64-s0-init-one-0.5"),
         ({"init": "a/run-lr-0.7/model.safetensors"}, "card-trimap-w64-s0-init-run-lr-0.7"),
         ({"init": "run-lr-0.7"}, "card-trimap-w64-s0-init-run-lr-0.7"),
-        ({"epochs": 30, "schedule": "cosine"}, "card-trimap-w64-s0"),  # refused where it has begun
+        ({"epochs": 30, "schedule": "cosine"}, "card-trimap-w64-s0"),  # rejected once begun
         ({"device": "cpu"}, "card-trimap-w64-s0"),
     ],
 )
@@ -127,9 +127,9 @@ def test_a_config_cannot_be_changed_afterwards():
         ({"lr": True}, "lr is True; it must be of type float"),
         ({"deterministic": 1}, "deterministic is 1; it must be of type bool"),
         ({"scheme": 3}, "scheme is 3; it must be of type str"),
-        ({"image_size": 16}, "image_size is 16; .* at least 32 .*: take 32"),
-        ({"image_size": 250}, "image_size is 250; .* multiple of 16 .*: take 256"),
-        ({"micro_batches": 3}, "micro_batches is 3 but batch_size is 8: take a number that div"),
+        ({"image_size": 16}, "image_size is 16; .* at least 32 .*: use 32"),
+        ({"image_size": 250}, "image_size is 250; .* multiple of 16 .*: use 256"),
+        ({"micro_batches": 3}, "micro_batches is 3 but batch_size is 8: use a number that divi"),
         ({"micro_batches": -1}, "micro_batches is -1; it must not be negative"),
         ({"width": 63}, "width is 63; it must be even"),
         ({"width": 0}, "width is 0; it must be at least 1"),
@@ -149,7 +149,7 @@ def test_a_config_cannot_be_changed_afterwards():
         ({"ema_decay": -0.1}, "ema_decay is -0.1; it must be at least 0 and less than 1"),
         ({"clip_norm": -1.0}, "clip_norm is -1.0; it must be finite and at least 0"),
         ({"clip_norm": math.nan}, "clip_norm is nan"),
-        ({"weight_decay": 0.1}, "weight_decay is 0.1 but optimizer adam has none: take adamw"),
+        ({"weight_decay": 0.1}, "weight_decay is 0.1 but optimizer adam has none: use adamw"),
         ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean 'cosine'?"),
         ({"keep": "first"}, "unknown keep 'first': .*best, last"),
         ({"limit": -1}, "limit is -1; it must not be negative"),
@@ -159,7 +159,7 @@ def test_a_config_cannot_be_changed_afterwards():
         ({"name": ".."}, r"name is '\.\.'; it must be a plain folder name"),
     ],
 )
-def test_bad_settings_are_named(overrides, message):
+def test_invalid_settings_are_named(overrides, message):
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         RunConfig.from_recipe(**overrides)
 
@@ -173,7 +173,7 @@ def test_bad_settings_are_named(overrides, message):
         ("POLYP_RESULTS", paths.results_root),
     ],
 )
-def test_relative_folders_are_taken_from_the_repository(
+def test_relative_folders_start_at_the_repository(
     variable, root, working_folder, pytestconfig, monkeypatch
 ):
     repo = pytestconfig.rootpath
@@ -195,12 +195,12 @@ def test_default_folders(pytestconfig, monkeypatch, tmp_path):
     assert paths.cache_root() == tmp_path / "polyp_utils"
 
 
-def test_a_notebook_gives_its_parameters():
+def test_settings_come_from_a_notebooks_variables():
     cells = {"recipe": "quick", "epochs": 5, "width": None, "other": [1], "sheet": 24, "_i": "x"}
     assert RunConfig.from_notebook(cells) == RunConfig.from_recipe("quick", epochs=5)
 
 
-def test_parameters_that_a_notebook_does_not_have_are_refused():
+def test_parameters_that_a_notebook_does_not_have_are_rejected():
     cells = ["", "import os", "recipe: str = 'seed'  # which\nepochs: int = None"]
     check_parameters(cells)
     check_parameters([*cells, "# Parameters\nepochs = 3\n", "later = 1"])

@@ -138,7 +138,7 @@ def test_folding_costs_bf16_no_precision(device, trained_like):
 
 @contextlib.contextmanager
 def group_of_one(device):
-    """What `distributed.joined` makes, of this process alone."""
+    """What `processes.joined` sets up, with this process alone."""
     backends = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)  # at any free port
     dist.init_process_group(backends, store=store, rank=0, world_size=1)
@@ -253,5 +253,5 @@ def test_out_of_memory_says_what_to_change(capsys):
     assert re.match(
         rf"error: out of memory: of the [\d.]+ GiB of {name} this process holds 0\.", said
     )
-    assert "with batch_size 4, micro_batches 0, width 64. Take a smaller --batch-size" in said
+    assert "with batch_size 4, micro_batches 0, width 64. Use a smaller --batch-size" in said
     assert said.count("\n") == 1

@@ -23,7 +23,7 @@ SIZE = 64
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An own cache folder; give it to tests that count what is in it."""
+    """A separate cache folder, for tests that count its files."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("POLYP_CACHE", str(folder))
     return folder
@@ -37,7 +37,7 @@ def eight(monkeypatch):
 
 
 def write_mask(path, mask):
-    """Lossless, under the name of the JPEG that it replaces: Pillow goes by the content."""
+    """Lossless, under the name of the JPEG that it replaces: Pillow detects the format."""
     Image.fromarray(mask).save(path, "PNG")
 
 
@@ -71,7 +71,7 @@ def test_original_is_the_frame_at_its_own_size():
     drawn_image, drawn_mask = phantom.draw_phantom(3)
     assert image.shape == drawn_image.shape
     np.testing.assert_array_equal(mask > 127, drawn_mask > 0)
-    assert 0 < np.isin(mask, [0, 255], invert=True).mean() < 0.05  # JPEG traces are kept
+    assert 0 < np.isin(mask, [0, 255], invert=True).mean() < 0.05  # JPEG artefacts are kept
 
 
 @pytest.mark.usefixtures("eight")
@@ -96,7 +96,7 @@ def test_split_of_another_data_set():
     split = load_split("phantom-240")
     message = (
         "61 of 61 ids are not in Kvasir-SEG, first 'phantom-0300': its 8 frames run from frame-0 "
-        "to frame-7; take a split of this data set"
+        "to frame-7; use a split of this data set"
     )
     with pytest.raises(ValueError, match=message):
         data.rows((*split.test, "frame-8"))
@@ -118,7 +118,7 @@ def test_image_size_below_32():
     ("polyp", "kept"),
     [
         ([(0, 0)], False),
-        ([(0, 0), (1, 1)], False),  # the stray pixel touches a polyp at its corner only
+        ([(0, 0), (1, 1)], False),  # the stray pixel touches a polyp only at its corner
         ([(0, 0), (0, 1)], True),
         ([(0, 0), (1, 0)], True),
     ],
@@ -149,7 +149,7 @@ def missing_image(folder):
 
 def missing_folder(folder):
     shutil.rmtree(folder / "masks")
-    return "{0}/images holds images but no masks: put them into a folder masks/"
+    return "{0}/images holds images but no masks: put masks into a folder masks/"
 
 
 def empty_folder(folder):
@@ -194,7 +194,7 @@ def grey_values(folder):
     write_mask(folder / "masks" / "frame-2.jpg", mask)
     return (
         f"{{0}}/masks/frame-2.jpg: {count} of {mask.size} pixels are neither near 0 nor near 255, "
-        "nor red or green (first: 100 at row 0, column 0); traces of JPEG and soft edges make at "
+        "nor red or green (first: 100 at row 0, column 0); JPEG artefacts and soft edges make at "
         "most 1 %"
     )
 
@@ -252,7 +252,7 @@ def test_second_opening_reads_the_cache(name, cache, monkeypatch):
     assert_equal(PolypDataset(name, SIZE), first)
     assert len(list(cache.iterdir())) == 1  # no temporary file is left
     with pytest.raises(AssertionError, match="decoded"):
-        PolypDataset(name, 2 * SIZE)  # another size has its own file
+        PolypDataset(name, 2 * SIZE)  # each size has its own file
 
 
 def new_content(path):
@@ -272,7 +272,7 @@ def new_length(path):
 
 @pytest.mark.usefixtures("eight")
 @pytest.mark.parametrize("change", [new_content, new_time, new_length], ids=lambda f: f.__name__)
-def test_changed_files_are_decoded_anew(change, kvasir_like, cache):
+def test_changed_files_are_decoded_again(change, kvasir_like, cache):
     PolypDataset("kvasir-seg", SIZE)
     change(kvasir_like / "masks" / "frame-2.jpg")
     data = PolypDataset("kvasir-seg", SIZE)
@@ -288,7 +288,7 @@ def test_damaged_cache_is_rebuilt(share, cache):
     content = path.read_bytes()
     path.unlink()  # `first` maps it
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.warns(UserWarning, match=rf"cache {path} is damaged \(.*\): decoding anew"):
+    with pytest.warns(UserWarning, match=rf"cache {path} is damaged \(.*\): rebuilding"):
         again = PolypDataset("kvasir-seg", SIZE)
     assert_equal(again, first)
     assert path.read_bytes() == content
@@ -296,20 +296,20 @@ def test_damaged_cache_is_rebuilt(share, cache):
 
 @pytest.mark.usefixtures("eight", "kvasir_like")
 @pytest.mark.parametrize("blocked", ["folder", "file"])
-def test_unwritable_cache_warns_and_goes_on(blocked, cache):
+def test_unwritable_cache_warns_and_continues(blocked, cache):
     first = PolypDataset("kvasir-seg", SIZE)
     (path,) = cache.iterdir()
     shutil.rmtree(cache)
     if blocked == "folder":
         cache.write_text("a file where the folder should be")
-    else:  # the temporary file cannot be written: what safetensors raises is no OSError
+    else:  # the temporary file cannot be written: what safetensors raises is not an OSError
         path.with_name(f".{path.name}.{os.getpid()}.tmp").mkdir(parents=True)
     with pytest.warns(UserWarning, match=rf"cache {path} not written \(.*\); set POLYP_CACHE"):
         again = PolypDataset("kvasir-seg", SIZE)
     assert_equal(again, first)
 
 
-def test_fingerprint_follows_the_content_alone(kvasir_like, tmp_path):
+def test_fingerprint_depends_only_on_the_content(kvasir_like, tmp_path):
     first = FolderSource(kvasir_like).fingerprint()
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(kvasir_like, elsewhere, copy_function=shutil.copyfile)  # new times
@@ -350,8 +350,8 @@ def test_kvasir_is_as_measured(kvasir_root):
         )
     assert (min(widths), max(widths), min(heights), max(heights)) == (332, 1920, 352, 1072)
     assert len(set(zip(widths, heights, strict=True))) == 333
-    # The facts say 118; counted here: 143, at any threshold. The facts' 952 masks of one region
-    # agree with 143: 820 have one region as they are, 952 without these pixels.
+    # 143 masks hold stray pixels, at any threshold; 820 have one region as on disk, 952 without
+    # these pixels.
     assert sum(stray) == 143
     assert 100 * np.quantile(areas, [0.05, 0.5, 0.95]) == pytest.approx([2.5, 11, 41], abs=0.5)
     assert set().union(*levels) == {*range(9), *range(246, 256)}
@@ -369,7 +369,7 @@ def data_root(tmp_path, monkeypatch):
 
 
 def test_clinicdb_as_tiff(data_root, cache):
-    """As its makers distribute it; Pillow cannot open such TIFFs."""
+    """As its authors distribute it; Pillow cannot open such TIFFs."""
     folder = data_root / "CVC-ClinicDB"
     for name in ("Original", "Ground Truth"):
         (folder / name).mkdir(parents=True)
@@ -412,7 +412,7 @@ def test_red_and_green_masks_keep_their_kinds(data_root, cache):
         data = PolypDataset("neopolyp", SIZE)
     levels = data.original_mask("a")
     expected = np.where(other, NON_NEOPLASTIC, np.where(mask, NEOPLASTIC, 0))
-    assert (levels == expected).mean() > 0.995  # traces of JPEG along the edges
+    assert (levels == expected).mean() > 0.995  # JPEG artefacts along the edges
     assert set(np.unique(levels)) == {0, NON_NEOPLASTIC, NEOPLASTIC}
     assert set(data.masks.unique().tolist()) == {0, NON_NEOPLASTIC, NEOPLASTIC}
     raw = data.source.read_mask_file("a").brightest
@@ -429,7 +429,7 @@ def test_any_folder(drawn_folder, cache):
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.zeros((40, 50), np.uint16), "holds pixels of mode I;16: save it with 8 bits a channel"),
+        (np.zeros((40, 50), np.uint16), "has pixels of mode I;16: save it with 8 bits per channel"),
         (np.full((40, 50, 3), (128, 0, 0), np.uint8), "2000 of 2000 pixels are neither near 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Where to compute: what is asked for is what is got, or an error."""
+"""Device and precision: what was requested, or an error."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def test_auto_device_prefers_cuda_then_mps_then_cpu(monkeypatch, cuda, mps, expe
     assert get_compute().device.type == expected
 
 
-def test_bf16_on_a_gpu_without_it_is_refused_and_auto_does_without(monkeypatch):
+def test_bf16_on_a_gpu_without_it_is_rejected_and_auto_avoids_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(device, "_cuda_has_bf16", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Quadro RTX 4000")
@@ -64,7 +64,7 @@ def test_bf16_on_a_gpu_without_it_is_refused_and_auto_does_without(monkeypatch):
 
 @pytest.fixture
 def crowded_gpu(monkeypatch):
-    """A second GPU of which others hold all but a little."""
+    """A second GPU whose memory other processes nearly fill."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (2**29, 80 * 2**30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda gpu: 9 * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: f"NVIDIA H100 number {gpu}")
@@ -77,36 +77,36 @@ def crowded_gpu(monkeypatch):
         (
             "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of",
             r"80\.0 GiB of NVIDIA H100 number 1 this process holds 9\.0, others 70\.5, and 0\.5 "
-            r"are free, with width 64\. Take a smaller --batch-size or --width, or more --micro-b",
+            r"are free, with width 64\. Use a smaller --batch-size or --width, or more --micro-b",
         ),
         ("CUDA error: out of memory", r"80\.0 GiB of NVIDIA H100 number None this process"),
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "wait for them, choose another GPU .CUDA_VIS"),
         (
             "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCUDA kernel errors",
-            r"number None is taken by another process, .* or take --device cpu",
+            r"number None is in exclusive use by another process: .* or use --device cpu",
         ),
         (
             "CUDA error: no kernel image is available for execution on the device",
-            r"is made for sm_90, sm_100, not for NVIDIA H100 .*: install one that is",
+            r"is built for sm_90, sm_100, not NVIDIA H100 .*: install one that is",
         ),
     ],
 )
-def test_what_can_be_mended_about_a_gpu_is_explained(crowded_gpu, error, message):
+def test_gpu_errors_that_the_user_can_fix_are_explained(crowded_gpu, error, message):
     with pytest.raises(DeviceError, match=message) as caught, explaining(), explaining("width 64"):
         raise RuntimeError(error)
     assert "\n" not in str(caught.value)
 
 
-def test_a_gpu_too_full_to_say_how_full_it_is(monkeypatch):
+def test_a_gpu_too_full_to_query_is_explained(monkeypatch):
     def full(gpu):
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", full)
-    with pytest.raises(DeviceError, match=r"^CUDA error: out of memory\. Take"), explaining():
+    with pytest.raises(DeviceError, match=r"^CUDA error: out of memory\. Use"), explaining():
         torch.cuda.mem_get_info(0)
 
 
-def test_other_errors_stay_what_they_are():
+def test_other_errors_pass_unchanged():
     with pytest.raises(RuntimeError, match=r"^size mismatch$") as caught, explaining():
         raise RuntimeError("size mismatch")
     assert caught.type is RuntimeError
@@ -123,10 +123,10 @@ def test_tests_and_their_fixtures_see_no_gpu_even_where_there_is_one(seen_by_a_f
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps", "tpu"])
-def test_a_device_that_is_not_there_is_refused(monkeypatch, name):
+def test_a_device_that_is_not_available_is_rejected(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=f"device is '{name}'.*take 'auto' or 'cpu'"):
+    with pytest.raises(ValueError, match=f"device is '{name}'.*use 'auto' or 'cpu'"):
         get_compute(name)
 
 
@@ -139,20 +139,20 @@ def test_describe_names_hardware_threads_and_precision():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_peak_memory_is_what_the_kernel_counted():
+def test_peak_memory_is_what_the_kernel_reports():
     peak = peak_memory_mib(get_compute("cpu"))
     (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert peak == pytest.approx(int(line) / 1024, rel=0.02)
 
 
-def test_peak_memory_is_not_that_of_the_process_that_started_this_one():
+def test_peak_memory_is_not_that_of_the_parent_process():
     ballast = b"x" * 2**30
     code = "from polyp_utils.common.device import *; print(peak_memory_mib(get_compute('cpu')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 0 < float(done.stdout) < len(ballast) / 2**20
 
 
-def test_all_works_without_the_resource_module():  # as on Windows
+def test_everything_works_without_the_resource_module():  # as on Windows
     code = (
         "import sys; sys.modules['resource'] = None\n"
         "import polyp_utils.deploy.load, polyp_utils.train.fit\n"

@@ -1,4 +1,4 @@
-"""Near-duplicates among drawn tissue whose pairs are known, and on the real sets."""
+"""Near-duplicates among synthetic tissue with known pairs, and in the real data sets."""
 
 import cv2
 import numpy as np
@@ -26,7 +26,7 @@ from polyp_utils.data.splits import load_split
 
 
 def tissue(seed, height=300, width=360):
-    """Reddish texture of several scales within a dark round border."""
+    """Reddish texture at several scales within a dark round border."""
     rng = np.random.default_rng(seed)
     noise = sum(
         gaussian_filter(rng.standard_normal((height, width)), sigma) * sigma for sigma in (2, 5, 12)
@@ -39,7 +39,7 @@ def tissue(seed, height=300, width=360):
 
 
 def with_overlay(image):
-    """The same text, green box and border as every frame of a video processor has."""
+    """The same text, green box and border, as on every frame of one video processor."""
     image = image.copy()
     for row, text in enumerate(("12/03/2013", "<00:12:54>", "CVP: 3")):
         cv2.putText(image, text, (60, 90 + 14 * row), 0, 0.4, (235, 235, 235), 1)
@@ -52,7 +52,7 @@ def features():
     return [extract(tissue(seed)) for seed in range(12)]
 
 
-def test_features_are_of_tissue_only():
+def test_features_lie_only_on_tissue():
     image = with_overlay(tissue(0))
     small, where = reduce(image), mucosa(reduce(image))
     assert where.shape == small.shape[:2] == (320, 384)
@@ -93,7 +93,7 @@ def test_known_copies_are_found_among_others(kind, features):
     assert pairs["mirrored"].tolist() == [kind == "mirrored"]
 
 
-def test_the_transform_is_the_one_that_was_done():
+def test_the_transform_is_the_one_applied():
     image = tissue(7)
     turn = cv2.getRotationMatrix2D((180, 150), -20, 0.8)  # OpenCV counts angles upwards
     match = match_features(extract(image), extract(cv2.warpAffine(image, turn, (360, 300))))
@@ -107,7 +107,7 @@ def test_shared_overlays_make_no_pair():
 
 
 def test_collapsed_transforms_do_not_count():
-    """All features of one frame on one spot of another agree on a scale of 0."""
+    """If all features of a frame match one spot of another, they agree on a scale of 0."""
     rng = np.random.default_rng(0)
     descriptors = rng.integers(0, 200, (20, 128)).astype(np.uint8)
     spread = Features(rng.uniform(0, 384, (20, 2)).astype(np.float32), descriptors, 384)
@@ -125,7 +125,7 @@ def test_nothing_to_compare():
     assert list(find_near_duplicates([], []).columns) == columns
 
 
-def test_groups_are_what_pairs_link():
+def test_groups_are_linked_by_pairs():
     pairs = pd.DataFrame({"id_a": ["a", "b", "x", "d"], "id_b": ["b", "c", "a", "e"]})
     found = group(["a", "b", "c", "d", "e", "f"], pairs)  # x is not among the ids
     assert found["a"] == found["b"] == found["c"]
@@ -146,7 +146,7 @@ def test_order_and_threads_do_not_matter(features, monkeypatch):
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["kvasir-seg", "cvc-clinicdb"])
-def test_strongest_real_pairs_are_found_anew(name, kvasir_root):
+def test_strongest_real_pairs_are_found_again(name, kvasir_root):
     """The package's lists come from this code: the ends of 12 pairs among 40 frames."""
     source, pairs = open_source(get_info(name)), known_pairs(name)
     wanted = pairs[pairs["inliers"] > 60].sample(12, random_state=0)
@@ -154,7 +154,7 @@ def test_strongest_real_pairs_are_found_anew(name, kvasir_root):
     found = find_near_duplicates(ids, duplicates.extract_all(source.read_image, ids))
     flagged = set(zip(found["id_a"], found["id_b"], strict=True))
     assert flagged >= set(zip(wanted["id_a"], wanted["id_b"], strict=True))
-    # another vocabulary proposes other candidates, but hardly any that are no pair
+    # another vocabulary proposes other candidates, but hardly any false pairs
     sequence, known = known_sequences(name), set(zip(pairs["id_a"], pairs["id_b"], strict=True))
     new = [pair for pair in flagged - known if len({sequence.get(i, i) for i in pair}) == 2]
     assert len(new) <= 1
@@ -182,7 +182,7 @@ def test_pairwise_agreement_by_hand():
     assert np.isnan(recall)
 
 
-def test_listed_groups_know_pairs_and_sequences_and_only_those_asked_for():
+def test_listed_groups_use_pairs_and_sequences_and_only_the_given_ids():
     test = load_split("random-800-s42", "kvasir-seg").test
     pairs = known_pairs("kvasir-seg")
     inside = pairs["id_a"].isin(test) & pairs["id_b"].isin(test)

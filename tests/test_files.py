@@ -1,4 +1,4 @@
-"""Atomic writes: the old file or the new one, never less, and nothing beside it."""
+"""Atomic writes: the old file or the new one, never part of one, and no leftovers."""
 
 import json
 
@@ -16,14 +16,14 @@ def test_the_file_changes_at_the_end_and_at_once(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     with atomic(path) as temporary:
-        assert temporary.parent == tmp_path  # another file system could not rename
+        assert temporary.parent == tmp_path  # renaming works only within a file system
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert contents(tmp_path) == {"file.txt": "new"}
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_an_error_keeps_the_old_file_and_leaves_nothing_else(tmp_path, error):
+def test_an_error_keeps_the_old_file_and_leaves_no_other(tmp_path, error):
     path = tmp_path / "file.txt"
     path.write_text("old")
 
@@ -37,7 +37,7 @@ def test_an_error_keeps_the_old_file_and_leaves_nothing_else(tmp_path, error):
     assert contents(tmp_path) == {"file.txt": "old"}
 
 
-def test_an_error_before_anything_is_written_is_the_one_that_is_seen(tmp_path):
+def test_an_error_before_anything_is_written_is_raised(tmp_path):
     def fail_at_once():
         with atomic(tmp_path / "file.txt"):
             raise ZeroDivisionError
@@ -55,7 +55,7 @@ def test_a_rename_that_fails_leaves_no_temporary_file(tmp_path):
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_write_json_comes_back_and_makes_its_folder(tmp_path):
+def test_json_round_trips_and_its_folder_is_made(tmp_path):
     values = {"name": "Kvasir – ü", "list": [1, 2.5, None], "nested": {"yes": True}}
     path = tmp_path / "a" / "b" / "values.json"
     write_json(path, values)
@@ -64,7 +64,7 @@ def test_write_json_comes_back_and_makes_its_folder(tmp_path):
     assert text.endswith("}\n")
 
 
-def test_values_that_are_no_json_keep_the_old_file(tmp_path):
+def test_values_that_are_not_json_keep_the_old_file(tmp_path):
     path = tmp_path / "values.json"
     write_json(path, {"a": 1})
     with pytest.raises(TypeError, match="not JSON serializable"):
@@ -72,7 +72,7 @@ def test_values_that_are_no_json_keep_the_old_file(tmp_path):
     assert contents(tmp_path) == {"values.json": '{\n  "a": 1\n}\n'}
 
 
-def test_a_table_comes_back(tmp_path):
+def test_a_table_round_trips(tmp_path):
     table = pd.DataFrame({"id": ["a", "b"], "dice": [1 / 3, None], "n": [1, 20_000_000]})
     write_csv(tmp_path / "new/table.csv", table)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new/table.csv"), table, atol=1e-6)

@@ -60,7 +60,7 @@ def test_rim_is_3_px_wide_at_256():
     assert row.tolist() == [0] * 100 + [2] * 3 + [1] * 153
 
 
-def test_frame_edge_is_no_boundary():
+def test_frame_edge_is_not_a_boundary():
     class_map = get_scheme("trimap").encode(torch.full((1, 256, 256), 255, dtype=torch.uint8))
     assert class_map.unique().tolist() == [1]
 
@@ -99,7 +99,7 @@ def test_neopolyp_by_hand():
 
 
 def test_nearest_colours_by_hand():
-    """JPEG red, green and black; half of the way from black to red is undecided."""
+    """JPEG red, green and black; halfway from black to red is undecided."""
     rgb = [[(3, 0, 9), (240, 12, 7), (20, 230, 0)], [(126, 0, 0), (90, 0, 0), (80, 0, 0)]]
     levels, open_ = colour_levels(np.array(rgb, np.uint8))
     assert levels.tolist() == [[0, NEOPLASTIC, NON_NEOPLASTIC], [0, 0, 0]]
@@ -122,7 +122,7 @@ def test_undecided_greys_by_hand():
     assert found.tolist() == [False, False, False, True, True, True, False, False]
 
 
-def test_coloured_masks_are_told_from_grey_ones():
+def test_coloured_masks_are_distinguished_from_grey_ones():
     assert not is_coloured(np.full((2, 2, 3), (250, 246, 255), np.uint8))
     assert is_coloured(np.array([[(0, 0, 0), (200, 5, 5)]], np.uint8))
 
@@ -130,7 +130,7 @@ def test_coloured_masks_are_told_from_grey_ones():
 @pytest.mark.parametrize("name", SCHEMES)
 @given(masks=arrays(np.uint8, (2, 9, 7)))
 def test_merging_gives_back_the_polyp(name, masks):
-    """Exact for every mask and scheme, but for the third class of jpeg-levels, which is both."""
+    """Exact for every mask and scheme, except the third class of jpeg-levels, which is both."""
     masks, scheme = torch.from_numpy(masks), get_scheme(name)
     class_map = scheme.encode(masks)
     decided = torch.ones_like(class_map, dtype=torch.bool)
@@ -141,9 +141,9 @@ def test_merging_gives_back_the_polyp(name, masks):
     assert torch.equal(scheme.polyp_probability(one_hot.float()) > 0.5, scheme.merge(class_map))
 
 
-def test_kinds_need_masks_that_tell_them_apart():
+def test_kinds_need_masks_that_distinguish_them():
     scheme, grey_mask = get_scheme("neopolyp"), grey([[0, 255, 254]])
-    with pytest.raises(ValueError, match="masks that tell neoplastic from non-neoplastic, red"):
+    with pytest.raises(ValueError, match=r"that tell neoplastic from non-neoplastic \(red"):
         scheme.check(grey_mask, "Kvasir-SEG")
     scheme.check(grey([[0, NEOPLASTIC, NON_NEOPLASTIC]]), "NeoPolyp")
     for other in SCHEMES.values():
@@ -179,7 +179,7 @@ def test_schemes_are_consistent(scheme):
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"torch.uint8 \(1, 3, 8, 8\)"),
     ],
 )
-def test_encode_refuses_other_tensors(name, masks, seen):
+def test_encode_rejects_other_tensors(name, masks, seen):
     with pytest.raises(ValueError, match=rf"masks are {seen}; give levels uint8 \(B, H, W\)"):
         get_scheme(name).encode(masks)
 

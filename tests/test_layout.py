@@ -1,4 +1,4 @@
-"""Pairing in folders of all layouts; no file is dropped in silence."""
+"""Pairing in folders of all layouts; no file is dropped silently."""
 
 import re
 
@@ -39,7 +39,7 @@ def touch(path):
         (layout, stems)
         for layout in LAYOUTS
         for stems in (("1", "2", "10"), ("cju0q", "cju1x"), ("only",))
-        if (layout, stems) != ("ETIS", ("only",))  # is p a letter of the name? One cannot tell
+        if (layout, stems) != ("ETIS", ("only",))  # whether p belongs to the name is undecidable
     ],
 )
 def test_layouts(layout, stems, tmp_path):
@@ -85,7 +85,7 @@ def test_folders_to_ignore(tmp_path):
         (("x/a.jpg", "y/a.jpg", "masks/a.png"), "x has no counterpart. Found: masks (masks), x"),
     ],
 )
-def test_what_is_not_certain_is_an_error(paths, message, tmp_path):
+def test_ambiguity_is_an_error(paths, message, tmp_path):
     for path in paths:
         touch(tmp_path / path)
     with pytest.raises(DataError, match=re.escape(message)):
@@ -97,20 +97,20 @@ def test_a_folder_that_does_not_exist(tmp_path):
         find_pairs(tmp_path / "nowhere")
 
 
-def test_a_format_that_is_not_read_is_reported(tmp_path):
+def test_an_unsupported_format_is_reported(tmp_path):
     for path in ("images/a.jpg", "images/b.webp", "masks/a.jpg", "masks/b.webp"):
         touch(tmp_path / path)
     problems = find_pairs(tmp_path).problems
     assert len(problems) == 2
-    assert all("b.webp is in no format that is read here" in problem for problem in problems)
+    assert all("b.webp is in an unsupported format" in problem for problem in problems)
     with pytest.raises(DataError, match=r"b\.webp"):
         FolderSource(tmp_path)
 
 
-def test_masks_of_a_format_that_is_not_read_are_named(tmp_path):
+def test_masks_in_an_unsupported_format_are_named(tmp_path):
     for path in ("images/a.jpg", "masks/a.gif"):
         touch(tmp_path / path)
-    with pytest.raises(DataError, match=r"masks/a\.gif is in no format that is read here"):
+    with pytest.raises(DataError, match=r"masks/a\.gif is in an unsupported format"):
         find_pairs(tmp_path)
 
 
@@ -164,7 +164,7 @@ DAMAGE += ("other set",)
     data=st.data(),
 )
 def test_all_pairs_or_the_first_bad_file(tmp_path_factory, stems, folders, suffixes, damage, data):
-    """Whatever the layout and the damage: exactly the pairs that are there, or an error."""
+    """Whatever the layout and the damage: exactly the existing pairs, or an error."""
     root = tmp_path_factory.mktemp("layout")
     images, masks = (
         {s: root / folder / f"{s}{suffix}" for s in stems}

@@ -68,7 +68,7 @@ def test_equals_monai(channels):
 
 @LOSSES
 @LOGITS
-def test_gradients_are_the_numerical_ones(channels, absent):
+def test_gradients_equal_numerical_ones(channels, absent):
     logits, target = case(channels, size=3, dtype=torch.float64)
     target[target == 2] = 0  # class 2 is absent
     loss = CombinedLoss(absent=absent)
@@ -108,7 +108,7 @@ def test_extreme_logits_stay_finite(channels, truth, absent):
         assert prediction.grad.isfinite().all()
 
 
-def test_false_positives_of_an_absent_class_cost_with_include_only():
+def test_false_positives_of_an_absent_class_cost_only_with_include():
     # Two background pixels; polyp gets 0.6 and 0.2, the absent boundary 0.1 and 0.1.
     logits = torch.tensor([[0.3, 0.6, 0.1], [0.7, 0.2, 0.1]]).log().T.reshape(1, 3, 1, 2)
     target = torch.zeros(1, 1, 2, dtype=torch.int64)
@@ -143,12 +143,12 @@ def test_weights_are_adjustable(ce_weight, dice_weight):
     ],
 )
 @pytest.mark.parametrize("loss", [CombinedLoss(), MulticlassDiceLoss()])
-def test_targets_that_do_not_fit_are_refused(loss, target):
+def test_targets_that_do_not_match_are_rejected(loss, target):
     with pytest.raises(ValueError, match=r"logits \(2, 3, 4, 4\) and target .*int64 \(B, H, W\)"):
         loss(torch.zeros(2, 3, 4, 4), target)
 
 
-def test_unknown_rule_for_absent_classes_is_refused():
+def test_unknown_rule_for_absent_classes_is_rejected():
     with pytest.raises(ValueError, match="absent is 'ignore'"):
         CombinedLoss(absent="ignore")
 

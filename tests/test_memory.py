@@ -73,7 +73,7 @@ def main():
     fit(config)
     images = dataset.PolypDataset("phantom", SIDE).images
     with pytest.raises(RuntimeError, match="can't allocate memory"):
-        images.clone()  # the cap is one: the set cannot be had in memory
+        images.clone()  # the cap works: the set does not fit into memory
 
 
 def draw_quickly():

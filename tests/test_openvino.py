@@ -56,7 +56,7 @@ def test_the_weights_are_fixed_at_compilation(trained_like):
 def test_a_size_that_is_not_a_multiple_of_16_is_refused_as_by_the_network(trained_like):
     pytest.importorskip("openvino")
     compiled = OpenVINONetwork(trained_like(), FP32)
-    with pytest.raises(ValueError, match="height is 40, no multiple of 16"):
+    with pytest.raises(ValueError, match="height is 40, not a multiple of 16"):
         compiled(torch.zeros(1, 3, 40, 32))
 
 

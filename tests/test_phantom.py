@@ -63,7 +63,7 @@ def test_polyp_counts_and_areas_resemble_kvasir(frames):
     assert 0.3 < high < 0.6
 
 
-def test_some_polyps_touch_the_edge_of_what_is_seen(frames):
+def test_some_polyps_touch_the_edge_of_the_visible_area(frames):
     """A polyp next to black (corner, box) or to the picture's border is cut by it."""
     touching = []
     for image, mask in frames:
@@ -74,7 +74,7 @@ def test_some_polyps_touch_the_edge_of_what_is_seen(frames):
 
 
 @pytest.mark.parametrize("index", range(8))
-def test_polyp_changes_the_relief_on_its_support_only(index):
+def test_a_polyp_changes_the_relief_only_on_its_support(index):
     rng = np.random.default_rng(index)
     grid = phantom._grid(rng)
     wall = phantom._wall(rng, grid)
@@ -84,7 +84,7 @@ def test_polyp_changes_the_relief_on_its_support_only(index):
     assert np.mean(scene.relief[support] != wall.relief[support]) > 0.99
     assert np.mean(scene.albedo[:, support] != wall.albedo[:, support]) > 0.99
     around = scene.albedo[:, ~support] / wall.albedo[:, ~support]
-    assert around.max() < 1 + 1e-5  # shadow, never light
+    assert around.max() < 1 + 1e-5  # only shadow, never light
     assert around.min() > 0.2
 
 

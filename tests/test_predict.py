@@ -49,7 +49,7 @@ def test_predict_is_the_models_softmax_in_the_order_of_the_images(batch_size):
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
-def test_folding_changes_the_logits_by_rounding_only(num_classes, trained_like):
+def test_folding_changes_the_logits_only_by_rounding(num_classes, trained_like):
     model = trained_like(num_classes=num_classes)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     folded, x = fold_batch_norm(model), torch.rand(2, 3, 32, 48)
@@ -76,7 +76,7 @@ def test_frozen_predictions_are_those_of_the_model(precision, most, trained_like
     found = torch.stack(list(predict(frozen, images, compute)))
     expected = torch.stack(list(predict(model, images, CPU)))
     assert found.dtype == torch.float32
-    assert expected.std() > 0.1  # else the test says nothing
+    assert expected.std() > 0.1  # else the test would show nothing
     assert (found - expected).abs().max() < most
 
 
@@ -131,7 +131,7 @@ def test_weights_and_metadata_round_trip(tmp_path):
         (torch.nn.Linear(2, 2), r"holds no U-Net of this package \(2 tensors\)"),
     ],
 )
-def test_other_weights_are_refused(tmp_path, other, message):
+def test_weights_of_another_network_are_rejected(tmp_path, other, message):
     save_file(other.state_dict(), tmp_path / "other.safetensors")
     model = UNet(width=4)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -141,7 +141,7 @@ def test_other_weights_are_refused(tmp_path, other, message):
 
 
 @pytest.mark.parametrize("missing", ["bottleneck.0.weight", "decoder.2.4.running_var"])
-def test_weights_without_a_tensor_are_refused(tmp_path, missing):
+def test_weights_without_a_tensor_are_rejected(tmp_path, missing):
     tensors = UNet(width=4).state_dict()
     del tensors[missing]
     save_file(tensors, tmp_path / "part.safetensors")
@@ -175,6 +175,6 @@ def test_missing_weights_say_what_to_do(tmp_path):
         load_weights(UNet(width=4), tmp_path / "absent.safetensors")
 
 
-def test_weights_of_others_have_no_metadata(tmp_path):
+def test_weights_made_elsewhere_have_no_metadata(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {"format": "pt"})
     assert read_metadata(tmp_path / "x.safetensors") == {}

@@ -1,4 +1,4 @@
-"""Predictions of a run, a folder and arrays are the same thing, and bad ones are refused."""
+"""Predictions of a run, a folder and arrays are the same thing, and bad ones are rejected."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from polyp_utils.train.fit import fit
 
 @pytest.fixture
 def maps(dataset):
-    """Noisy maps of three frames, in 255 steps, at sizes of their own."""
+    """Noisy maps of three frames, in 255 steps, of different sizes."""
     rng = np.random.default_rng(0)
     found = {}
     for frame_id in dataset.ids[:3]:
@@ -64,7 +64,7 @@ def test_masks_may_be_bool_black_and_white_one_bit_or_equal_channels(tmp_path):
     [
         ({"a.jpg": 0}, (), "it holds none"),
         ({"a.png": 0}, ("a", "b", "c"), "lacks 2 of 3 predictions, first b"),
-        ({"a.png": 0, "a.bmp": 0}, (), "are both of a: keep one"),
+        ({"a.png": 0, "a.bmp": 0}, (), "are both for a: keep one"),
     ],
 )
 def test_a_folder_must_hold_one_lossless_file_per_frame(tmp_path, files, ids, message):
@@ -87,7 +87,7 @@ def test_a_folder_that_does_not_exist(tmp_path):
         (Image.new("I;16", (4, 4)), "holds uint16: write 8-bit"),
     ],
 )
-def test_an_image_that_is_no_map_is_refused(tmp_path, image, message):
+def test_an_image_that_is_not_a_map_is_rejected(tmp_path, image, message):
     image.save(tmp_path / "a.png")
     with pytest.raises(DataError, match=message):
         of_folder(tmp_path).read("a")
@@ -108,7 +108,7 @@ def test_a_damaged_file_is_named(tmp_path):
         (np.full((4, 4), np.nan), "must lie in"),
     ],
 )
-def test_arrays_that_are_no_maps_are_refused(values, message):
+def test_arrays_that_are_not_maps_are_rejected(values, message):
     with pytest.raises(ValueError, match=message):
         of_arrays({"a": values})
 
@@ -119,7 +119,7 @@ def test_a_frame_of_another_data_set_is_named(dataset):
 
 
 @pytest.mark.parametrize("scheme", ["trimap", "binary"])
-def test_a_network_says_of_any_frame_what_its_run_has_stored(dataset, scheme):
+def test_a_networks_predictions_are_those_that_its_run_has_stored(dataset, scheme):
     tiny = {"limit": 8, "width": 4, "image_size": 32, "epochs": 2, "precision": "fp32"}
     run = fit(RunConfig.from_recipe("quick", scheme=scheme, device="cpu", lr=0.02, **tiny))
     ids = load_split("phantom-240").test[:8]
@@ -127,9 +127,9 @@ def test_a_network_says_of_any_frame_what_its_run_has_stored(dataset, scheme):
     assert (stored.ids, stored.scheme) == (anew.ids, anew.scheme)
     for frame_id in ids:
         one, other = stored.read(frame_id), anew.read(frame_id)
-        torch.testing.assert_close(one, other, atol=2 / 255, rtol=0)  # bf16 where it is usual
+        torch.testing.assert_close(one, other, atol=2 / 255, rtol=0)  # bf16 where auto picks it
     assert of_network(run, dataset, device="cpu").ids == dataset.ids
-    with pytest.raises(ValueError, match="sees 32 px"):
+    with pytest.raises(ValueError, match="takes 32 px"):
         of_network(run, PolypDataset("phantom", 64))
     run.weights.unlink()
     with pytest.raises(FileNotFoundError, match="fetch its weights"):

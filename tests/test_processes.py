@@ -1,4 +1,4 @@
-"""Two processes on the CPU train what one trains, and go on after one of them has died."""
+"""Two processes on the CPU train what one trains, and resume after one of them has died."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ from polyp_utils.train import learner
 from polyp_utils.train.fit import fit
 from polyp_utils.train.validation import validate
 
-# Batches of 8, 8 and 2 frames in 4 micro-batches: in the last the second process has no frame.
+# Batches of 8, 8 and 2 frames in 4 micro-batches: the second process has no frame of the last.
 SMALL = {
     "dataset": "phantom",
     "name": "two",
@@ -48,7 +48,7 @@ TIMES = ["train_seconds", "images_per_second", "seconds", "peak_memory_mib"]
 
 
 class Faulty(learner.Learner):
-    """Of the second process, in the second step of the epoch FAULT_EPOCH: dead, or diverged."""
+    """The second process dies or diverges in the second step of epoch FAULT_EPOCH."""
 
     def epoch(self, data, number):
         for step, losses in enumerate(super().epoch(data, number)):
@@ -59,7 +59,7 @@ class Faulty(learner.Learner):
 
 
 def main():
-    """What each process does: the command line, in float64, with the fault that is asked for."""
+    """What each process does: the command line, in float64, with the fault requested."""
     fault, words = os.environ.get("FAULT"), sys.argv[1:]
     if fault == "lacks" and os.environ["RANK"] == "1":
         words += ["--dataset", "phantoms"]
@@ -74,7 +74,7 @@ def small(**changes):
 
 
 def torchrun(results, fault="", epoch=0):
-    """Trains with two processes, in a results folder of their own; the finished launcher."""
+    """Trains with two processes, in their own results folder; returns the finished launcher."""
     words = ["train", "--recipe=card"]
     words += [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -92,7 +92,7 @@ def torchrun(results, fault="", epoch=0):
 def of_two(tmp_path_factory):
     """A run of two processes that diverged after an epoch, then was killed after another.
 
-    And what they said when they went on to the end, and a copy from when they had diverged.
+    Also their output when resumed to the end, and a copy from when they had diverged.
     """
     results, copy = (tmp_path_factory.mktemp(name) for name in ("of-two", "diverged"))
     run = Run(results / small().name)
@@ -125,7 +125,7 @@ def weights(run):
 
 
 def assert_same(a, b):
-    """Weights, running statistics and history, times aside.
+    """Weights, running statistics and history except times.
 
     Float64 leaves less than 1e-12 of difference.
     """
@@ -135,7 +135,7 @@ def assert_same(a, b):
     np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-9)  # six digits are written
 
 
-def test_two_processes_that_die_and_go_on_equal_one_that_accumulates(of_two, of_one):
+def test_two_processes_that_die_and_resume_equal_one_that_accumulates(of_two, of_one):
     run, done, _ = of_two
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("resuming after epoch 2") == 1
@@ -156,7 +156,7 @@ def test_two_processes_that_die_and_go_on_equal_one_that_accumulates(of_two, of_
 
 
 @pytest.mark.usefixtures("exact")
-def test_one_process_goes_on_with_what_two_have_left(of_two, of_one, monkeypatch):
+def test_one_process_resumes_a_run_of_two(of_two, of_one, monkeypatch):
     monkeypatch.setenv("POLYP_RESULTS", str(of_two[2]))
     run = fit(small())
     assert [entry["processes"] for entry in run.record["resumed"]] == [1]
@@ -173,28 +173,28 @@ def test_predictions_and_validation_are_merged_in_order(of_two):
         ids = split.part(part)
         rows = data.rows(ids)
         expected = torch.stack(list(predict(model, data.images[rows], compute)))[:, 1:]
-        assert (expected - expected.roll(1, 0)).abs().max() > 2 / 255  # else no order is seen
+        assert (expected - expected.roll(1, 0)).abs().max() > 2 / 255  # or order would not show
         stored = torch.stack([run.probabilities(part, i, scheme)[1:] for i in ids])
-        torch.testing.assert_close(stored, expected, rtol=0, atol=0.51 / 255)  # as 8 bit
+        torch.testing.assert_close(stored, expected, rtol=0, atol=0.51 / 255)  # stored in 8 bits
         of_part = Data(ids, data.images[rows], data.masks[rows], compute.device)
         alone = validate(model, of_part, scheme, CombinedLoss(), compute, 8)
         assert run.training["kept_at_network_size"][part] == pytest.approx(alone, rel=1e-6)
 
 
-def test_what_the_user_can_mend_is_said_by_the_first(monkeypatch, results):
+def test_a_user_error_is_reported_by_the_first_process(monkeypatch, results):
     monkeypatch.setattr(processes, "size", lambda: 2)
     monkeypatch.setattr(processes, "gather", lambda value: [value] * 2)
     message = "micro_batches is 1 but there are 2 processes: use a multiple, or 0"
     with pytest.raises(ValueError, match=message):
         fit(small(micro_batches=1))
     monkeypatch.setattr(processes, "rank", lambda: 1)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the first ends all meanwhile
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the first stops all meanwhile
     with pytest.raises(SystemExit):
         fit(small(micro_batches=1))
     assert not results.exists()
 
 
-def test_what_another_process_lacks_is_said_by_the_first(results):
+def test_an_error_in_another_process_is_reported_by_the_first(results):
     done = torchrun(results, "lacks")
     assert done.returncode == 1
     message = "error: process 1: ValueError: unknown dataset 'phantoms'"
@@ -205,7 +205,7 @@ def test_what_another_process_lacks_is_said_by_the_first(results):
 
 @pytest.mark.usefixtures("exact")
 def test_micro_batches_equal_a_plain_loop():
-    """Each frame of a batch counts the same; batch norm and Dice are those of the micro-batch."""
+    """All frames of a batch have equal weight; batch norm and Dice are per micro-batch."""
     changes = {"epochs": 1, "batch_size": 6, "limit": 11, "micro_batches": 2, "lr": 1e-3}
     card = {"optimizer": "adam", "weight_decay": 0.0, "schedule": "plateau"}
     card |= {"clip_norm": 0.0, "ema_decay": 0.0, "augment": "none"}
@@ -248,14 +248,14 @@ def test_the_shares_of_a_batch_are_whole_micro_batches(monkeypatch, count, micro
         (3, {"micro_batches": 0}, "batch_size is 8 but there are 3 processes, which share a batch"),
     ],
 )
-def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, results, count, changes, message):
+def test_a_batch_that_cannot_be_shared_is_rejected(monkeypatch, results, count, changes, message):
     monkeypatch.setattr(processes, "size", lambda: count)
     with pytest.raises(ValueError, match=message):
         learner.micro_batches(small(**changes))
 
 
 @pytest.mark.parametrize(("count", "said"), [(2, ""), (3, "note: 3 processes share the 2 co")])
-def test_fewer_cores_than_processes_is_said(monkeypatch, capsys, count, said):
+def test_fewer_cores_than_processes_is_reported(monkeypatch, capsys, count, said):
     for name, value in {
         "TORCHELASTIC_RUN_ID": "a",
         "WORLD_SIZE": 3,
@@ -281,7 +281,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch, gpus):
     if gpus == 2:
         assert get_compute("auto", "fp32").device == torch.device("cuda:1")
     else:
-        with pytest.raises(ValueError, match=r"on this host \(1\): take --nproc-per-node=1"):
+        with pytest.raises(ValueError, match=r"on this host \(1\): use --nproc-per-node=1"):
             get_compute("cuda", "fp32")
 
 

@@ -1,4 +1,4 @@
-"""Progress where there is no bar: never silent for long, and no page full of lines."""
+"""Progress without a bar: never silent for long, and not a page full of lines."""
 
 import re
 from itertools import pairwise
@@ -14,13 +14,13 @@ from polyp_utils.train.fit import fit
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that goes by hand, in seconds."""
+    """A clock that the test sets, in seconds."""
     hands = SimpleNamespace(now=0.0)
     monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: hands.now))
     return hands
 
 
-def test_work_of_hours_says_how_far_it_is_at_first_often_and_later_rarely(clock, capsys):
+def test_hours_of_work_report_progress_often_at_first_and_rarely_later(clock, capsys):
     with Progress("work", total=10_000) as work:
         for second in range(1, 10_001):
             clock.now = second
@@ -32,7 +32,7 @@ def test_work_of_hours_says_how_far_it_is_at_first_often_and_later_rarely(clock,
     assert len(lines) < 120
 
 
-def test_any_line_breaks_the_silence(clock, capsys):
+def test_any_line_restarts_the_wait(clock, capsys):
     with Progress("work", total=20, done=10) as work:
         for second in range(1, 11):
             clock.now = second
@@ -44,7 +44,7 @@ def test_any_line_breaks_the_silence(clock, capsys):
     assert capsys.readouterr().out.splitlines() == ["half", "at the end"]
 
 
-def test_what_is_left_is_reckoned_from_what_was_done_here(clock, capsys):
+def test_the_time_left_is_estimated_from_the_work_of_this_process(clock, capsys):
     with Progress("work", total=20, done=10) as work:
         clock.now = 60
         work.beat("nothing yet")
@@ -57,7 +57,7 @@ def test_durations_in_words():
     assert [duration(s) for s in (9.4, 60, 192, 3600)] == ["9 s", "1.0 min", "3.2 min", "1.0 h"]
 
 
-def test_all_that_training_does_can_be_followed(results, monkeypatch, capsys):
+def test_every_stage_of_training_reports_progress(results, monkeypatch, capsys):
     monkeypatch.setattr(progress, "SILENCE", 0.0)
     monkeypatch.setattr(progress, "SHARE", 0.0)
     tiny = {"limit": 8, "width": 4, "image_size": 32, "epochs": 1, "batch_size": 4}

@@ -38,7 +38,7 @@ def test_a_published_run_scores_as_before(run):
     assert before.card == after.card
     one, other = (validation_levels(each, data) for each in (run, published))
     assert fit_temperature(one) == fit_temperature(other)
-    with pytest.raises(RunError, match="keeps counts of its validation part instead"):
+    with pytest.raises(RunError, match="keeps only counts for its validation part"):
         evaluate_run(published, "val", data)
     assert len(published.path.joinpath("val_levels.csv").read_text().splitlines()) == 1 + 256
     again = published.archive_path("test").read_bytes()

@@ -1,4 +1,4 @@
-"""The house of the package: who may import whom, and what is had from the front door."""
+"""The package's layers: which may import which, and what can be imported from the top."""
 
 import ast
 import subprocess
@@ -54,14 +54,14 @@ def test_the_imports_within_a_room_have_no_circle():
         ".".join(("polyp_utils", *p.relative_to(ROOT).with_suffix("").parts)): p for p in MODULES
     }
     arrows = {name: {m for m in imported(path) if m in files} for name, path in files.items()}
-    arrows["polyp_utils.cli"] = set()  # it is the top
+    arrows["polyp_utils.cli"] = set()  # the top layer
     while arrows:
         free = {name for name, targets in arrows.items() if not targets & arrows.keys()}
         assert free, f"a circle among {sorted(arrows)}"
         arrows = {name: targets for name, targets in arrows.items() if name not in free}
 
 
-def test_what_users_write_comes_from_the_front_door():
+def test_the_names_that_users_need_come_from_the_top():
     code = (
         "import sys, polyp_utils; assert 'torch' not in sys.modules\n"
         "from polyp_utils import RunConfig; assert 'torch' not in sys.modules\n"

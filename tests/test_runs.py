@@ -1,4 +1,4 @@
-"""The run folder: atomic, faithful, refuses what it is not."""
+"""The run folder: atomic, faithful, rejects other settings and data."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ PRINTS = {"data": "d1", "split_ids": "s1"}
 
 @pytest.fixture(autouse=True)
 def no_published_runs(monkeypatch, tmp_path):
-    """What the repository publishes must not decide these tests."""
+    """These tests must not depend on what the repository publishes."""
     for module in (run_module, start):
         monkeypatch.setattr(module, "repo_root", lambda: tmp_path / "repository")
 
@@ -58,13 +58,13 @@ def test_probabilities_round_trip_within_one_level(tmp_path, scheme, mode):
     probabilities = logits.softmax(dim=0)
     run.save_probabilities("val", "frame", probabilities)
     stored = run.probabilities("val", "frame", scheme)
-    two_roundings = 1 / 255 + 1e-6  # the background is the rest of two classes
+    two_roundings = 1 / 255 + 1e-6  # the background is the remainder of two classes
     torch.testing.assert_close(stored, probabilities, rtol=0, atol=two_roundings)
     with Image.open(tmp_path / "predictions/val/frame.png") as image:
         assert (image.mode, image.size) == (mode, (48, 32))
 
 
-def test_a_prediction_that_is_not_there_is_named(tmp_path):
+def test_a_missing_prediction_is_named(tmp_path):
     with pytest.raises(RunError, match=r"test/frame-9.png is missing.* no prediction of frame-9"):
         Run(tmp_path).probabilities("test", "frame-9", get_scheme("trimap"))
 
@@ -115,7 +115,7 @@ def test_a_damaged_archive_is_named(tmp_path, damage):
     content = bytearray(path.read_bytes())
     content[200] ^= 255  # within the picture
     path.write_bytes({"cut": content[:-9], "flipped": content, "no zip": b"x"}[damage])
-    with pytest.raises(RunError, match=r"test\.zip is damaged .*get it again"):
+    with pytest.raises(RunError, match=r"test\.zip is damaged .*fetch it again"):
         run.probabilities("test", "a", get_scheme("trimap"))
 
 
@@ -123,7 +123,7 @@ def test_a_published_run_says_where_its_validation_part_is(tmp_path):
     run = Run(tmp_path)
     run.save_probabilities("test", "a", noise(0))
     packed(run)
-    with pytest.raises(RunError, match="keeps counts of its validation part instead; the command"):
+    with pytest.raises(RunError, match="keeps only counts for its validation part; the command"):
         run.probabilities("val", "b", get_scheme("trimap"))
 
 
@@ -144,7 +144,7 @@ def test_the_record_holds_settings_fingerprints_versions_and_commit(results):
     assert run.record["fingerprints"] == PRINTS
     assert run.record["device"] == "a machine"
     assert run.record["versions"]["torch"] == torch.__version__
-    assert run.record["commit"] == "unknown"  # the fixture's folder is no repository
+    assert run.record["commit"] == "unknown"  # the fixture's folder is not a repository
     assert not run.finished
 
 
@@ -174,7 +174,7 @@ def test_the_same_settings_open_the_same_run():
     assert contents(first.path) == before
 
 
-def test_another_device_is_noted_while_the_run_goes_on(capsys):
+def test_another_device_is_noted_when_the_run_is_resumed(capsys):
     run = opened(CONFIG, PRINTS, "a machine")
     opened(CONFIG, PRINTS, "another")
     opened(CONFIG, PRINTS, "another")
@@ -196,7 +196,7 @@ def test_another_device_is_noted_while_the_run_goes_on(capsys):
         ({}, {"split_ids": "s2"}, "split_ids is 's1' there and 's2' now"),
     ],
 )
-def test_other_settings_or_data_are_refused_with_both_ways_out(change, prints, message):
+def test_other_settings_or_data_are_rejected_with_both_ways_out(change, prints, message):
     named = replace(CONFIG, name="one")
     run = opened(named, PRINTS, "a machine")
     Path(run.path, "history.csv").touch()  # an epoch to lose
@@ -210,7 +210,7 @@ def test_other_settings_or_data_are_refused_with_both_ways_out(change, prints, m
     assert other.name == "other"
 
 
-def test_a_schedule_that_ends_is_not_made_longer():
+def test_a_schedule_with_an_end_is_not_extended():
     named = replace(CONFIG, name="one", schedule="cosine")
     Path(opened(named, PRINTS, "a machine").path, "history.csv").touch()
     with pytest.raises(RunError, match=r"'cosine' ends with its 2 epochs, .* from them \(init\)"):
@@ -221,7 +221,7 @@ def test_a_schedule_that_ends_is_not_made_longer():
 
 
 def test_a_run_without_an_epoch_makes_room_for_other_settings():
-    """So that who runs out of memory in the first step can take what the error recommends."""
+    """So after running out of memory in the first step, the error's advice can be followed."""
     first = opened(replace(CONFIG, name="one"), PRINTS, "a machine")
     run = opened(replace(CONFIG, name="one", batch_size=2), PRINTS, "a machine")
     assert run == first
@@ -252,7 +252,7 @@ def test_a_run_is_found_by_path(tmp_path):
     assert find_run(str(run.path)) == run
 
 
-def test_unknown_runs_are_refused_with_the_nearest(results):
+def test_unknown_runs_are_rejected_with_the_nearest(results):
     with pytest.raises(RunError, match=f"no finished run under {results}"):
         find_run()
     finished(results / "seed-trimap-w64-s0", 1)
@@ -271,7 +271,7 @@ def test_reading_never_changes_a_run(tmp_path):
     assert contents(run.path) == before
 
 
-def test_a_process_that_is_refused_changes_nothing(monkeypatch):
+def test_a_rejected_process_changes_nothing(monkeypatch):
     with open_run(CONFIG, PRINTS, "a machine") as run:
         before = contents(run.path)
         monkeypatch.setattr(start, "git_commit", lambda: "edited-since")
@@ -281,7 +281,7 @@ def test_a_process_that_is_refused_changes_nothing(monkeypatch):
     assert opened(CONFIG, PRINTS, "another machine").record["resumed"]
 
 
-def test_of_the_published_the_released_comes_first(results):
+def test_the_released_run_is_the_first_of_the_published(results):
     published = run_module.repo_root() / "results/published"
     for name, time in (("old", 1), (RELEASED, 2), ("new", 3)):
         write_json(finished(published / name, time).path / "config.json", {"settings": {}})
@@ -290,4 +290,4 @@ def test_of_the_published_the_released_comes_first(results):
     mine = finished(results / "mine", 1)
     assert not mine.published
     write_json(mine.path / "config.json", {"settings": {"score_test": False}})
-    assert find_run().name == RELEASED  # who asks for no run wants one to evaluate
+    assert find_run().name == RELEASED  # without a name, one to evaluate is wanted

@@ -74,7 +74,7 @@ def test_validation_part_is_a_seeded_tenth_of_the_published_train_list(name):
 
 
 def test_sklearn_split_is_what_train_test_split_gives():
-    """Its shuffle is numpy's old generator, the first in the permutation being the test part."""
+    """It shuffles with numpy's old generator; the test part comes first in the permutation."""
     ids = np.array(sorted(sum((load_split("sklearn-42").part(part) for part in PARTS), ())))
     expected = {}
     for part in ("test", "val"):
@@ -85,7 +85,7 @@ def test_sklearn_split_is_what_train_test_split_gives():
         assert load_split("sklearn-42").part(part) == tuple(sorted(expected[part]))
 
 
-def test_splits_of_a_set_are_of_the_same_frames():
+def test_splits_of_a_set_hold_the_same_frames():
     for dataset, count in (("kvasir-seg", 1000), ("cvc-clinicdb", 612), ("neopolyp", 1000)):
         ids = [
             {i for part in PARTS for i in load_split(name, dataset).part(part)}
@@ -161,7 +161,7 @@ def test_limited_takes_the_first_of_each_part():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (CSV + "a,test\n", "split mine: id a stands in it twice"),
+        (CSV + "a,test\n", "split mine: id a occurs twice"),
         (CSV + "e,valid\n", "unknown part of id e in split mine 'valid': did you mean 'val'?"),
         (CSV.replace("c,val\n", ""), "split mine: part 'val' is empty"),
         ("id,part\n", "split mine: part 'train' is empty"),
@@ -221,10 +221,10 @@ def test_crossing_by_hand():
     assert split.crossing(groups | {"f": 2}) == {"train and val": 1, "train and test": 1}
 
 
-def test_how_much_a_split_leaks_can_be_said():
+def test_a_leaking_split_is_described():
     assert re.fullmatch(
         r"split pranet-clinicdb leaks: \d+ of 2091 near-duplicate pairs and 26 of 29 video "
-        r"sequences of CVC-ClinicDB stand on both sides of it; split grouped has none there",
+        r"sequences of CVC-ClinicDB cross it; split grouped has none",
         leak_warning(load_split("pranet-clinicdb"), "cvc-clinicdb"),
     )
     assert leak_warning(load_split("grouped", "cvc-clinicdb"), "cvc-clinicdb") == ""
@@ -237,7 +237,7 @@ def test_known_pairs_and_sequences():
     assert (pairs["inliers"] >= 9).all()
     assert len(known_sequences("cvc-clinicdb")) == 612
     assert known_pairs("phantom").empty
-    assert known_pairs("etis") is None  # not here, so no one has looked
+    assert known_pairs("etis") is None  # not on disk, so not searched
     assert len(known_pairs("pranet-train")) == len(pairs) + len(known_pairs("cvc-clinicdb"))
     assert len(known_sequences("pranet-train")) == 612
     assert known_sequences("kvasir-seg") == {}
@@ -267,7 +267,7 @@ def test_grouped_parts_keep_groups_and_sizes_and_strata(sizes, singles, strata, 
     assert parts == grouped_parts(dict(reversed(groups.items())), stratum, (0.8, 0.1, 0.1), 42)
 
 
-def test_grouped_parts_are_alike():
+def test_grouped_parts_are_stratified():
     groups = {f"{i:03d}": i for i in range(500)}
     strata = {i: int(i) % 5 for i in groups}
     for part in grouped_parts(groups, strata, (0.8, 0.1, 0.1), 42):
@@ -278,12 +278,12 @@ def test_grouped_parts_are_alike():
 # Which split for which data set
 
 
-def test_a_split_file_of_yours(tmp_path):
+def test_a_users_split_file(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text(CSV)
     assert load_split(str(path), "kvasir-seg") == Split(str(path), ("a", "b"), ("c",), ("d",))
     assert parse_split("mine", load_split(str(path)).to_csv()).part("train") == ("a", "b")
-    with pytest.raises(ValueError, match="is no file: give a CSV with the columns id and part"):
+    with pytest.raises(ValueError, match="is not a file: give a CSV with the columns id and part"):
         load_split(str(tmp_path / "none.csv"))
     with pytest.raises(ValueError, match=r"has columns \['a', 'b'\]; it needs id and part"):
         parse_split("mine", "a,b\n1,2\n")
@@ -292,11 +292,11 @@ def test_a_split_file_of_yours(tmp_path):
 @pytest.mark.parametrize(
     ("name", "dataset", "message"),
     [
-        ("grouped", "", "split grouped exists for every data set: say of which"),
+        ("grouped", "", "split grouped exists for every data set: name the data set"),
         (
             "random-800-s42",
             "neopolyp",
-            "split random-800-s42 is one of kvasir-seg, not of neopolyp",
+            "split random-800-s42 belongs to kvasir-seg, not to neopolyp",
         ),
         ("grouped-fold6", "kvasir-seg", "unknown split 'grouped-fold6': did you mean"),
         ("groupd", "neopolyp", "unknown split 'groupd': did you mean 'grouped'?"),

@@ -331,7 +331,7 @@ def test_other_settings_are_refused_before_any_step(monkeypatch):
     [
         ({"limit": 3}, "batch_size is 4 but the training part of phantom-240 has 3 frames"),
         ({"split": "phantom-24"}, "did you mean 'phantom-240'"),
-        ({"split": "random-800-s42"}, "random-800-s42 is one of kvasir-seg, not of phantom"),
+        ({"split": "random-800-s42"}, "random-800-s42 belongs to kvasir-seg, not to phantom"),
         ({"scheme": "neopolyp"}, "scheme neopolyp needs masks that tell neoplastic from non-neo"),
         ({"scheme": "binary", "class_weights": "inverse-sqrt"}, "but scheme binary has one logit"),
     ],

@@ -45,7 +45,7 @@ def test_resize_image_equals_pillow_bilinear(old, new):
 
 
 @pytest.mark.parametrize(("old", "new"), SIZES)
-def test_resizing_is_that_of_torchvision_to_the_digit(old, new):
+def test_resizing_equals_torchvision_to_the_digit(old, new):
     image = torch.from_numpy(noise(*old, 3)).permute(2, 0, 1)
     expected = v2.functional.resize(image, new, antialias=True)
     difference = resize_image(image, new).int() - expected.int()

@@ -1,4 +1,4 @@
-"""The U-Net against the card: sizes counted anew, wiring seen through hooks."""
+"""The U-Net against the card: sizes counted independently, wiring seen through hooks."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_parameters_per_stage_are_those_of_the_docstring():
         "encoder": [block(a, b) for a, b in downwards[:4]],
         "bottleneck": [block(512, 1024)],
         "up": [4 * a * b + b for a, b in upwards],
-        "decoder": [block(a, b) for a, b in upwards],  # the concatenation has a channels again
+        "decoder": [block(a, b) for a, b in upwards],  # the concatenation doubles the channels
         "head": [9 * 64 * 32 + 2 * 32],
         "output": [32 * 3 + 3],
     }
@@ -55,7 +55,7 @@ def test_logits_have_the_size_of_the_input(height, width, num_classes):
         (0, 32, "height is 0.* nearest are 16"),
     ],
 )
-def test_other_sizes_are_refused_with_the_nearest(height, width, message):
+def test_other_sizes_are_rejected_with_the_nearest(height, width, message):
     with pytest.raises(ValueError, match=message):
         UNet(width=2)(torch.zeros(1, 3, height, width))
 
@@ -140,12 +140,12 @@ def test_convolutions_in_training_have_the_gradients_of_autograd(monkeypatch, la
         (weights * output).sum().backward()
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
     torch.testing.assert_close(ours.weight.grad, plain.weight.grad)
-    ours(x).sum().backward()  # the first layer's input wants none
-    ours(x[:0]).sum().backward()  # of a process without a frame
+    ours(x).sum().backward()  # the first layer's input needs no gradient
+    ours(x[:0]).sum().backward()  # as in a process without a frame
 
 
 @pytest.mark.parametrize("where", ["evaluation", "bf16", "meta", "AVX512", "few channels"])
-def test_convolutions_elsewhere_are_pytorchs(monkeypatch, where):
+def test_convolutions_elsewhere_are_those_of_pytorch(monkeypatch, where):
     used = where if where == "AVX512" else "AVX2"
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: used)
     channels = 16 if where == "few channels" else 32
@@ -172,6 +172,6 @@ def test_upsampling_in_training_is_the_transposed_convolution():
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
     for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
-    empty = ours.train()(x[:0])  # of a process without a frame
+    empty = ours.train()(x[:0])  # as in a process without a frame
     assert empty.shape == (0, 4, 6, 10)
     empty.sum().backward()

@@ -1,4 +1,4 @@
-"""What every room uses: settings, paths, files, progress, device, processes.
+"""What all subpackages use: settings, paths, files, progress, device, processes.
 
-It imports nothing from the package.
+It imports nothing from the others.
 """

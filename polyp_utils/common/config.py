@@ -1,8 +1,8 @@
 """Settings of a run, and the named recipes.
 
-A recipe is complete: recipe, run seed and data give the result. ``RunConfig.from_recipe`` is the
-one way in, for notebooks and the command line alike; everything that differs from the recipe is
-an explicit override and is recorded in the run's ``config.json``.
+A recipe is complete: recipe, seed and data determine the result. ``RunConfig.from_recipe`` is the
+single entry point for notebooks and the command line; every deviation from the recipe is an
+explicit override, recorded in the run's ``config.json``.
 """
 
 import ast
@@ -23,7 +23,7 @@ _COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
 
 
 def _setting(default: Any, text: str, *choices: str) -> Any:
-    """A field with what it means, and the values that it may have where they are few."""
+    """A field with its help text and, if they are few, its allowed values."""
     if choices:
         listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
         text = f"{listed} ({text})" if text else listed
@@ -32,13 +32,13 @@ def _setting(default: Any, text: str, *choices: str) -> Any:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All that decides a run; the defaults are the model card, number by number.
+    """All settings of a run; the defaults are exactly the model card's.
 
-    Every setting says what it means in its field's metadata (``help``), which the command line, the
-    notebooks' parameter cells and the documents show.
+    Each field's metadata (``help``) says what the setting means; the command line, the notebooks'
+    parameter cells and the documents show it.
 
     Raises:
-        ValueError: a value out of range, with the value seen and what is allowed.
+        ValueError: a value out of range; the message says what is allowed.
     """
 
     recipe: str = _setting("card", "named settings to start from")
@@ -88,7 +88,7 @@ class RunConfig:
             nearest = max(32, round(self.image_size / 16) * 16)
             raise ValueError(
                 f"image_size is {self.image_size}; it must be a multiple of 16 and at least 32 "
-                f"(four poolings): take {nearest}"
+                f"(four poolings): use {nearest}"
             )
         for name in ("lr", "min_lr"):
             if not 0 < getattr(self, name) < 1:
@@ -98,14 +98,14 @@ class RunConfig:
         for name, hint in (
             ("warmup", ": it is a share of the run's steps"),
             ("weight_decay", ""),
-            ("ema_decay", ": 0 averages nothing, 0.999 over some thousand steps"),
+            ("ema_decay", ": 0 means no average, 0.999 one over about 1000 steps"),
         ):
             if not 0 <= getattr(self, name) < 1:
                 value = getattr(self, name)
                 raise ValueError(f"{name} is {value}; it must be at least 0 and less than 1{hint}")
         if self.weight_decay and self.optimizer == "adam":
             raise ValueError(
-                f"weight_decay is {self.weight_decay} but optimizer adam has none: take adamw"
+                f"weight_decay is {self.weight_decay} but optimizer adam has none: use adamw"
             )
         if not 0 <= self.clip_norm < math.inf:
             raise ValueError(f"clip_norm is {self.clip_norm}; it must be finite and at least 0")
@@ -120,8 +120,8 @@ class RunConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.batch_size % max(1, self.micro_batches):
             raise ValueError(
-                f"micro_batches is {self.micro_batches} but batch_size is {self.batch_size}: take "
-                "a number that divides it"
+                f"micro_batches is {self.micro_batches} but batch_size is {self.batch_size}: use a "
+                "number that divides it"
             )
         for name, choices in ((f.name, f.metadata["choices"]) for f in fields(self)):
             if choices and getattr(self, name) not in choices:
@@ -133,12 +133,12 @@ class RunConfig:
     def from_recipe(cls, recipe: str = "card", **overrides: Any) -> "RunConfig":
         """A recipe's settings with explicit overrides; ``None`` means "as in the recipe".
 
-        Another data set than the recipe's comes with its split ``grouped``, if none is given.
-        Former names of recipes (``seed``, ``seed-binary``, ``seed-small``) are taken too.
+        For a data set other than the recipe's, the default split is ``grouped`` (``phantom-240``
+        for phantoms). Former recipe names (``seed``, ``seed-binary``, ``seed-small``) also work.
 
         Raises:
             ValueError: unknown recipe or parameter (with the nearest valid name), or a value
-                that is out of range or of another type.
+                that is out of range or of the wrong type.
         """
         recipe = _FORMER_NAMES.get(recipe, recipe)
         if recipe not in RECIPES:
@@ -158,7 +158,7 @@ class RunConfig:
 
     @classmethod
     def from_notebook(cls, namespace: dict[str, Any]) -> "RunConfig":
-        """The settings that a notebook's variables give: ``from_notebook(globals())``.
+        """The settings in a notebook's variables: ``from_notebook(globals())``.
 
         Raises:
             ValueError: as in `from_recipe`.
@@ -168,7 +168,7 @@ class RunConfig:
 
     @classmethod
     def from_record(cls, settings: dict[str, Any]) -> "RunConfig":
-        """The settings that a run has recorded, see `to_dict`.
+        """The settings in a run's record, see `to_dict`.
 
         Raises:
             ValueError: a value out of range.
@@ -184,7 +184,7 @@ class RunConfig:
 
     @property
     def former_run_name(self) -> str:
-        """Its name while the recipe had another one, see `from_recipe`; empty if it never had."""
+        """The run's name under the recipe's former name, see `from_recipe`; empty if none."""
         former = [old for old, recipe in _FORMER_NAMES.items() if recipe == self.recipe]
         return "" if self.name or not former else self._run_name(former[0])
 
@@ -220,18 +220,18 @@ class RunConfig:
 
 
 def check_parameters(cells: Sequence[str] | None = None) -> None:
-    """Refuses what papermill would pass in silence: a ``-p`` name that the notebook does not have.
+    """Rejects ``-p`` names that the notebook does not have; papermill accepts them silently.
 
-    Papermill runs the given values in a cell of their own after the one with the defaults.
+    Papermill adds a cell with the given values after the cell with the defaults.
 
     Args:
-        cells: that have run so far; None: those of the notebook that calls this.
+        cells: sources of the cells that have run so far; None: those of the calling notebook.
 
     Raises:
-        ValueError: with the nearest name that exists.
+        ValueError: no such parameter; the message suggests the nearest one.
     """
     if cells is None:
-        from IPython import get_ipython  # not on every machine
+        from IPython import get_ipython  # may not be installed
 
         shell = get_ipython()
         cells = shell.user_ns["In"] if shell else []
@@ -244,7 +244,7 @@ def check_parameters(cells: Sequence[str] | None = None) -> None:
 
 
 def _assigned(cell: str) -> list[str]:
-    """Names that plain statements of a cell give a value."""
+    """Names assigned by the top-level statements of a cell."""
     targets = (
         getattr(line, "targets", None) or [getattr(line, "target", None)]
         for line in ast.parse(cell).body
@@ -253,27 +253,29 @@ def _assigned(cell: str) -> list[str]:
 
 
 def _usual_split(recipe: RunConfig, dataset: str) -> str:
-    """The recipe's on its own data set; elsewhere the one that every data set has."""
+    """The recipe's split on its own data set, elsewhere the data set's default split."""
     if dataset == recipe.dataset:
         return recipe.split
     return "phantom-240" if dataset == "phantom" else "grouped"
 
 
-# Settings that a run's name holds in another form, that do not change the run, or whose change is
-# refused where a run of that name has begun, so that no one trains anew what should have gone on.
+# Settings that add no suffix to a run's name: it holds them in another form, they do not change the
+# run, or a run of that name refuses to change them once begun, so that nobody retrains by accident
+# what should be resumed.
 _NAMED = {"recipe", "dataset", "split", "scheme", "width", "seed", "limit", "device", "name"}
 _NAMED |= {"epochs", "schedule", "warmup", "lr_factor", "lr_patience", "min_lr"}
 _LONGEST_NAME = 120  # characters; file systems take 255
 
-_CARD = RunConfig()  # it names no augmentation
+_CARD = RunConfig()  # the card mentions no augmentation
 
 RECIPES: dict[str, RunConfig] = {
     "card": _CARD,
-    # The card's sibling: one logit, BCE instead of CE.
+    # The card's binary sibling: one logit, BCE instead of CE.
     "card-binary": replace(_CARD, recipe="card-binary", scheme="binary"),
-    # The card's recipe at 1/64 of its arithmetic, for machines without a GPU.
+    # The card's recipe at 1/64 of the computation, for machines without a GPU.
     "card-small": replace(_CARD, recipe="card-small", width=16, image_size=128, lr=1e-3),
-    # The card's network, trained as well as it can be; nothing is selected once training has begun.
+    # The card's network at half its width, trained as well as possible; the last epoch is kept, so
+    # nothing is selected during training.
     "release": replace(
         _CARD,
         recipe="release",
@@ -290,10 +292,10 @@ RECIPES: dict[str, RunConfig] = {
         keep="last",
         augment="strong",
     ),
-    # A real third class. Its pixels are uneven (training part at 256 px: background 94.7 %,
+    # A real third class. The classes are imbalanced (training part at 256 px: background 94.7 %,
     # neoplastic 4.6 %, non-neoplastic 0.7 %), so the cross-entropy is weighted by 1/√frequency
-    # (0.8, 3.7, 9.6), and a kind that a batch lacks leaves the Dice loss, which otherwise would
-    # only push it down: a quarter of the frames show a non-neoplastic polyp.
+    # (0.8, 3.7, 9.6), and a kind absent from a batch is left out of the Dice loss, which would only
+    # suppress it: not even a third of the frames show a non-neoplastic polyp.
     "neopolyp": replace(
         _CARD,
         recipe="neopolyp",
@@ -304,9 +306,9 @@ RECIPES: dict[str, RunConfig] = {
         dice_absent="exclude",
         augment="light",
     ),
-    # No GPU, no data: a narrow network on drawn frames, in about a minute. So few steps want large
-    # ones whose weights are averaged, mirror images, and a loss that is mostly Dice (chosen on
-    # validation; several seeds).
+    # No GPU, no data: a narrow network on phantoms, in about a minute. So few steps call for a high
+    # learning rate, averaged weights, mirror images, and a loss that is mostly Dice (chosen on
+    # validation, with several seeds).
     "quick": replace(
         _CARD,
         recipe="quick",
@@ -328,7 +330,7 @@ RECIPES: dict[str, RunConfig] = {
     ),
 }
 
-# Recipes as earlier versions called them: accepted, and found in the records of their runs.
+# Recipe names of earlier versions: still accepted, and found in the records of their runs.
 _FORMER_NAMES = {"seed": "card", "seed-binary": "card-binary", "seed-small": "card-small"}
 
 RELEASED = "prototype-release-w32"  # the published run whose weights are meant for use

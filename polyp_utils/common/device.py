@@ -1,4 +1,4 @@
-"""Where to compute and in which precision."""
+"""The device to compute on, and its precision."""
 
 import contextlib
 import ctypes
@@ -19,7 +19,7 @@ from polyp_utils.common.processes import local_rank, size
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and the precision of its convolutions; loss and metrics are float32 always."""
+    """A device and the precision of its convolutions; loss and metrics are always float32."""
 
     device: torch.device
     dtype: torch.dtype
@@ -31,7 +31,7 @@ class Compute:
         return torch.autocast(self.device.type, self.dtype)
 
     def describe(self) -> str:
-        """One line for records: processes if several, hardware, threads, precision."""
+        """One line for records: number of processes if several, hardware, threads, precision."""
         precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
         name = f"{self.device.type} ({cpu_name()}, {torch.get_num_threads()} threads)"
         if self.device.type == "cuda":
@@ -42,11 +42,11 @@ class Compute:
 def get_compute(device: str = "auto", precision: str = "auto") -> Compute:
     """Resolves ``auto``: CUDA, then MPS, then CPU; bf16 where the hardware has it.
 
-    Of several processes on a host each has a GPU of its own, or all take the CPU.
+    Several processes on a host each get a GPU of their own, or all use the CPU.
 
     Raises:
-        ValueError: a device that this machine lacks, or lacks for some of the processes; bf16 on a
-            GPU that is too old for it.
+        ValueError: a device that is not available, or not for every process; bf16 on a GPU that is
+            too old for it.
     """
     alone = size() == 1
     mps = torch.backends.mps.is_available() and alone
@@ -54,20 +54,20 @@ def get_compute(device: str = "auto", precision: str = "auto") -> Compute:
     if device == "auto":
         device = next((name for name, there in available.items() if there), "cpu")
     elif not available.get(device, device == "cpu"):
-        raise ValueError(f"device is {device!r}, which this machine lacks: take 'auto' or 'cpu'")
+        raise ValueError(f"device is {device!r}, which this machine lacks: use 'auto' or 'cpu'")
     fast = {"cuda": _cuda_has_bf16, "cpu": _cpu_has_bf16}.get(device, lambda: False)
     bf16 = fast() if precision == "auto" else precision == "bf16"
     if device == "cuda" and bf16 and not fast():
         major, minor = torch.cuda.get_device_capability()
         raise ValueError(
             f"precision is 'bf16', but {torch.cuda.get_device_name()} has compute capability "
-            f"{major}.{minor}, and bf16 needs 8.0: take 'auto' or 'fp32'"
+            f"{major}.{minor}, and bf16 needs 8.0: use 'auto' or 'fp32'"
         )
     if device == "cuda" and not alone:
         if local_rank() >= torch.cuda.device_count():
             raise ValueError(
                 f"there are more processes than GPUs on this host ({torch.cuda.device_count()}): "
-                f"take --nproc-per-node={torch.cuda.device_count()}, or device 'cpu'"
+                f"use --nproc-per-node={torch.cuda.device_count()}, or device 'cpu'"
             )
         device = f"cuda:{local_rank()}"
     return Compute(torch.device(device), torch.bfloat16 if bf16 else torch.float32)
@@ -78,14 +78,14 @@ def _cuda_has_bf16() -> bool:
 
 
 def _cpu_has_bf16() -> bool:
-    """AVX-512 BF16 or AMX: there bf16 more than doubles the speed, elsewhere it is emulated."""
+    """AVX-512 BF16 or AMX, where bf16 more than doubles the speed; elsewhere it is emulated."""
     return instruction_set().endswith(("BF16", "AMX"))
 
 
 def instruction_set() -> str:
-    """The CPU's vector instructions that PyTorch uses, such as "AVX2" or "AVX-512 BF16".
+    """The vector instructions that PyTorch uses on this CPU, such as "AVX2" or "AVX-512 BF16".
 
-    PyTorch held to older ones (``ATEN_CPU_CAPABILITY=avx2``) does without the newer.
+    ``ATEN_CPU_CAPABILITY=avx2`` restricts PyTorch to older ones.
     """
     used = torch.backends.cpu.get_cpu_capability()
     has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -99,10 +99,10 @@ def instruction_set() -> str:
 
 @contextlib.contextmanager
 def explaining(settings: str = "") -> Iterator[None]:
-    """Turns what a user can mend about a GPU into a `DeviceError`, which says how.
+    """Turns GPU errors that the user can fix into a `DeviceError` that says how.
 
     Args:
-        settings: those that decide how much memory is taken, with their values.
+        settings: those that determine memory use, with their values.
     """
     try:
         yield
@@ -116,31 +116,29 @@ def explaining(settings: str = "") -> Iterator[None]:
 
 
 def _explained(error: str, settings: str) -> str:
-    ways = "choose another GPU (CUDA_VISIBLE_DEVICES), or take --device cpu"
+    ways = "choose another GPU (CUDA_VISIBLE_DEVICES), or use --device cpu"
     if "out of memory" in error or "ALLOC_FAILED" in error:
         return (
-            f"{_memory(error)}{settings and ', with '}{settings}. Take a smaller --batch-size or "
-            f"--width, or more --micro-batches; where others hold the memory wait for them, {ways}"
+            f"{_memory(error)}{settings and ', with '}{settings}. Use a smaller --batch-size or "
+            f"--width, or more --micro-batches; if others hold the memory, wait for them, {ways}"
         )
     if "busy or unavailable" in error:
-        return (
-            f"{_name()} is taken by another process, which does not share it: wait for it, {ways}"
-        )
+        return f"{_name()} is in exclusive use by another process: wait for it, {ways}"
     if "no kernel image" in error:
         kinds = ", ".join(torch.cuda.get_arch_list())
         version = f"PyTorch {torch.__version__}"
-        return f"{version} is made for {kinds}, not for {_name()}: install one that is, {ways}"
+        return f"{version} is built for {kinds}, not {_name()}: install one that is, {ways}"
     return ""
 
 
 def _memory(error: str) -> str:
-    """Who holds the memory of the GPU that ran out of it."""
+    """Which processes hold the memory of the GPU that ran out of it."""
     number = re.search(r"GPU (\d+)", error)
     gpu = int(number[1]) if number else None
     try:
         free, total = torch.cuda.mem_get_info(gpu)
         own = torch.cuda.memory_reserved(gpu)
-    except (RuntimeError, AssertionError):  # there is too little even to ask; it is no CUDA
+    except (RuntimeError, AssertionError):  # no memory left even to query; not CUDA
         return error.splitlines()[0]
     others, gib = total - own - free, 2**30
     return (
@@ -157,7 +155,7 @@ def _name(gpu: int | None = None) -> str:
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether `torch.compile` finds what it needs: triton on a GPU, else its C++ compiler."""
+    """Whether `torch.compile` finds what it needs: Triton on a GPU, else a C++ compiler."""
     if device.type == "cuda":
         return importlib.util.find_spec("triton") is not None
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
@@ -165,11 +163,11 @@ def has_compiler(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep large freed blocks instead of giving them back to the kernel.
+    """Makes glibc keep large freed blocks instead of returning them to the kernel.
 
-    Activations of 64 MB are allocated and freed hundreds of times a step; zeroing their pages
-    anew each time costs a third of a CPU training step (measured: 1.43 -> 2.24 images/s at full
-    width). Does nothing on other C libraries.
+    Activations of 64 MB are allocated and freed hundreds of times per step; zeroing their pages
+    every time costs a third of a CPU training step (measured: 1.43 -> 2.24 images/s at full
+    width). Does nothing with other C libraries.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # malloc.h
@@ -179,11 +177,11 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory_mib(compute: Compute) -> float:
-    """Highest memory so far, MiB: of the tensors on CUDA, else of the process (NaN on Windows)."""
+    """Peak memory so far in MiB: of the tensors on CUDA, else of the process (NaN on Windows)."""
     if compute.device.type == "cuda":
         return torch.cuda.max_memory_allocated(compute.device) / 2**20
     with contextlib.suppress(OSError), open("/proc/self/status") as lines:
-        for line in lines:  # not ru_maxrss, which a process inherits from the one that starts it
+        for line in lines:  # not ru_maxrss, which a process inherits from its parent
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) / 1024
     try:
@@ -195,7 +193,7 @@ def peak_memory_mib(compute: Compute) -> float:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of the device's memory that are free; 0 on the CPU, which has none of its own."""
+    """Free memory of the device in bytes; 0 on the CPU, which has none of its own."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
@@ -204,7 +202,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def cpu_name() -> str:
-    """Model name, instruction set and cores of the processor, as far as the system tells."""
+    """Model name, instruction set and cores of the processor, as reported by the system."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
         models = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))

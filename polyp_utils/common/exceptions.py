@@ -1,11 +1,11 @@
-"""What goes wrong, by who can mend it; every message says what was seen and what to do."""
+"""The package's exceptions; every message says what was seen and what to do."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(RuntimeError):
-    """What the user can mend; the message says how, and the command line prints nothing else."""
+    """An error that the user can fix; the command line prints its message and no traceback."""
 
 
 class ExtraError(ImportError):
@@ -18,43 +18,43 @@ class ExtraError(ImportError):
         )
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), self.given  # it comes back from other processes
+        return type(self), self.given  # other processes send it back pickled
 
 
 class DeviceError(UserError):
-    """A GPU that cannot be used as asked; the message says what to change."""
+    """The GPU cannot be used as requested; the message says what to change."""
 
 
 class ProcessError(UserError):
-    """Another process cannot start; the message is what it says."""
+    """Another process failed to start; the message is its error."""
 
 
 class DivergedError(UserError):
-    """The loss is not finite; the message says since which step and what to try."""
+    """The loss is not finite; the message names the first such step and what to try."""
 
 
 class RunError(UserError):
-    """A run folder that cannot be used as asked; the message says how to go on."""
+    """The run folder cannot be used as requested; the message says what to do."""
 
 
 class TakenError(RunError):
-    """Another process trains the run."""
+    """Another process is training the run."""
 
 
 class DataError(ValueError):
-    """A file or folder that cannot be used; the message names it and says what to do."""
+    """A file or folder cannot be used; the message names it and says what to do."""
 
 
 class WeightsError(ValueError):
-    """Weights that do not fit; the message says what they are and what was asked."""
+    """The weights do not fit; the message says what they are and what was expected."""
 
 
 class HubError(RuntimeError):
-    """Weights that the Hub did not give; the message says why and how to get them by hand."""
+    """The Hub did not deliver the weights; the message says why and how else to get them."""
 
 
 def unknown(kind: str, value: object, valid: Iterable[str]) -> ValueError:
-    """Error for a name that does not exist, with the nearest names that do."""
+    """Error for a name that does not exist; it suggests the nearest valid name and lists all."""
     names = sorted(valid)
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -1,4 +1,4 @@
-"""Figures as files: what shows frames is JPEG, a chart is PNG."""
+"""Figures as files: JPEG if they show frames, PNG if they are charts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-JPEG = {"quality": 85, "subsampling": 0}  # colour at full resolution: outlines are thin lines
+JPEG = {"quality": 85, "subsampling": 0}  # full-resolution colour: outlines are thin
 
 
 def has_frames(figure: Figure) -> bool:
-    """Whether a figure shows images in colour, which only frames are here."""
+    """Whether a figure shows colour images; here these are always frames."""
     images = (image.get_array() for axes in figure.axes for image in axes.images)
     return any(pixels is not None and pixels.ndim == 3 for pixels in images)
 

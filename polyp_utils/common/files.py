@@ -1,4 +1,4 @@
-"""Writing files so that nothing on disk is ever lost or half-written."""
+"""Atomic writes: no file is ever lost or left half-written."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path`` and renames it at the end; on error nothing stays."""
+    """Yields a temporary path beside ``path``; renames it at the end, removes it on error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(mode)  # the user's: safetensors makes its files private
+        temporary.chmod(mode)  # the user's default: safetensors makes its files private
         os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
@@ -41,8 +41,8 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def write_csv(path: Path, table: pd.DataFrame | list[dict[str, Any]]) -> None:
-    """Writes a table, or its rows, without an index, numbers with six digits, atomically."""
-    import pandas as pd  # slow, and the first step of training does without
+    """Writes a table or its rows, atomically: no index, floats with six significant digits."""
+    import pandas as pd  # slow, and the first training step does not need it
 
     with atomic(path) as temporary:
         pd.DataFrame(table).to_csv(temporary, index=False, float_format="%.6g")

@@ -1,11 +1,11 @@
-"""Where data, cache and results lie on disk, as the environment says."""
+"""Where data, cache and results lie on disk; environment variables override the defaults."""
 
 import os
 from pathlib import Path
 
 
 def repo_root() -> Path:
-    """The repository: the nearest folder upwards of the working folder, else of this file."""
+    """The repository that contains the working folder, else the one that contains this file."""
     for start in (Path.cwd(), Path(__file__).resolve().parent):
         for folder in (start, *start.parents):
             if all((folder / name).is_dir() for name in ("notebooks", "polyp_utils")):
@@ -19,7 +19,7 @@ def _folder(variable: str, default: Path) -> Path:
 
 
 def data_root() -> Path:
-    """``POLYP_DATA`` (relative: from the repository root), else ``data/`` in the repository."""
+    """``POLYP_DATA`` (may be relative to the repository root), else ``data/`` in the repository."""
     return _folder("POLYP_DATA", repo_root() / "data")
 
 

@@ -1,17 +1,17 @@
-"""Several processes, started by ``torchrun``, train one run; with one process nothing here acts.
+"""Data-parallel training of one run under ``torchrun``; a single process passes straight through.
 
-Each process has a replica of the model, a device (a GPU of its own, or a share of the host's
-cores) and all of the data. Of each batch it takes its share of the micro-batches; validation and
-prediction are dealt out batch by batch. The first process (rank 0) alone prints and touches the
-run folder, which therefore need not be shared between hosts.
+Each process has a replica of the model, a device (its own GPU, or a share of the host's cores) and
+all of the data. It takes its share of the micro-batches of each batch; validation and prediction
+are distributed batch by batch. Only the first process (rank 0) prints and touches the run folder,
+which therefore need not be shared between hosts.
 
-**Micro-batches.** Batch norm's statistics and the Dice loss are those of a micro-batch, on every
-device, and each frame of a batch counts the same. So N processes give what one process gives that
-accumulates the gradients of the same micro-batches, and a run can go on with another number of
-processes. SyncBatchNorm and Dice sums over all processes would give what one process gives
-*without* micro-batches, but SyncBatchNorm exists on CUDA alone: the same settings would then mean
-another arithmetic on other hardware, with nothing to compare it with. Who needs statistics over
-more frames gives each process more of them (``batch_size``).
+**Micro-batches.** Batch norm's statistics and the Dice loss are computed per micro-batch, on every
+device, and all frames of a batch have equal weight. So N processes compute what one process does
+when it accumulates the gradients of the same micro-batches, and a run can be resumed with another
+number of processes. SyncBatchNorm and Dice sums over all processes would compute what one process
+does *without* micro-batches, but SyncBatchNorm exists only on CUDA: the same settings would then
+compute something else on other hardware, with nothing to check it against. For statistics over
+more frames, give each process more of them (``batch_size``).
 """
 
 import contextlib
@@ -32,11 +32,11 @@ from polyp_utils.common.exceptions import ProcessError
 T = TypeVar("T")
 R = TypeVar("R")
 
-_LAST_WORDS = 10.0  # seconds for the first process to say why all end
+_LAST_WORDS = 10.0  # seconds for the first process to report why all stop
 
 
 def rank() -> int:
-    """Number of this process among all; the first is 0."""
+    """Rank of this process; the first is 0."""
     return dist.get_rank() if _grouped() else 0
 
 
@@ -46,21 +46,21 @@ def size() -> int:
 
 
 def local_rank() -> int:
-    """Number of this process among those of its host."""
+    """Rank of this process among those of its host."""
     return int(os.environ["LOCAL_RANK"]) if _grouped() else 0
 
 
 def _grouped() -> bool:
-    """Whether there is a group of processes, be it of one."""
+    """Whether there is a process group, even of a single process."""
     return dist.is_available() and dist.is_initialized()
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """Joins the processes that ``torchrun`` started, if it did; only the first prints.
+    """Joins the processes if ``torchrun`` started several; only the first prints.
 
-    The cores of a host are shared between its processes unless ``OMP_NUM_THREADS`` says otherwise
-    (1 says nothing: torchrun sets it where it is not set).
+    Each process gets an equal share of its host's cores unless ``OMP_NUM_THREADS`` is set (1 counts
+    as unset, because torchrun sets it by default).
     """
     launched = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["WORLD_SIZE"] != "1"
     if _grouped() or not launched:
@@ -80,23 +80,23 @@ def joined() -> Iterator[None]:
                 f"--nproc-per-node={cores} is faster"
             )
         yield
-    dist.destroy_process_group()  # not after an error: it could wait for a process that has gone
+    dist.destroy_process_group()  # not after an error: it could wait for a process that exited
 
 
 def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+    if hasattr(os, "sched_getaffinity"):  # not on macOS or Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def agreed() -> Iterator[None]:
-    """Setting up, as one: an error of any process ends all, and the first process raises it.
+    """Context of a joint set-up: an error in any process stops all, and the first one raises it.
 
-    On each host the first process goes first: it fetches and decodes what the others then find.
+    On each host the first process runs ahead: it fetches and decodes data that the others reuse.
 
     Raises:
-        ProcessError: in the first process, if it is another one that failed.
+        ProcessError: in the first process, if another one failed.
     """
     if size() == 1:
         yield
@@ -121,9 +121,9 @@ def _agree(error: Exception | None) -> None:
 
 
 def once(error: Exception) -> BaseException:
-    """What to raise where every process meets the same error: it is told by the first alone.
+    """What to raise when every process meets the same error, so that only the first reports it.
 
-    The others wait, as torchrun ends all processes as soon as one has ended.
+    The others wait, because torchrun stops all processes as soon as one exits.
     """
     if rank() == 0:
         return error
@@ -132,7 +132,7 @@ def once(error: Exception) -> BaseException:
 
 
 def gather(value: T) -> list[T]:
-    """The value (what can be pickled, on the CPU) of each process, in their order."""
+    """The values of all processes (picklable, on the CPU), by rank."""
     values = [value] * size()
     if size() > 1:
         dist.all_gather_object(values, value)
@@ -140,7 +140,7 @@ def gather(value: T) -> list[T]:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What ``make()`` gives in the first process, where alone it is called."""
+    """The result of ``make()``, which is called only in the first process."""
     values = [make() if rank() == 0 else None]
     if size() > 1:
         dist.broadcast_object_list(values)
@@ -148,10 +148,10 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def spread(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """``map(function, items)`` with the work dealt out; every process gets all results, in order.
+    """``map(function, items)``, the work distributed; every process gets all results, in order.
 
-    One round after the other: of each process there is never more than one result in memory. All
-    processes must take all results.
+    It works in rounds, with at most one result per process in memory. All processes must consume
+    all results.
     """
     for start in range(0, len(items), size()):
         own = items[start : start + size()][rank() :][:1]
@@ -166,29 +166,29 @@ def total(values: Tensor) -> Tensor:
 
 
 def own_share(rows: Tensor, micro_batches: int) -> Tensor:
-    """This process's rows of a batch (B,): an equal number of micro-batches for each process.
+    """This process's rows of a batch (B,); each process gets the same number of micro-batches.
 
-    If B is no multiple of their number, the first are one row larger; some may be empty.
+    If B is not a multiple of ``micro_batches``, the first are one row larger; some may be empty.
     """
     each = micro_batches // size()
     return torch.cat(rows.tensor_split(micro_batches)[rank() * each : (rank() + 1) * each])
 
 
 def replica(model: nn.Module) -> nn.Module:
-    """The model for training: gradients of a backward pass become the mean over the processes."""
+    """The model for training: a backward pass averages the gradients over the processes."""
     if not _grouped():
         return model
     device = next(model.parameters()).device
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the only name that torch 2.6 knows
-        # buffers are not the first's: see `running_statistics`
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.6 lacks the new name
+        # buffers are merged, not broadcast: see `running_statistics`
         return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def accumulating(network: nn.Module) -> contextlib.AbstractContextManager:
-    """Context of passes whose gradients wait for a later one's to be shared."""
+    """Context of passes that accumulate gradients locally, to be averaged in a later pass."""
     if isinstance(network, DistributedDataParallel):
         return network.no_sync()
     return contextlib.nullcontext()
@@ -196,11 +196,11 @@ def accumulating(network: nn.Module) -> contextlib.AbstractContextManager:
 
 @contextlib.contextmanager
 def running_statistics(model: nn.Module, updates: int) -> Iterator[None]:
-    """After the training passes within, batch norm's running statistics are those of one process.
+    """After the training passes within, batch norm's running statistics equal a single process's.
 
-    An update is r ← (1 − m)·r + m·s, so the ``updates`` of a process are together r ← k·r + c with
-    k = (1 − m)^updates. The maps of the processes are applied one after the other. The counter
-    ``num_batches_tracked``, which nothing reads, stays that of the process.
+    An update is r ← (1 − m)·r + m·s, so the ``updates`` of a process compose to r ← k·r + c with
+    k = (1 − m)^updates. The maps of the processes are applied by rank. The counter
+    ``num_batches_tracked``, which nothing reads, stays local to each process.
     """
     if not _grouped():
         yield
@@ -220,7 +220,7 @@ def running_statistics(model: nn.Module, updates: int) -> Iterator[None]:
 
 
 def copy_from_first(model: nn.Module) -> None:
-    """Gives all processes the weights and statistics of the first."""
+    """Broadcasts the first process's weights and running statistics to all."""
     if _grouped():
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, 0)

@@ -1,8 +1,7 @@
-"""Progress that suits the place: a live bar in JupyterLab and terminals, plain lines elsewhere.
+"""Progress reports: a live bar in JupyterLab and terminals, plain lines elsewhere.
 
-A notebook run headless by papermill keeps its output for readers on the web, where a widget is
-dead: there lines alone appear. Work that has said nothing for a while then says how far it is,
-rarely enough that hours fill no page.
+The output of a notebook run by papermill is read on the web, where widgets do not work, so it gets
+plain lines only: one whenever nothing was printed for a while, few enough even for hours of work.
 """
 
 import os
@@ -12,25 +11,24 @@ from types import TracebackType
 
 from polyp_utils.common.processes import rank
 
-SILENCE = 8.0  # seconds without a line before one says how far the work is,
+SILENCE = 8.0  # seconds without output before a line reports progress,
 SHARE = 0.05  # or this share of the time since the start, if that is longer
 
 
 def is_live_notebook() -> bool:
-    """Whether this process is a kernel with a person in front of it.
+    """Whether this process is the kernel of a notebook in interactive use.
 
-    Jupyter servers name the notebook in ``JPY_SESSION_NAME`` for the kernels that they start; a
-    kernel started by papermill has no such name.
+    Jupyter servers set ``JPY_SESSION_NAME`` for the kernels that they start; papermill does not.
     """
     return "ipykernel" in sys.modules and "JPY_SESSION_NAME" in os.environ
 
 
 class Progress:
-    """A bar over ``total`` units, of which ``done`` are behind us; use as a context manager."""
+    """A bar over ``total`` units, of which ``done`` are complete; use as a context manager."""
 
     def __init__(self, title: str, total: int, done: int = 0, unit: str = "step") -> None:
         if is_live_notebook():
-            from tqdm.auto import tqdm  # brings widgets
+            from tqdm.auto import tqdm  # imports widgets
         else:
             from tqdm import tqdm
         self._plain = not is_live_notebook() and not sys.stderr.isatty()
@@ -51,13 +49,13 @@ class Progress:
         self._bar.close()
 
     def advance(self, what: str) -> None:
-        """One unit is done; ``what`` it was, as in `beat`."""
+        """Counts one unit as done; ``what`` as in `beat`."""
         self._done += 1
         self._bar.update()
         self.beat(what)
 
     def beat(self, what: str) -> None:
-        """Prints ``what`` is being done, if there is no bar and no line has come for a while."""
+        """Prints ``what`` is being done, if there is no bar and nothing was printed lately."""
         now = time.perf_counter()
         if self._plain and now - self._said >= max(SILENCE, SHARE * (now - self._start)):
             done = self._done - self._first
@@ -72,7 +70,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the largest unit of which there is one: ``3.2 min``."""
+    """Seconds as text, in the largest unit that they fill: ``3.2 min``."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

@@ -1,15 +1,15 @@
 """Random geometry and colour for a batch, drawn per frame: one implementation for CPU and GPU.
 
-What a frame gets follows from (seed, epoch, its index) alone, so order, batch size and a resumed
-run do not matter. Image and mask share the geometry; label schemes are applied after it, so a rim
-keeps its width. Presets:
+A frame's augmentation depends only on (seed, epoch, its index), so order, batch size and resuming
+do not matter. Image and mask share the geometry; label schemes are applied after it, so a rim keeps
+its width. Presets:
 
-- ``mirror``: mirror images on both axes.
-- ``light``: mirror images on both axes, rotation ±15°, zoom 0.9–1.1, shift 5 %, brightness and
-  contrast ±15 %.
-- ``strong``: mirror images, any rotation, zoom 0.7–1.4, shift 10 %, shear ±10°, brightness,
-  contrast and saturation ±35 %, hue ±0.02, blur: the kinds that FCBFormer (Sanderson and
-  Matuszewski 2022) draws from.
+- ``mirror``: flips along both axes.
+- ``light``: flips along both axes, rotation ±15°, zoom 0.9–1.1, shift 5 %, brightness and contrast
+  ±15 %.
+- ``strong``: flips along both axes, any rotation, zoom 0.7–1.4, shift 10 %, shear ±10°, brightness,
+  contrast and saturation ±35 %, hue ±0.02, blur: the kinds of augmentation that FCBFormer
+  (Sanderson and Matuszewski 2022) uses.
 """
 
 import math
@@ -28,14 +28,14 @@ from polyp_utils.data.transforms import to_device, to_input
 
 @dataclass(frozen=True)
 class Preset:
-    """Ranges; each is drawn uniformly, per frame.
+    """Ranges from which parameters are drawn uniformly, per frame.
 
     Attributes:
-        rotation, shear: degrees, both signs.
-        zoom: factor, as likely below as above 1 (drawn in its logarithm).
-        shift: share of the side, both signs and both axes.
-        brightness, contrast, saturation: factor's distance from 1.
-        hue: share of the circle, both signs.
+        rotation, shear: largest angle in degrees, both signs.
+        zoom: largest factor; uniform in its logarithm, so as likely below 1 as above.
+        shift: largest share of the side, both signs, both axes.
+        brightness, contrast, saturation: largest distance of the factor from 1.
+        hue: largest share of the colour circle, both signs.
         blur: largest standard deviation in pixels at 256×256; half of the frames get none.
     """
 
@@ -58,7 +58,7 @@ PRESETS = {
 
 
 def draw_parameters(preset: Preset, seed: int, epoch: int, rows: list[int]) -> dict[str, Tensor]:
-    """Parameters of a batch, each float32 (B,), from (seed, epoch, row) alone."""
+    """Parameters of a batch, each float32 (B,), determined by (seed, epoch, row) alone."""
     columns = {}
     uniform = np.stack([np.random.default_rng([seed, epoch, r]).uniform(-1, 1, 12) for r in rows])
     draws = iter(torch.from_numpy(uniform.T.astype(np.float32)))
@@ -77,14 +77,14 @@ def draw_parameters(preset: Preset, seed: int, epoch: int, rows: list[int]) -> d
 def augmented_copies(
     dataset: PolypDataset, frame_id: str, preset: str, count: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A frame and ``count`` − 1 draws of it, as a network would see it in as many epochs.
+    """A frame and ``count`` − 1 augmentations of it, as a network sees them in as many epochs.
 
     Args:
         dataset: holds the frame.
-        frame_id: of the frame.
+        frame_id: the frame's id.
         preset: name of one of `PRESETS`.
-        count: images to return, the first of them the frame as it is.
-        seed: of the draws.
+        count: images to return, the first of them the unchanged frame.
+        seed: seed of the augmentations.
 
     Returns:
         Images float32 (count, S, S, 3) in [0, 1], polyp masks bool (count, S, S).
@@ -105,17 +105,17 @@ def augmented_copies(
 
 
 def augment(images: Tensor, masks: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Applies drawn parameters; what comes from outside the frame is black background.
+    """Applies drawn parameters; the area outside the frame becomes black background.
 
-    All small matrices are made on the CPU: a GPU gets them without being waited for.
+    All small matrices are made on the CPU and sent to a GPU without waiting for it.
 
     Args:
         images: float (B, 3, H, W) in [0, 1].
         masks: levels uint8 (B, H, W).
-        parameters: of `draw_parameters`, on the CPU.
+        parameters: from `draw_parameters`, on the CPU.
 
     Returns:
-        New images and masks, of the same kinds and on the same device.
+        New images and masks, of the same types and on the same device.
     """
     p, device = parameters, images.device
     height, width = images.shape[-2:]
@@ -135,7 +135,7 @@ def augment(images: Tensor, masks: Tensor, parameters: dict[str, Tensor]) -> tup
 def _matrices(p: dict[str, Tensor], aspect: float) -> Tensor:
     """Affine maps from output to input coordinates in [-1, 1], (B, 2, 3).
 
-    Rotation is one of pixels also where the frame is not square: x is taken to the scale of y.
+    Rotation is in pixels even if the frame is not square: x is converted to the scale of y.
     """
     cos, sin = p["rotation"].cos(), p["rotation"].sin()
     rotation = _stack([[cos, -sin], [sin, cos]])
@@ -157,7 +157,7 @@ def _colour(images: Tensor, factors: Tensor, hue_matrices: Tensor) -> Tensor:
 
     Args:
         images: float (B, 3, H, W) in [0, 1].
-        factors: of the first three, (3, B).
+        factors: for the first three, (3, B).
         hue_matrices: (B, 3, 3).
     """
     brightness, contrast, saturation = factors[..., None, None, None]
@@ -177,7 +177,7 @@ def _luma(images: Tensor) -> Tensor:
 def _hue_matrices(hue: Tensor) -> Tensor:
     """RGB -> RGB, (B, 3, 3): rotates chroma in YIQ by ``hue`` turns (B,).
 
-    For small angles it is what a shift in HSV does.
+    For small angles it matches a hue shift in HSV.
     """
     angle = -2 * math.pi * hue  # HSV turns the other way
     to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])

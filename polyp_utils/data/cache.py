@@ -1,10 +1,10 @@
 """Tensors in one safetensors file: written row by row, opened as a memory map, read by rows.
 
-So a set need never fit into memory. Pages that were read belong to the system: all processes share
-them, and they are dropped when room is needed. (`safetensors.torch` can do neither: it writes what
-is in memory as a whole, and Linux refuses its maps of files larger than memory. So does
-`numpy.lib.format.open_memmap` with copy on write; read-only, its map is one that torch warns of and
-that kills the process when it is written to.)
+So a data set need never fit into memory. Pages that were read are in the system's page cache: all
+processes share them, and they are evicted when memory is needed. (`safetensors.torch` can do
+neither: it writes from memory as a whole, and Linux refuses its maps of files larger than memory.
+It also refuses those of `numpy.lib.format.open_memmap` in copy-on-write mode; torch warns about
+read-only ones, and writing to them kills the process.)
 
 Shapes: N rows in all, B of them in a batch.
 """
@@ -28,16 +28,16 @@ from polyp_utils.common.files import atomic
 
 _DTYPES = {"U8": torch.uint8, "I64": torch.int64}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_CHUNK = 64  # rows that are on their way to a device
+_CHUNK = 64  # rows copied to a device at a time
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a tensor, read from it when they are asked for.
+    """Some rows of a tensor, read on demand.
 
     Attributes:
         tensor: (…, *shape), for example a memory map.
-        rows: int64 (N,), which of its rows these are.
+        rows: int64 (N,), indices of the rows.
     """
 
     tensor: Tensor
@@ -64,16 +64,16 @@ def write_rows(
 ) -> None:
     """Writes a safetensors file whose tensors are stacks of rows; one row at a time is in memory.
 
-    The file appears when it is whole, see `atomic`.
+    The file appears only when it is complete, see `atomic`.
 
     Args:
-        path: of the file.
-        rows: name -> tensor, uint8 or int64, of the same shapes in every row.
-        count: how many rows there will be, N, at least one.
-        metadata: texts for the file's header.
+        path: the file.
+        rows: name -> tensor, uint8 or int64, with the same shapes in every row.
+        count: number of rows N, at least one.
+        metadata: strings for the file's header.
 
     Raises:
-        ValueError: another number of rows.
+        ValueError: ``rows`` yields another number of rows.
         OSError: the file cannot be written.
     """
     rows = iter(rows)
@@ -98,15 +98,15 @@ def write_rows(
 
 
 def open_map(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file; pixels are read from the disk when they are looked at.
+    """Tensors and metadata of a file; pixels are read from disk on access.
 
     Changing such a tensor changes neither the file nor what other processes see.
 
     Raises:
         FileNotFoundError: no such file.
-        SafetensorError: a damaged file.
+        SafetensorError: the file is damaged.
     """
-    with safe_open(path, "np") as file:  # checks the header, and the length against it
+    with safe_open(path, "np") as file:  # checks the header against the file's length
         metadata = file.metadata()
     content = _map(path)
     start = 8 + int.from_bytes(content[:8], "little")
@@ -121,19 +121,19 @@ def open_map(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _map(path: Path) -> mmap.mmap:
-    """Private and writable, as a torch tensor must be: writing to a read-only map kills Python."""
+    """A private, writable map, as torch needs: writing to a read-only one kills the process."""
     with path.open("rb") as file:
         if sys.platform == "win32":
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         flags = mmap.MAP_PRIVATE
-        if sys.platform == "linux":  # or all of the file counts as memory that may be needed
+        if sys.platform == "linux":  # else the whole file counts as memory in use
             flags |= getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python names it from 3.13 on
         return mmap.mmap(file.fileno(), 0, flags, mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 @contextlib.contextmanager
 def one_writer(path: Path) -> Iterator[None]:
-    """Lets one process after the other in; what a killed one has left of ``path`` is removed.
+    """Admits one process at a time; leftovers of ``path`` from a killed process are removed.
 
     Raises:
         OSError: the folder cannot be written.
@@ -146,7 +146,7 @@ def one_writer(path: Path) -> Iterator[None]:
                 leftover.unlink()
             yield
         finally:
-            # No lock file stays in the folder. If two processes ever came in by that, they would
-            # write the same content twice: what keeps `path` whole is `atomic`.
+            # No lock file stays in the folder. Should that ever let two processes in, both would
+            # write the same content: it is `atomic` that keeps `path` intact.
             with contextlib.suppress(OSError):
                 Path(lock.lock_file).unlink()

@@ -23,16 +23,16 @@ class DatasetInfo:
     """What is known about a data set before opening it.
 
     Attributes:
-        folders: where it may lie under the data root, the first that exists is taken; sub-folders
-            and file names are found by :mod:`polyp_utils.data.layout`.
-        count: number of image-mask pairs; 0 where nothing is known.
+        folders: possible places under the data root, of which the first that exists is used;
+            sub-folders and file names are found by :mod:`polyp_utils.data.layout`.
+        count: number of image-mask pairs; 0 if unknown.
         licence: its terms, in a sentence.
-        homepage: where to get it, or to ask for it.
+        homepage: where to download or request it.
         archive: its file, if the terms allow an automatic download.
-        ignore: sub-folders without masks of polyps.
-        joins: the sets that it takes its frames from, under their ids there.
+        ignore: sub-folders without polyp masks.
+        joins: the data sets whose frames it combines, under the same ids.
         shown: whether published figures may show some of its frames, small and cited; False
-            unless its terms permit research use and nobody has to be asked or agreed with first.
+            unless its terms permit research use without a request or an agreement.
     """
 
     name: str
@@ -163,10 +163,12 @@ def get_info(name: str) -> DatasetInfo:
     """The catalogue's entry of that name, or one for a folder with images and masks.
 
     Args:
-        name: of an entry, or a path (absolute, or from the working folder or the repository).
+        name: name of an entry, or a path (absolute, or relative to the working folder or the
+            repository).
 
     Raises:
-        ValueError: neither, with the nearest valid name.
+        ValueError: neither; the message suggests the nearest valid name.
+        FileNotFoundError: a path of several parts that is not a folder.
     """
     if name in CATALOG:
         return CATALOG[name]
@@ -182,22 +184,22 @@ def get_info(name: str) -> DatasetInfo:
                 homepage="",
             )
     if len(Path(name).parts) > 1:
-        raise FileNotFoundError(f"dataset {name} is no folder: name one with images and masks")
-    raise ValueError(f"{unknown('dataset', name, CATALOG)}; or the path of a folder that is here")
+        raise FileNotFoundError(f"dataset {name} is not a folder: give one with images and masks")
+    raise ValueError(f"{unknown('dataset', name, CATALOG)}; or give the path of a folder")
 
 
 def locate(info: DatasetInfo) -> Path:
     """The data set's folder under the data root; fetched if absent and allowed.
 
     Raises:
-        FileNotFoundError: not there and not to be had, with what to put where.
+        FileNotFoundError: absent and not downloadable; the message says what to put where.
     """
     for name in info.folders:
         if (data_root() / name).is_dir():
             return data_root() / name
     folder = data_root() / info.folders[0]
     if os.environ.get("POLYP_DATA") and not data_root().is_dir():
-        raise FileNotFoundError(_missing(info, folder, "POLYP_DATA names no folder that exists"))
+        raise FileNotFoundError(_missing(info, folder, "POLYP_DATA is not an existing folder"))
     if info.archive is None:
         reason = "its terms allow no automatic download"
         raise FileNotFoundError(_missing(info, folder, reason))
@@ -207,16 +209,17 @@ def locate(info: DatasetInfo) -> Path:
 def fetch(info: DatasetInfo, archive: Archive, root: Path) -> Path:
     """Downloads, checks and unpacks a data set; all or nothing.
 
-    No member leaves the folder: the archive is the published one, and `zipfile`, with which pooch
-    unpacks, drops drives and ``..`` from names.
+    No member is unpacked outside the folder: the archive is the published one, and `zipfile`, which
+    pooch uses, strips drives and ``..`` from names.
 
     Raises:
-        FileNotFoundError: the download failed, or pooch is missing; says what to put where.
+        FileNotFoundError: the download failed, pooch is missing, or ``root`` is not writable; the
+            message says what to put where.
         ValueError: wrong checksum.
     """
     target = root / info.folders[0]
     try:
-        import pooch  # only needed here, and not on every machine
+        import pooch  # only needed here, and may not be installed
     except ImportError as error:
         reason = "pooch, which would fetch it, is not installed"
         raise FileNotFoundError(_missing(info, target, reason)) from error
@@ -231,7 +234,7 @@ def fetch(info: DatasetInfo, archive: Archive, root: Path) -> Path:
         name, unzip = "archive.zip", pooch.Unzip(extract_dir="unpacked")
         try:
             pooch.retrieve(archive.url, archive.sha256, name, folder, unzip, progressbar=True)
-        except OSError as error:  # those of requests too
+        except OSError as error:  # includes those of requests
             reason = f"the download from {archive.url} failed ({error})"
             raise FileNotFoundError(_missing(info, target, reason)) from error
         except ValueError as error:
@@ -247,6 +250,6 @@ def _missing(info: DatasetInfo, folder: Path, reason: str) -> str:
     return (
         f"{info.title} is not at {folder} and {reason}. Get it from {info.homepage} (terms: "
         f"{info.licence}) and put its images and masks ({info.count} pairs) there, or set "
-        f"POLYP_DATA to the folder that holds {info.folders[0]}/. Without the data, take the drawn "
-        "frames: recipe 'quick', or dataset 'phantom' with split 'phantom-240'"
+        f"POLYP_DATA to the folder that holds {info.folders[0]}/. Without the data, use phantoms: "
+        "recipe 'quick', or dataset 'phantom' with split 'phantom-240'"
     )

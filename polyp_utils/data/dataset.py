@@ -1,9 +1,9 @@
 """A data set as uint8 tensors: decoded and resized once, then opened from the cache.
 
-Images (N, 3, S, S) and scheme-free masks (N, S, S, levels) are a memory map of the cache file, so
-a set may be larger than memory, and processes share what they read: see
-:mod:`polyp_utils.data.cache`. Of several processes that start together one decodes, the others wait
-for its file. The file's key changes when any file, its size or its time changes.
+Images (N, 3, S, S) and masks (N, S, S), as levels that do not depend on the label scheme, are a
+memory map of the cache file, so a data set may be larger than memory, and processes share what they
+read: see :mod:`polyp_utils.data.cache`. If several processes start together, one decodes and the
+others wait for its file. The cache key changes with any file's path, size or modification time.
 """
 
 import contextlib
@@ -32,16 +32,16 @@ _CHUNK = 128  # frames decoded side by side
 
 
 class PolypDataset(torch.utils.data.Dataset):
-    """A whole data set in network size.
+    """A whole data set at network size.
 
     Attributes:
-        name: as it was asked for, in the catalogue or a folder.
+        name: as requested: a name in the catalogue, or a folder.
         ids: frame ids, sorted, length N.
         images: uint8 (N, 3, S, S) RGB.
-        masks: uint8 (N, S, S), levels; a label scheme makes classes of them.
+        masks: uint8 (N, S, S), levels; a label scheme turns them into classes.
         sizes: int64 (N, 2), original height and width in pixels.
         fingerprint: hash of the content on disk, for the run's record.
-        source: gives frames at their original size.
+        source: reads frames at their original size.
     """
 
     def __init__(self, name: str, image_size: int = 256) -> None:
@@ -53,8 +53,8 @@ class PolypDataset(torch.utils.data.Dataset):
 
         Raises:
             ValueError: unknown name.
-            FileNotFoundError: not on disk and not to be had.
-            DataError: the first file, by name, that cannot be used.
+            FileNotFoundError: not on disk and not downloadable.
+            DataError: a file cannot be used; the message names the first.
         """
         if image_size < 32:
             raise ValueError(f"image_size is {image_size}; it must be at least 32")
@@ -83,7 +83,7 @@ class PolypDataset(torch.utils.data.Dataset):
             raise ValueError(
                 f"{len(missing)} of {len(ids)} ids are not in {self.info.title}, first "
                 f"{missing[0]!r}: its {len(self)} frames run from {self.ids[0]} to {self.ids[-1]}; "
-                "take a split of this data set, or complete its files"
+                "use a split of this data set, or complete its files"
             )
         return torch.tensor([self._row[frame_id] for frame_id in ids], dtype=torch.int64)
 
@@ -107,7 +107,7 @@ class PolypDataset(torch.utils.data.Dataset):
 
 
 def _load(source: Source, name: str, size: int) -> tuple[dict[str, Tensor], str]:
-    """Tensors and fingerprint from the cache file, which is written first if need be."""
+    """Tensors and fingerprint from the cache file, which is written first if necessary."""
     stamp = f"{_CACHE_VERSION} {size} {source.stamp()}"
     key = hashlib.sha256(stamp.encode()).hexdigest()[:16]
     path = cache_root() / f"{name}-{size}-{key}.safetensors"
@@ -115,14 +115,14 @@ def _load(source: Source, name: str, size: int) -> tuple[dict[str, Tensor], str]
         return _open(path)
     try:
         with one_writer(path):
-            with contextlib.suppress(FileNotFoundError):  # another process may have been quicker
+            with contextlib.suppress(FileNotFoundError):  # another process may have been faster
                 try:
                     return _open(path)
                 except SafetensorError as error:
-                    warnings.warn(f"cache {path} is damaged ({error}): decoding anew", stacklevel=4)
+                    warnings.warn(f"cache {path} is damaged ({error}): rebuilding", stacklevel=4)
             metadata = {"fingerprint": source.fingerprint()}
             frames = f"{len(source.ids)} frames of {name} to {size} px"
-            print(f"decoding {frames}, once: they are kept in the cache", flush=True)
+            print(f"decoding {frames} once, into the cache", flush=True)
             write_rows(path, _decode_all(source, size), len(source.ids), metadata)
             return _open(path)
     except OSError as error:
@@ -137,7 +137,7 @@ def _open(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _decode_all(source: Source, size: int) -> Iterator[dict[str, Tensor]]:
-    """Frames in network size, in the order of their ids; a few at a time are in memory."""
+    """Frames at network size, in the order of their ids; only a few at a time are in memory."""
 
     def one(frame_id: str) -> dict[str, Tensor]:
         image, mask = source.read_image(frame_id), source.read_mask(frame_id)

@@ -1,12 +1,12 @@
 """Near-duplicate frames: re-crops, shifts, mirror images, other views of the same place.
 
-A hash of the whole frame sees the vignette and the overlays that all frames share. Here only what
-shows mucosa counts: SIFT features (Lowe 2004, as RootSIFT, Arandjelović and Zisserman 2012) away
-from border, overlays, text and highlights. VLAD (Jégou et al. 2010) gives each frame a few
-candidates, itself mirrored too; a pair is flagged when enough features agree on one similarity
-transform (RANSAC), which chance does not give: see `MIN_INLIERS`.
+A hash of the whole frame mostly sees the vignette and overlays that all frames share. Here only
+mucosa counts: SIFT features (Lowe 2004, as RootSIFT, Arandjelović and Zisserman 2012) away from
+border, overlays, text and highlights. VLAD (Jégou et al. 2010) proposes a few candidates for each
+frame, mirrored ones too; a pair is flagged when enough features agree on one similarity transform
+(RANSAC), which hardly happens by chance: see `MIN_INLIERS`.
 
-Shapes: n features of a frame, N frames.
+Shapes: n features in a frame, N frames.
 """
 
 import os
@@ -24,12 +24,12 @@ from scipy.sparse.csgraph import connected_components
 
 SIDE = 384  # longer side that frames are reduced to, in pixels
 NEIGHBOURS = 40  # candidates per frame: other views of a lesion are not always the nearest
-MIRROR_NEIGHBOURS = 5  # of its mirror image: only copies are mirrored, and they are near
-# Mirrored pairs hardly exist, so they tell what chance gives: one of 9 inliers in 2,612 frames.
+MIRROR_NEIGHBOURS = 5  # mirrored candidates: only copies occur mirrored, and they are near
+# Mirrored pairs hardly exist, so they show the chance level: one with 9 inliers in 2,612 frames.
 MIN_INLIERS = 9
-SCALES = (0.4, 2.5)  # a smaller or larger one is a collapsed transform
-_TOLERANCE_PX = 10.0  # of the similarity: other views are not quite similar
-_RATIO = 0.9  # Lowe's, of the distances to the nearest and the second nearest feature
+SCALES = (0.4, 2.5)  # anything outside is a collapsed transform
+_TOLERANCE_PX = 10.0  # for inliers: another view fits a similarity transform only roughly
+_RATIO = 0.9  # Lowe's, of the distances to the nearest and the second-nearest feature
 _WORDS = 64
 _DARK, _BRIGHT, _STROKE = 35, 200, 55  # grey levels: border; highlights; text against mucosa
 
@@ -43,7 +43,7 @@ class Features(NamedTuple):
 
 
 class Match(NamedTuple):
-    """How one frame lies on another: agreeing features, scale, rotation in degrees."""
+    """How one frame maps onto another: agreeing features, scale, rotation in degrees."""
 
     inliers: int
     scale: float
@@ -51,7 +51,7 @@ class Match(NamedTuple):
 
 
 def reduce(image: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """An image uint8 (H, W, 3) with its longer side at ``side`` px, by area."""
+    """An image uint8 (H, W, 3) resized by area to ``side`` px on its longer side."""
     height, width = image.shape[:2]
     factor = side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -61,8 +61,8 @@ def reduce(image: np.ndarray, side: int = SIDE) -> np.ndarray:
 def mucosa(image: np.ndarray) -> np.ndarray:
     """Where a reduced RGB frame (H, W, 3) shows tissue, bool (H, W).
 
-    Left out: the black border and what it encloses, a green box, text and highlights (bright in
-    the darkest channel against what surrounds them), and a rim around each.
+    Excluded are the black border and areas that it cuts off, a green box, text and highlights
+    (brighter in the darkest channel than their surroundings), and a margin around each.
     """
     lit = cv2.morphologyEx((image.max(axis=-1) >= _DARK).astype(np.uint8), cv2.MORPH_OPEN, _box(7))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(lit)
@@ -78,7 +78,7 @@ def mucosa(image: np.ndarray) -> np.ndarray:
 
 
 def green_box(image: np.ndarray) -> np.ndarray:
-    """Pixels of an RGB image that are as green as no tissue is, uint8 (H, W), 0 or 1."""
+    """Pixels of an RGB image that are greener than any tissue, uint8 (H, W), 0 or 1."""
     red, green, blue = (image[..., channel].astype(np.int16) for channel in range(3))
     return ((green > red + 15) & (green > blue + 15) & (green > 40)).astype(np.uint8)
 
@@ -97,15 +97,15 @@ def extract(image: np.ndarray) -> Features:
 
 
 def extract_all(read: Callable[[str], np.ndarray], ids: Sequence[str]) -> list[Features]:
-    """Features of many frames, each read by its id, in threads."""
+    """Features of many frames, each read by its id, in parallel."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(lambda frame_id: extract(read(frame_id)), ids))
 
 
 def mirrored(features: Features) -> Features:
-    """The features of the mirror image (left and right exchanged), without looking at it.
+    """The features of the mirror image (left and right exchanged), without extracting them again.
 
-    A descriptor is 4 rows × 4 columns × 8 directions along the feature's own axis: a mirror
+    A descriptor is 4 rows × 4 columns × 8 directions relative to the feature's own axis: mirroring
     reverses the rows and the sign of the directions.
     """
     points = features.points * (-1, 1) + (features.width - 1, 0)
@@ -147,7 +147,7 @@ def _root(features: Features) -> np.ndarray:
 
 
 def _mutual(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Rows of features that are each other's nearest and pass Lowe's ratio test, (m, 2)."""
+    """Indices of mutual nearest neighbours that pass Lowe's ratio test, (m, 2)."""
     if min(len(one), len(other)) < 2:
         return np.zeros((0, 2), dtype=int)
     similarity = one @ other.T
@@ -165,12 +165,12 @@ def find_near_duplicates(ids: Sequence[str], features: Sequence[Features]) -> pd
     """The pairs of frames that show the same place.
 
     Args:
-        ids: of the frames, length N.
-        features: theirs, in that order.
+        ids: frame ids, length N.
+        features: the frames' features, in the same order.
 
     Returns:
         A row per pair, strongest first: ``id_a`` < ``id_b``, ``mirrored``, ``inliers``, ``scale``,
-        ``rotation`` (degrees); a pair that is flagged both ways keeps its stronger row.
+        ``rotation`` (degrees); a pair flagged both plain and mirrored keeps its stronger row.
     """
     mirror = [mirrored(f) for f in features]
     wanted = _candidates(features, mirror)
@@ -219,7 +219,7 @@ def _candidates(
 
 
 def _vocabulary(features: Sequence[Features]) -> np.ndarray | None:
-    """Cluster centres of the descriptors, float32 (words, 128); None if there is too little."""
+    """Cluster centres of the descriptors, float32 (words, 128); None if there are too few."""
     rng = np.random.default_rng(0)
     each = max(1, 40_000 // max(1, len(features)))
     sample = [_root(f)[rng.permutation(len(f.points))[:each]] for f in features]
@@ -230,7 +230,7 @@ def _vocabulary(features: Sequence[Features]) -> np.ndarray | None:
 
 
 def _vlad(features: Features, words: np.ndarray) -> np.ndarray:
-    """Sum of the residuals to the nearest word, each word and then the whole of unit length."""
+    """VLAD: residuals summed per nearest word, normalised per word and then as a whole."""
     values = _root(features)
     nearest = (values @ words.T - 0.5 * (words**2).sum(axis=1)).argmax(axis=1)
     vector = np.zeros_like(words)
@@ -240,7 +240,7 @@ def _vlad(features: Features, words: np.ndarray) -> np.ndarray:
 
 
 def group(ids: Sequence[str], pairs: pd.DataFrame) -> dict[str, int]:
-    """Number of the group that each frame belongs to: pairs, and pairs of pairs, stay together."""
+    """Id -> number of its group: frames linked by pairs, directly or through others, share one."""
     row = {frame_id: i for i, frame_id in enumerate(ids)}
     known = pairs[pairs["id_a"].isin(row) & pairs["id_b"].isin(row)]
     ends = known["id_a"].map(row).to_numpy(), known["id_b"].map(row).to_numpy()
@@ -259,7 +259,7 @@ def pairwise_agreement(
         truth: id -> true group, of the same ids.
 
     Returns:
-        NaN where there is no pair to be found, or none is.
+        Precision, NaN if no pair is found; recall, NaN if there is no pair to find.
     """
     both = pd.DataFrame({"found": pd.Series(found), "truth": pd.Series(truth)})
     right, claimed, true = (

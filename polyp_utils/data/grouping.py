@@ -1,4 +1,4 @@
-"""Splits of any data set that keep near-duplicates, sequences and kinds of polyp in order."""
+"""Splits of any data set, grouped by near-duplicates and sequences, stratified by polyp."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from polyp_utils.data.split import Split, grouped_parts
 
 SEED = 42
 _AREA_BINS = 5
-_SIZE = 256  # at which areas are taken
+_SIZE = 256  # of the masks that areas are measured on, in pixels
 
 
 def groups(dataset: PolypDataset) -> dict[str, int]:
@@ -25,9 +25,9 @@ def groups(dataset: PolypDataset) -> dict[str, int]:
 
 
 def known_groups(dataset: PolypDataset, ids: Sequence[str]) -> dict[str, int]:
-    """The same of some frames with the near-duplicates that are known, without a search.
+    """`groups` of some frames by known near-duplicates, without a search.
 
-    Only the frames asked for are looked at, and what links them may lie outside of them.
+    Only these frames' pixels are compared; frames that are not among them can still link them.
     """
     linked = _linked(dataset, known_pairs(dataset.name), ids)
     return {frame_id: linked[frame_id] for frame_id in ids}
@@ -52,7 +52,7 @@ def _links(labels: Mapping[str, object]) -> pd.DataFrame:
 
 
 def frame_strata(dataset: PolypDataset) -> dict[str, str]:
-    """Id -> which kinds of polyp the frame shows and its fifth of the polyp area."""
+    """Id -> stratum: the kinds of polyp that the frame shows, and the quintile of their area."""
     masks = dataset.masks
     kinds = (get_scheme("neopolyp").encode(part).flatten(1) for part in masks.split(64))
     shares = [torch.stack([(part == k).float().mean(dim=1) for k in (1, 2)]) for part in kinds]
@@ -67,7 +67,7 @@ def grouped(name: str) -> Split:
     """The split ``grouped`` of a data set, 80/10/10, from its frames.
 
     Args:
-        name: of the data set, or its folder.
+        name: the data set's name, or its folder.
     """
     dataset = PolypDataset(name, _SIZE)
     parts = grouped_parts(groups(dataset), frame_strata(dataset), (0.8, 0.1, 0.1), SEED)
@@ -75,6 +75,6 @@ def grouped(name: str) -> Split:
 
 
 def folds(name: str, count: int) -> list[tuple[str, ...]]:
-    """Equal parts of a data set for cross-validation, grouped and alike as in `grouped`."""
+    """Equal parts of a data set for cross-validation, grouped and stratified as in `grouped`."""
     dataset = PolypDataset(name, _SIZE)
     return grouped_parts(groups(dataset), frame_strata(dataset), (1 / count,) * count, SEED)

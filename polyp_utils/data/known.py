@@ -1,8 +1,7 @@
-"""What is known of data sets: near-duplicates and video sequences, and what leaks by them.
+"""Known near-duplicates and video sequences of data sets, and the leakage that they cause.
 
-``splits/<data set>/pairs.csv`` are the near-duplicates that `duplicates` flags, ``sequences.csv``
-the video sequence of each frame where it is known, ``kvasir-sessile.txt`` the ids of
-Kvasir-Sessile.
+``splits/<data set>/pairs.csv`` lists the near-duplicates that `duplicates` flags, ``sequences.csv``
+the video sequence of each frame, if known, and ``kvasir-sessile.txt`` the ids of Kvasir-Sessile.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def is_listed(dataset: str) -> bool:
 
 
 def read_table(dataset: str, file: str) -> list[dict[str, str]]:
-    """Rows of a table of the package; none if it has no such table for the data set."""
+    """Rows of one of the package's tables; empty if it has no such table for the data set."""
     path = FOLDER / dataset / file
     if not is_listed(dataset) or not path.is_file():
         return []
@@ -37,18 +36,18 @@ def read_table(dataset: str, file: str) -> list[dict[str, str]]:
 
 
 def known_pairs(dataset: str) -> pd.DataFrame | None:
-    """The near-duplicates of a data set, as the package lists them or a search here found them.
+    """The near-duplicates of a data set, from the package's list or from a search in the cache.
 
     Returns:
-        ``id_a``, ``id_b``, ``mirrored``, ``inliers``, ``scale``, ``rotation``; None if no one has
-        looked yet.
+        ``id_a``, ``id_b``, ``mirrored``, ``inliers``, ``scale``, ``rotation``; None if the data set
+        has not been searched.
     """
     rows = _listed_pairs(dataset)
     if rows is None:
-        from polyp_utils.data.pairs import cached_pairs  # brings the search's code
+        from polyp_utils.data.pairs import cached_pairs  # imports the search
 
         return cached_pairs(dataset)
-    import pandas as pd  # slow, and training needs the ids alone
+    import pandas as pd  # slow, and training needs only the ids
 
     columns = ["id_a", "id_b", "mirrored", "inliers", "scale", "rotation"]
     table = pd.DataFrame(rows, columns=columns, dtype=object)
@@ -57,13 +56,13 @@ def known_pairs(dataset: str) -> pd.DataFrame | None:
 
 
 def _listed_pairs(dataset: str) -> list[dict[str, str]] | None:
-    """Rows of the package's `known_pairs`; None if it lists none of the sets."""
+    """Rows of the package's lists for `known_pairs`; None if it has no list for any of the sets."""
     names = [name for name in _sets(dataset) if is_listed(name)]
     return [row for name in names for row in read_table(name, "pairs.csv")] if names else None
 
 
 def known_ids(dataset: str) -> list[tuple[str, str]] | None:
-    """The ids of `known_pairs`."""
+    """The pairs of ids in `known_pairs`; None as there."""
     rows = _listed_pairs(dataset)
     if rows is not None:
         return [(row["id_a"], row["id_b"]) for row in rows]
@@ -72,7 +71,7 @@ def known_ids(dataset: str) -> list[tuple[str, str]] | None:
 
 
 def known_sequences(dataset: str) -> dict[str, str]:
-    """Id -> video sequence, where the data set says; else empty."""
+    """Id -> video sequence; empty if the data set has none on record."""
     rows = itertools.chain.from_iterable(
         read_table(name, "sequences.csv") for name in _sets(dataset)
     )
@@ -80,14 +79,14 @@ def known_sequences(dataset: str) -> dict[str, str]:
 
 
 def _sets(dataset: str) -> tuple[str, ...]:
-    """The data set, or those whose frames it joins under their ids."""
+    """The data set itself, or those whose frames it joins."""
     return (CATALOG[dataset].joins if dataset in CATALOG else ()) or (dataset,)
 
 
 def leaks(split: Split, dataset: str) -> dict[str, tuple[int, int]]:
-    """What stands on two sides of a split: for ``pairs`` and ``sequences``, how many of how many.
+    """Leakage: how many known near-duplicate pairs and video sequences cross a split, of how many.
 
-    Only those that the package knows and that lie wholly within the split count.
+    Pairs count if both frames are in the split, sequences by those of their frames that are.
     """
     found, pairs = {}, known_ids(dataset)
     if pairs is not None:
@@ -102,17 +101,17 @@ def leaks(split: Split, dataset: str) -> dict[str, tuple[int, int]]:
 def seen_before(
     seen: Iterable[str], seen_of: str, test: Iterable[str], test_of: str
 ) -> tuple[int, int | None]:
-    """How many test frames other training has seen, and of how many more a near-duplicate.
+    """How many test frames an earlier training has seen, and how many more by a near-duplicate.
 
     Args:
-        seen: ids of that training's frames.
-        seen_of: the data set that they are of.
+        seen: ids of the frames in that training.
+        seen_of: their data set.
         test: ids of the test frames.
-        test_of: the data set that they are of.
+        test_of: their data set.
 
     Returns:
-        Both are 0 for two sets of the catalogue that share no frames; the second is None where no
-        one has looked for near-duplicates, as between a folder and another set.
+        Both are 0 for two sets of the catalogue that share no frames; the second is None if nobody
+        has searched for near-duplicates, as between a folder and another set.
     """
     catalogued = {seen_of, test_of} <= CATALOG.keys()
     if catalogued and not set(_sets(seen_of)) & set(_sets(test_of)):
@@ -131,10 +130,10 @@ def sessile_ids() -> frozenset[str]:
 
 
 def listed_groups(dataset: str, ids: Sequence[str]) -> dict[str, int]:
-    """Id -> group, by the near-duplicates and sequences that are listed; needs no frames."""
+    """Id -> group, by known near-duplicates and sequences; needs no frames."""
     import pandas as pd
 
-    from polyp_utils.data.duplicates import group  # brings OpenCV
+    from polyp_utils.data.duplicates import group  # imports OpenCV
 
     sequences, first = known_sequences(dataset), dict[str, str]()
     rows = [(i, first.setdefault(sequences.get(i, i), i)) for i in ids]

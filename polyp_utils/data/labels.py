@@ -1,12 +1,12 @@
 """Label schemes: from the levels of a mask to class indices, and back to "polyp".
 
-Masks are kept free of any scheme as uint8 levels (B, H, W): grey masks as they are on disk, of
-coloured ones the nearest colour's level (`colour_levels`). Polyp is what is above ``THRESHOLD``.
-A scheme is applied to a batch, after any geometry, so that a rim is always true to its width.
-Every scheme merges back to the binary mask that the literature scores, but for ``jpeg-levels``,
-whose third class mixes both sides of the threshold: it exists to show that.
+Masks are stored without a scheme as uint8 levels (B, H, W): grey masks as on disk, coloured ones as
+the nearest colour's level (`colour_levels`). Levels above ``THRESHOLD`` are polyp. A scheme is
+applied per batch, after any geometry, so that a rim always has its width. Every scheme merges back
+to the binary mask that the literature scores, except ``jpeg-levels``, whose third class mixes both
+sides of the threshold: it exists to show that.
 
-Tables read the names of classes: PyTorch is imported where pixels are turned into them.
+Tables need only the class names, so PyTorch is imported where pixels become classes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from polyp_utils.common.exceptions import unknown
 if TYPE_CHECKING:
     from torch import Tensor
 
-THRESHOLD = 127  # JPEG masks hold 0–8 and 246–255: any value between gives the same mask
-SPECK_SHARE = 5e-4  # of the frame: smaller regions are specks (traces of JPEG), not polyps
+THRESHOLD = 127  # JPEG masks hold 0–8 and 246–255: any threshold between gives the same mask
+SPECK_SHARE = 5e-4  # of the frame: smaller regions are specks (JPEG artefacts), not polyps
 RIM_PX = 3.0  # at 256×256; scales with √(H·W)
 NEOPLASTIC, NON_NEOPLASTIC = 255, 191  # levels of red and green; both are above the threshold
 POLYP = "polyp (merged)"  # all polyp classes of a scheme together: what the literature scores
-MISSED = "missed"  # stands for the predicted kind of a polyp that is not found
+MISSED = "missed"  # the "predicted kind" of a polyp that is not found
 _COLOURS = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)])
 _LEVELS = np.array([0, NEOPLASTIC, NON_NEOPLASTIC], dtype=np.uint8)
 
@@ -44,7 +44,7 @@ class Scheme:
         kinds: kind of polyp -> its class indices; a lesion is of one kind.
         logits: output channels of a network for this scheme (1 = one sigmoid logit for polyp).
         note: one sentence for tables and model cards.
-        levels: mask levels that a data set must hold for this scheme to mean anything.
+        levels: mask levels that a data set must hold for this scheme to make sense.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Scheme:
 
     @property
     def polyp(self) -> tuple[int, ...]:
-        """The indices that together are polyp."""
+        """The class indices that together make up polyp."""
         return tuple(index for indices in self.kinds.values() for index in indices)
 
     def encode(self, masks: Tensor) -> Tensor:
@@ -71,24 +71,24 @@ class Scheme:
         return self._encode(masks)
 
     def fits(self, masks: Tensor) -> bool:
-        """Whether masks (levels) hold all that the scheme tells apart."""
+        """Whether masks (levels) hold every level that the scheme distinguishes."""
         return all(any((part == level).any() for part in masks.split(64)) for level in self.levels)
 
     def check(self, masks: Tensor, title: str) -> None:
-        """Refuses a data set whose masks (levels) lack what the scheme tells apart.
+        """Rejects a data set whose masks (levels) lack a level that the scheme distinguishes.
 
         Raises:
-            ValueError: names the data set and the schemes that fit.
+            ValueError: the masks do not fit; the message names the schemes that do.
         """
         if not self.fits(masks):
             fit = ", ".join(scheme.name for scheme in SCHEMES.values() if not scheme.levels)
             raise ValueError(
-                f"scheme {self.name} needs masks that tell {' from '.join(self.kinds)}, red from "
-                f"green; those of {title} do not: take one of {fit}, or dataset neopolyp"
+                f"scheme {self.name} needs masks that tell {' from '.join(self.kinds)} (red from "
+                f"green); those of {title} do not: use one of {fit}, or dataset neopolyp"
             )
 
     def merge(self, class_map: Tensor) -> Tensor:
-        """Class indices (any shape) -> bool, true where a polyp class stands."""
+        """Class indices (any shape) -> bool, true for polyp classes."""
         return functools.reduce(operator.or_, (class_map == index for index in self.polyp))
 
     def polyp_probability(self, probabilities: Tensor) -> Tensor:
@@ -109,10 +109,10 @@ def polyp_shares(masks: Tensor) -> Tensor:
 
 
 def undecided(grey: np.ndarray) -> np.ndarray:
-    """Grey levels -> bool: less than twice as far from the other of 0 and 255 as from the nearer.
+    """Grey levels -> bool: the farther of 0 and 255 is less than twice as far as the nearer.
 
-    Traces of JPEG (0–8, 246–255) and of soft edges leave few; an interpolated mask, or one with
-    class labels as greys, has many.
+    JPEG artefacts (0–8, 246–255) and soft edges leave few; an interpolated mask, or one with class
+    labels as grey levels, has many.
     """
     return (grey > 85) & (grey < 170)
 
@@ -120,8 +120,8 @@ def undecided(grey: np.ndarray) -> np.ndarray:
 def colour_levels(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Coloured mask uint8 (H, W, 3) -> levels uint8 (H, W), and which pixels are undecided.
 
-    Each pixel takes the nearest (Euclidean, RGB) of black 0, red 255 (neoplastic) and green 191
-    (non-neoplastic). It is undecided when the second nearest is less than twice as far.
+    Each pixel gets the level of the nearest colour (Euclidean, RGB): black 0, red 255 (neoplastic),
+    green 191 (non-neoplastic). It is undecided if the second nearest is less than twice as far.
     """
     squared = np.stack([_squared_distance(rgb, colour) for colour in _COLOURS])
     first, second = np.partition(squared, 1, axis=0)[:2]
@@ -133,20 +133,20 @@ def _squared_distance(rgb: np.ndarray, colour: np.ndarray) -> np.ndarray:
 
 
 def is_coloured(rgb: np.ndarray) -> bool:
-    """Whether a mask uint8 (H, W, 3) is one of colours: some pixel is far from grey."""
+    """Whether a mask uint8 (H, W, 3) is coloured: some pixel is far from grey."""
     low, high = rgb.min(axis=-1), rgb.max(axis=-1)
     return bool((high - low > THRESHOLD).any())
 
 
 def rim_width(height: int, width: int) -> float:
-    """Width of the boundary class in pixels: 3 at 256×256, in proportion elsewhere, at least 1."""
+    """Width of the boundary class in pixels: 3 at 256×256, proportional elsewhere, at least 1."""
     return max(1.0, RIM_PX * math.sqrt(height * width) / 256)
 
 
 def inner_rim(polyp_BHW: Tensor, rim_px: float) -> Tensor:
     """Polyp pixels within ``rim_px`` (Euclidean, pixel centres) of background, bool (B, H, W).
 
-    The frame's edge is no boundary of the polyp: what lies outside does not count as background.
+    The frame's edge is not a boundary of the polyp: the outside does not count as background.
     """
     import torch
 
@@ -228,7 +228,7 @@ def get_scheme(name: str) -> Scheme:
     """The scheme of that name.
 
     Raises:
-        ValueError: unknown name, with the nearest valid one.
+        ValueError: unknown name; the message suggests the nearest valid one.
     """
     if name not in SCHEMES:
         raise unknown("scheme", name, SCHEMES)

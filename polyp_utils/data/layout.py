@@ -1,8 +1,8 @@
-"""Which image belongs to which mask, in a folder of whatever layout.
+"""Which image belongs to which mask, in a folder of any layout.
 
 Folders are paired by place and name (``images``/``masks``, ``Original``/``Ground Truth``,
-``train``/``train_gt``, …), files by stem. What cannot be told for certain is an error that lists
-what was found: no file is dropped in silence.
+``train``/``train_gt``, …), files by stem. Ambiguity is an error that lists what was found: no file
+is dropped silently.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from polyp_utils.common.exceptions import DataError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 _SIDE_FILES = {".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".pdf"}
 _SIDE_FILES |= {".zip", ".tar", ".gz", ".7z", ".rar", ".xlsx", ".xls", ".py", ".m", ".ipynb"}
-_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}  # and whatever begins with a dot
+_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}  # and anything that begins with a dot
 _IMAGE_WORDS = {"image", "images", "img", "imgs", "original", "originals", "frames", "bbdd"}
 _MASK_WORDS = {"mask", "masks", "gt", "groundtruth", "ground", "truth", "label", "labels"}
 _MASK_WORDS |= {"annotation", "annotations", "segmentation", "segmentations", "seg", "gtpolyp"}
@@ -29,9 +29,10 @@ class Pairs:
     """The pairs of a folder.
 
     Attributes:
-        pairs: id -> (image, mask), in the order of the ids. The id is the image's stem, after its
-            place (``Kvasir/1``) where a folder holds several pairs of folders.
-        problems: a message for each file that has no partner, shares its stem, or is no image.
+        pairs: id -> (image, mask), in the order of the ids. The id is the image's stem, preceded by
+            its place (``Kvasir/1``) if the folder holds several pairs of folders.
+        problems: a message for each file without a partner, with a shared stem, or in an
+            unsupported format.
     """
 
     pairs: dict[str, tuple[Path, Path]]
@@ -42,19 +43,19 @@ def find_pairs(folder: Path, ignore: Iterable[str] = ()) -> Pairs:
     """Pairs images and masks below a folder.
 
     Args:
-        folder: the data set.
-        ignore: sub-folders to leave out, for example one without masks.
+        folder: the data set's folder.
+        ignore: names of sub-folders to skip, for example one without masks.
 
     Raises:
-        DataError: no folder, no image files, or folders that cannot be paired for certain.
+        DataError: no folder, no image files, or folders that cannot be paired with certainty.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} does not exist: name a folder that holds images and masks")
+        raise DataError(f"{folder} does not exist: give a folder that holds images and masks")
     files, problems = _list(folder, set(ignore))
     try:
         pairs, left_over = _pair(folder, files)
     except DataError:
-        if problems:  # a format that is not read explains best why nothing fits
+        if problems:  # an unsupported format best explains why nothing fits
             raise DataError(problems[0]) from None
         raise
     return Pairs(dict(sorted(pairs.items())), (*problems, *left_over))
@@ -63,7 +64,7 @@ def find_pairs(folder: Path, ignore: Iterable[str] = ()) -> Pairs:
 def _pair(
     folder: Path, files: dict[PurePosixPath, list[Path]]
 ) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
-    """Id -> (image, mask), and a message for each file that is left over."""
+    """Id -> (image, mask), and a message for each file without a partner."""
     if not files:
         raise DataError(f"{folder} holds no image files ({', '.join(SUFFIXES)})")
     pairs, problems = {}, []
@@ -78,10 +79,10 @@ def _pair(
 
 
 def _list(folder: Path, ignore: set[str]) -> tuple[dict[PurePosixPath, list[Path]], list[str]]:
-    """Image files by relative folder, and a message for each file of a strange format.
+    """Image files by relative folder, and a message for each file in an unsupported format.
 
-    What cannot be read must not vanish; only side files (text, tables, archives) may. Links to
-    folders are followed, but for those that lead back to where they stand.
+    Only side files (text, tables, archives) are skipped silently. Links to folders are followed,
+    except those that lead back to a folder above them.
     """
     files: dict[PurePosixPath, list[Path]] = defaultdict(list)
     problems = []
@@ -97,9 +98,7 @@ def _list(folder: Path, ignore: set[str]) -> tuple[dict[PurePosixPath, list[Path
             if path.suffix.lower() in SUFFIXES:
                 files[PurePosixPath(here.relative_to(folder).as_posix())].append(path)
             elif path.suffix.lower() not in _SIDE_FILES:
-                problems.append(
-                    f"{path} is in no format that is read here: save it as PNG, or take it away"
-                )
+                problems.append(f"{path} is in an unsupported format: save it as PNG, or remove it")
     return files, problems
 
 
@@ -114,7 +113,7 @@ def _pair_folders(
     """(folder of images, folder of masks) for each pair of folders; a folder may be both."""
     if len(found) == 1:  # one folder: `1.jpg` beside `1_mask.png`
         if _is_mask_folder(found[0]):
-            raise DataError(f"{folder} holds masks ({found[0]}) but no images: put them beside it")
+            raise DataError(f"{folder} holds masks ({found[0]}) but no images: put those beside it")
         return [(found[0], found[0])]
     by_place: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
     for path in found:
@@ -136,8 +135,8 @@ def _pair_folders(
 def _ambiguous(folder: Path, found: list[PurePosixPath], why: str) -> str:
     listed = ", ".join(f"{p} ({'masks' if _is_mask_folder(p) else 'images'})" for p in found)
     return (
-        f"{folder}: which folders belong together is not certain: {why}. Found: {listed}. Name a "
-        "folder that holds one pair, such as images/ and masks/, or take the others away"
+        f"{folder}: cannot tell which folders belong together: {why}. Found: {listed}. Give a "
+        "folder that holds one pair, such as images/ and masks/, or remove the others"
     )
 
 
@@ -154,7 +153,7 @@ def _is_mask_folder(path: PurePosixPath) -> bool:
 
 
 def _place(path: PurePosixPath) -> str:
-    """The path without the words that say image or mask: the same for both folders of a pair."""
+    """The path without words for image or mask: the same for both folders of a pair."""
     role = _IMAGE_WORDS | _MASK_WORDS
     parts = (" ".join(w for w in _words(p) if w.lower() not in role) for p in path.parts)
     return "/".join(part for part in parts if part)
@@ -163,13 +162,13 @@ def _place(path: PurePosixPath) -> str:
 def _pair_files(
     images: list[Path], masks: list[Path], image_folder: Path, mask_folder: Path
 ) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
-    """Stem -> (image, mask), and a message for each file that is left over."""
+    """Stem -> (image, mask), and a message for each file without a partner."""
     if image_folder == mask_folder:
         masks = [path for path in images if _says_mask(path.stem)]
         images = [path for path in images if not _says_mask(path.stem)]
         if not masks:
             raise DataError(
-                f"{image_folder} holds images but no masks: put them into a folder masks/ beside "
+                f"{image_folder} holds images but no masks: put masks into a folder masks/ beside "
                 "it, under the images' names, or into the same folder as <name>_mask"
             )
     problems: list[str] = []
@@ -184,7 +183,7 @@ def _pair_files(
         alone = sorted(one.keys() - other.keys())
         problems += [
             f"{one[key]} has no {what}, like {len(alone)} of {len(one)} files: put the {what} into "
-            f"{where} or take the file away"
+            f"{where} or remove the file"
             for key in alone
         ]
     both = sorted(of_image.keys() & of_mask.keys())
@@ -201,9 +200,9 @@ def _by_stem(paths: list[Path], problems: list[str]) -> dict[str, Path]:
 
 
 def _by_core(stems: dict[str, Path]) -> dict[str, Path]:
-    """Keys without the letters and signs that all begin or end with; never a digit."""
+    """Files by name without the prefix and suffix common to all; digits are never cut off."""
     names = list(stems)
-    if len(names) == 1:  # nothing to compare with: only a word that says what it is
+    if len(names) == 1:  # nothing to compare with: drop words for image or mask only
         core = "_".join(w for w in _words(names[0]) if w.lower() not in _MASK_WORDS | _IMAGE_WORDS)
         return {core: stems[names[0]]}
     start = _shared(names)
@@ -212,7 +211,7 @@ def _by_core(stems: dict[str, Path]) -> dict[str, Path]:
 
 
 def _shared(names: list[str]) -> int:
-    """Length of the beginning without digits that all names share."""
+    """Length of the digit-free prefix that all names share."""
     columns = itertools.takewhile(
         lambda letters: len(set(letters)) == 1 and not letters[0].isdigit(),
         zip(*names, strict=False),

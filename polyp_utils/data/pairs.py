@@ -13,18 +13,18 @@ from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.sources import Source, open_source
 
-_VERSION = 1  # of the search; another one looks anew
+_VERSION = 1  # of the search; a new one searches again
 
 
 def near_duplicates(
     source: Source, name: str, features: Sequence[duplicates.Features] = ()
 ) -> pd.DataFrame:
-    """`find_near_duplicates` of a source at its original size, kept in the cache.
+    """`find_near_duplicates` for a source at its original size; the result is cached.
 
     Args:
-        source: of the frames.
-        name: of the data set, for the cache.
-        features: of the frames, in the order of their ids, if they are at hand.
+        source: where the frames come from.
+        name: the data set's name, for the cache.
+        features: the frames' features in the order of their ids, if already extracted.
     """
     path = _cache(source, name)
     if path.is_file():
@@ -36,11 +36,11 @@ def near_duplicates(
 
 
 def cached_pairs(name: str) -> pd.DataFrame | None:
-    """The near-duplicates of a data set if they have been looked for here, else None."""
+    """The near-duplicates of a data set if a search's result is in the cache, else None."""
     info = get_info(name)
     try:
         source = open_source(info)
-    except (FileNotFoundError, DataError):  # not here, or not whole
+    except (FileNotFoundError, DataError):  # absent or incomplete
         return None
     path = _cache(source, info.name)
     return _read(path) if path.is_file() else None

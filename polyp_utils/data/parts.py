@@ -17,9 +17,9 @@ class Data:
     """One part of a split: uint8 images (N, 3, S, S) and mask levels (N, S, S).
 
     Attributes:
-        ids: of the frames, length N.
+        ids: frame ids, length N.
         images, masks: on the device, or rows of the data set's memory map.
-        device: where batches are wanted.
+        device: where batches are put.
     """
 
     ids: tuple[str, ...]
@@ -31,18 +31,18 @@ class Data:
         return len(self.ids)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Input floats (B, 3, S, S) and mask levels (B, S, S) of rows int64 (B,) on the CPU."""
+        """Network input (B, 3, S, S) and mask levels (B, S, S) at rows, int64 (B,) on the CPU."""
         if isinstance(self.images, Tensor):
-            rows = to_device(rows, self.images.device)  # else CUDA is waited for
+            rows = to_device(rows, self.images.device)  # else CUDA synchronises
         return to_input(self.images[rows], self.device), to_device(self.masks[rows], self.device)
 
 
 def load_parts(dataset: PolypDataset, split: Split, device: torch.device) -> dict[str, Data]:
     """The parts of a split, ready for a device.
 
-    A data set that takes at most half of the device's free memory goes there at once: the other
-    half is for network and activations. Of a larger one, and on the CPU, each batch is read from
-    the memory map when its turn comes.
+    A data set that takes at most half of the device's free memory is copied there at once: the
+    other half is for network and activations. If it is larger, and on the CPU, each batch is read
+    from the memory map when needed.
 
     Raises:
         ValueError: an id that is not in the data set.

@@ -1,4 +1,4 @@
-"""Phantoms: drawn colonoscopy frames whose ground truth is exact.
+"""Phantoms: synthetic colonoscopy frames with exact ground truth.
 
 A frame is a lit height field. The relief holds the lumen, the haustral folds and the polyps, each a
 star-convex outline around a centre; a lamp beside the lens gives shading, fall-off and highlights;
@@ -6,7 +6,7 @@ the albedo holds mucosa, vessels, residue and the polyp's own tint. The mask is 
 where the frame shows it: black corners and the overlay box are cut out of it, overlaid text is not
 (annotators draw through it).
 
-Lengths are in half short sides of the frame: the short side spans -1 … 1. `grid` holds the position
+The unit of length is half the frame's short side, which spans -1 … 1. `grid` holds the position
 x + iy of every pixel. Shapes: H, W of the frame. Fields are float32.
 """
 
@@ -16,7 +16,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import scipy  # loads its parts when they are first used
+import scipy  # loads its submodules on first use
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -26,7 +26,7 @@ Grid = NDArray[np.complex64]
 Mask = NDArray[np.bool_]
 
 POLYP_COUNTS = (0.05, 0.87, 0.08)  # share of frames with none, one, two
-VERSION = 1  # of the drawing: raise it when pixels change, so that caches and runs notice
+VERSION = 1  # of the drawing; raise it when pixels change, so that caches and runs notice
 AREA_MEDIAN, AREA_SPREAD = 0.11, 0.95  # log-normal share of the frame; Kvasir-SEG: 2.5 … 11 … 41 %
 
 
@@ -45,7 +45,7 @@ def draw_phantom(
     Args:
         index: Number of the frame, not negative.
         seed: Number of the data set, not negative.
-        with_polyps: Without them all else in the frame stays as it was.
+        with_polyps: False leaves out the polyps and changes nothing else.
 
     Returns:
         Image (H, W, 3) RGB and mask (H, W) of 0 or 255; the short side has 240 … 299 pixels.
@@ -231,7 +231,7 @@ def _photograph(
     falloff = (lamp_height / distance) ** 2
 
     def facing(slope: Grid) -> Field:
-        """Cosine between the surface's normal and the direction of the lamp."""
+        """Cosine of the angle between the surface normal and the direction of the lamp."""
         slope = slope / (1 + np.abs(slope) / 1.4)  # an outline is dark, never black
         cosine = (drop - (slope * to_lamp.conj()).real) / distance
         return np.maximum(cosine, 0) / np.sqrt(1 + np.abs(slope) ** 2)

@@ -7,7 +7,7 @@ from polyp_utils.data.labels import SPECK_SHARE
 
 
 def components(polyp: np.ndarray) -> list[np.ndarray]:
-    """Connected regions (8-neighbours) of a bool mask (H, W), specks left out, each as a mask."""
+    """8-connected regions of a bool mask (H, W) except specks, each as a mask."""
     labels = measure.label(polyp, connectivity=2)
     sizes = np.bincount(labels.ravel())
     return [labels == i for i in range(1, len(sizes)) if sizes[i] >= SPECK_SHARE * polyp.size]

@@ -1,4 +1,4 @@
-"""Where frames come from: the files of a folder, or drawn phantoms, at their original size."""
+"""Where frames come from: the files of a folder, or phantoms, at their original size."""
 
 import functools
 import hashlib
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import skimage  # loads its parts when they are first used
+import skimage  # loads its submodules on first use
 from PIL import Image
 
 from polyp_utils.common.exceptions import DataError
@@ -18,7 +18,7 @@ from polyp_utils.data.catalog import DatasetInfo, locate
 from polyp_utils.data.labels import THRESHOLD, colour_levels, is_coloured, undecided
 from polyp_utils.data.layout import find_pairs
 
-MAX_UNDECIDED = 0.01  # of a mask's pixels
+MAX_UNDECIDED = 0.01  # share of a mask's pixels
 
 
 class Source(Protocol):
@@ -34,7 +34,7 @@ class Source(Protocol):
         """Levels uint8 (H, W), of the image's size; see :mod:`polyp_utils.data.labels`."""
 
     def read_mask_file(self, frame_id: str) -> "MaskFile":
-        """The mask as it is on disk, unchecked."""
+        """The mask as on disk, unchecked."""
 
     def file_hash(self, frame_id: str) -> str:
         """SHA-256 of the image's bytes, 16 hex digits."""
@@ -50,10 +50,10 @@ class FolderSource:
     """The pairs of a folder, see `find_pairs`.
 
     Attributes:
-        problems: of the pairing; always empty if ``strict``.
+        problems: see `Pairs`; always empty if ``strict``.
 
     Raises:
-        DataError: folders that cannot be paired, or (if ``strict``) the first file without partner.
+        DataError: folders that cannot be paired, or (if ``strict``) the first of the problems.
     """
 
     def __init__(self, folder: Path, ignore: Iterable[str] = (), strict: bool = True) -> None:
@@ -75,8 +75,8 @@ class FolderSource:
         """Decodes a mask; the stray white pixel at (0, 0) of some masks is removed.
 
         Raises:
-            DataError: unreadable file, another size than the image's, or more undecided pixels
-                than JPEG and soft edges explain.
+            DataError: unreadable file, another size than the image's, or a mask that
+                `MaskFile.check` rejects.
         """
         image_path, path = self.pairs[frame_id]
         mask = read_levels(path)
@@ -84,7 +84,7 @@ class FolderSource:
         if size != mask.levels.shape:
             raise DataError(
                 f"{path} is {mask.levels.shape[1]}×{mask.levels.shape[0]} px but its image "
-                f"{size[1]}×{size[0]}: they must be of one size"
+                f"{size[1]}×{size[0]}: they must have the same size"
             )
         mask.check()
         levels = mask.levels
@@ -93,7 +93,7 @@ class FolderSource:
         return levels
 
     def read_mask_file(self, frame_id: str) -> "MaskFile":
-        """The mask as it is on disk; errors as in `read_levels`."""
+        """The mask as on disk; errors as in `read_levels`."""
         return read_levels(self.pairs[frame_id][1])
 
     def file_hash(self, frame_id: str) -> str:
@@ -101,7 +101,7 @@ class FolderSource:
         return hashlib.sha256(self.pairs[frame_id][0].read_bytes()).hexdigest()[:16]
 
     def stamp(self) -> str:
-        """Path, size and time of every file."""
+        """Path, size and modification time of every file."""
         stats = ((path, path.stat()) for pair in self.pairs.values() for path in pair)
         return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
 
@@ -115,7 +115,7 @@ class FolderSource:
 
 
 class PhantomSource:
-    """Drawn frames ``phantom-0000`` … with exact masks; see :mod:`polyp_utils.data.phantom`."""
+    """Phantoms ``phantom-0000`` … with exact masks; see :mod:`polyp_utils.data.phantom`."""
 
     problems: tuple[str, ...] = ()
 
@@ -151,11 +151,11 @@ class PhantomSource:
 
 
 def open_source(info: DatasetInfo, strict: bool = True) -> Source:
-    """The source of a catalogue entry: drawn, or a folder that is fetched if absent.
+    """The source of a catalogue entry: phantoms, or a folder that is fetched if absent.
 
     Args:
         info: the entry.
-        strict: refuse a folder in which a file has no partner, see `FolderSource`.
+        strict: reject a folder with problems, see `FolderSource`.
     """
     if info.name == "phantom":
         return PhantomSource(info.count)
@@ -170,12 +170,13 @@ def open_source(info: DatasetInfo, strict: bool = True) -> Source:
 
 @dataclass(frozen=True)
 class MaskFile:
-    """What a mask file holds: levels uint8 (H, W) and how many pixels are of which level is open.
+    """The content of a mask file.
 
     Attributes:
-        name: of the file, for messages.
+        name: the file's name, for messages.
+        levels: uint8 (H, W), see :mod:`polyp_utils.data.labels`.
         undecided: bool (H, W), see `labels.undecided` and `labels.colour_levels`.
-        raw: the pixels as they are on disk, (H, W) or (H, W, 3).
+        raw: the pixels as on disk, (H, W) or (H, W, 3).
     """
 
     name: Path | str
@@ -185,21 +186,21 @@ class MaskFile:
 
     @property
     def brightest(self) -> np.ndarray:
-        """The brightest channel as it is on disk, uint8 (H, W)."""
+        """The brightest channel as on disk, uint8 (H, W)."""
         return self.raw if self.raw.ndim == 2 else self.raw.max(axis=-1)
 
     @property
     def traces(self) -> np.ndarray:
-        """Pixels that hold no pure value (0, 255, or a pure colour), bool (H, W)."""
+        """Pixels without a pure value (0, 255, or a pure colour), bool (H, W)."""
         if self.raw.ndim == 2:
             return (self.raw != 0) & (self.raw != 255)
         return np.asarray(~np.isin(self.raw, (0, 255)).all(axis=-1))
 
     def check(self) -> None:
-        """Refuses what is no binary or red-green mask.
+        """Rejects anything but a binary or a red-green mask.
 
         Raises:
-            DataError: how many pixels, and the first of them.
+            DataError: too many undecided pixels, or none bright enough to be polyp.
         """
         share = self.undecided.mean()
         if share > MAX_UNDECIDED:
@@ -207,7 +208,7 @@ class MaskFile:
             raise DataError(
                 f"{self.name}: {self.undecided.sum()} of {self.undecided.size} pixels are neither "
                 f"near 0 nor near 255, nor red or green (first: {self.raw[row, column]} at row "
-                f"{row}, column {column}); traces of JPEG and soft edges make at most "
+                f"{row}, column {column}); JPEG artefacts and soft edges make at most "
                 f"{100 * MAX_UNDECIDED:g} %. Save the mask as PNG, polyp 255 and background 0"
             )
         if 0 < self.levels.max() <= THRESHOLD:
@@ -218,7 +219,7 @@ class MaskFile:
 
 
 def read_levels(path: Path) -> MaskFile:
-    """Reads a mask of greys, or of red and green on black.
+    """Reads a grey mask, or one of red and green on black.
 
     Raises:
         DataError: unreadable file.
@@ -233,10 +234,10 @@ def read_levels(path: Path) -> MaskFile:
 
 
 def read_file(path: Path) -> Image.Image:
-    """Decodes an image file wholly; TIFF through scikit-image, as Pillow cannot read them all.
+    """Decodes an image file completely; TIFF by scikit-image, as Pillow cannot read them all.
 
     Raises:
-        DataError: empty, truncated or no image, or of more than 8 bits per channel.
+        DataError: empty, truncated, not an image, or more than 8 bits per channel.
     """
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes): fetch it again")
@@ -248,15 +249,15 @@ def read_file(path: Path) -> Image.Image:
         else:
             with Image.open(path) as image:
                 image.load()
-    except Exception as error:  # Pillow and tifffile raise a dozen kinds
+    except Exception as error:  # Pillow and tifffile raise a dozen types
         raise DataError(f"{path} cannot be decoded ({error}): fetch it again") from error
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
-        raise DataError(f"{path} holds pixels of mode {image.mode}: save it with 8 bits a channel")
+        raise DataError(f"{path} has pixels of mode {image.mode}: save it with 8 bits per channel")
     return image
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width in pixels, without decoding where the format allows.
+    """Height and width in pixels, without decoding if the format allows.
 
     Raises:
         DataError: unreadable file.

@@ -1,4 +1,4 @@
-"""A split: immutable id lists per part, read from CSV text or made of groups."""
+"""A split: immutable id lists per part, read from CSV text or built from groups."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class Split:
         return Split(self.name, self.train[:end], self.val[:end], self.test[:end])
 
     def crossing(self, groups: Mapping[str, object]) -> Counter[str]:
-        """How many groups stand in each set of two or three parts, ``"train and test"``.
+        """How many groups cross each combination of parts, such as ``"train and test"``.
 
         Args:
-            groups: id -> whatever names its group; ids that are in no part do not count.
+            groups: id -> anything that identifies its group; ids in no part do not count.
         """
         parts: dict[object, set[str]] = {}
         for part in PARTS:
@@ -60,10 +60,10 @@ class Split:
         return Counter(" and ".join(p for p in PARTS if p in found) for found in several)
 
     def crossing_pairs(self, pairs: Iterable[tuple[str, str]]) -> tuple[Counter[str], int]:
-        """How many pairs stand in each two parts, ``"train and test"``, and how many lie within.
+        """How many pairs cross each two parts, such as ``"train and test"``; how many there are.
 
         Args:
-            pairs: ids; those with one that is in no part do not count.
+            pairs: pairs of ids; those with an id in no part do not count.
         """
         part = {i: name for name in PARTS for i in self.part(name)}
         inside = [{part[a], part[b]} for a, b in pairs if a in part and b in part]
@@ -87,16 +87,16 @@ def parse_split(name: str, text: str) -> Split:
         if part not in PARTS:
             raise unknown(f"part of id {frame_id} in split {name}", part, PARTS)
         if frame_id in part_of:
-            raise ValueError(f"split {name}: id {frame_id} stands in it twice")
+            raise ValueError(f"split {name}: id {frame_id} occurs twice")
         part_of[frame_id] = part
     return whole(Split(name, *(tuple(i for i, p in part_of.items() if p == q) for q in PARTS)))
 
 
 def whole(split: Split, hint: str = "") -> Split:
-    """The split, if each of its parts has ids.
+    """The split, if none of its parts is empty.
 
     Raises:
-        ValueError: one is empty; ``hint`` says what to do.
+        ValueError: a part is empty; the message ends with ``hint``.
     """
     for part in PARTS:
         if not split.part(part):
@@ -109,16 +109,16 @@ def whole(split: Split, hint: str = "") -> Split:
 def grouped_parts(
     groups: Mapping[str, object], strata: Mapping[str, object], shares: tuple[float, ...], seed: int
 ) -> list[tuple[str, ...]]:
-    """Parts of given shares that keep groups together and are alike in their strata.
+    """Stratified parts of given shares that keep groups together.
 
-    Greedy: the largest groups first, each to the part that lacks its strata most among those with
-    room; ties by ``seed``. Sizes are exact as long as there are enough frames of no group.
+    Greedy: the largest groups first, each to the part that most lacks its strata among those with
+    room; ``seed`` breaks ties. Sizes are exact as long as enough frames are alone in their group.
 
     Args:
         groups: id -> its group.
         strata: id -> its stratum.
-        shares: of the frames, one per part, summing to 1.
-        seed: of the order among groups of one size.
+        shares: each part's share of the frames, summing to 1.
+        seed: seed of the order among groups of equal size.
 
     Returns:
         Sorted ids per part.

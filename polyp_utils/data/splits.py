@@ -1,18 +1,18 @@
-"""Immutable id lists per part, one CSV (``id,part``) each under ``splits/<data set>/``.
+"""The package's splits: immutable id lists, one CSV (``id,part``) each in ``splits/<data set>/``.
 
-Published, or drawn once from numpy's ``default_rng(42)``:
+They are published, or drawn once with numpy's ``default_rng(42)``:
 
 - ``random-800-s42``: 800/100/100 of Kvasir-SEG's sorted ids, permuted; the model card names the
   sizes, not the lists.
 - ``official-880``, ``pranet-kvasir`` (Kvasir-SEG), ``pranet-clinicdb`` (CVC-ClinicDB): published
-  train and test lists. They have no validation part: 10 % of train was drawn (whole sequences in
-  ClinicDB), and the test list is untouched.
+  train and test lists. They have no validation part, so 10 % of train was drawn for it (whole
+  sequences in ClinicDB); the test list is untouched.
 - ``sklearn-42``: the "80/10/10" of ResUNet++ and FCBFormer, scikit-learn's ``train_test_split``
   with ``random_state=42`` twice on the sorted ids (100 for test, then 100 for validation).
-- ``grouped``: 80/10/10 in which no pair of near-duplicates and no sequence stands on two sides,
-  alike in polyp area and kind; ``grouped-fold1`` … ``grouped-fold5`` are its cross-validation,
-  each part of a fifth being test once and, in the fold before, validation. For a folder of yours
-  both are computed, from its frames alone.
+- ``grouped``: 80/10/10 that no near-duplicate pair and no sequence crosses, stratified by polyp
+  area and kind; ``grouped-fold1`` … ``grouped-fold5`` are its cross-validation: each fifth is the
+  test part of one fold and the validation part of the fold before. For a user's own folder both
+  are computed from its frames alone.
 - ``phantom-240``: 240/60/60 in the order of the index.
 """
 
@@ -30,13 +30,13 @@ from polyp_utils.data.split import Split, parse_split, whole
 FOLDS = 5
 _FOLD_NAMES = [f"grouped-fold{k + 1}" for k in range(FOLDS)]
 _TOO_FEW = (
-    ". Too few groups of frames that show different places: give a split of yours, a CSV file with "
+    ". Too few groups of frames that show different places: give your own split, a CSV file with "
     "the columns id and part, or more frames"
 )
 
 
 def split_names(dataset: str = "") -> list[str]:
-    """Names of the splits of one data set, or of all that the package lists."""
+    """Names of the splits of one data set, or of all splits that the package lists."""
     if dataset and not is_listed(dataset):
         return ["grouped", *_FOLD_NAMES]
     names = {
@@ -54,12 +54,12 @@ def load_split(name: str, dataset: str = "") -> Split:
     """The split of that name.
 
     Args:
-        name: of a split, or the path of a CSV file with the columns ``id`` and ``part``.
+        name: name of a split, or the path of a CSV file with the columns ``id`` and ``part``.
         dataset: the data set it is for, a name or a folder; needed for ``grouped`` and its folds.
 
     Raises:
-        ValueError: unknown name, a split of another data set, an id twice, a part that does not
-            exist or is empty.
+        ValueError: unknown name, a split of another data set, a duplicate id, an unknown or empty
+            part.
     """
     if name.endswith(".csv"):
         return parse_split(name, _read_file(name))
@@ -67,7 +67,7 @@ def load_split(name: str, dataset: str = "") -> Split:
         path = FOLDER / _home(name, dataset) / f"{name}.csv"
         return parse_split(name, path.read_text(encoding="utf-8"))
     if not dataset:
-        raise ValueError(f"split {name} exists for every data set: say of which")
+        raise ValueError(f"split {name} exists for every data set: name the data set")
     return _grouped(name, dataset)
 
 
@@ -77,13 +77,13 @@ def split_of(config: RunConfig) -> Split:
 
 
 def leak_warning(split: Split, dataset: str) -> str:
-    """What of a split stands on two sides, or that no one has looked; empty if nothing does."""
+    """Warns that a split leaks, or that it has not been checked; empty if it does not leak."""
     found = leaks(split, dataset)
     crossing = [f"{n} of {of} {what}" for what, (n, of) in found.items() if n]
     if crossing:
         return (
             f"split {split.name} leaks: {' and '.join(crossing)} of {get_info(dataset).title} "
-            "stand on both sides of it; split grouped has none there"
+            "cross it; split grouped has none"
         )
     if dataset not in CATALOG and known_pairs(dataset) is None:
         return (
@@ -100,15 +100,15 @@ def _home(name: str, dataset: str) -> str:
         raise unknown("split", name, split_names(dataset))
     if dataset in CATALOG and dataset not in homes:
         known = ", ".join(split_names(dataset))
-        raise ValueError(f"split {name} is one of {homes[0]}, not of {dataset}: take {known}")
+        raise ValueError(f"split {name} belongs to {homes[0]}, not to {dataset}: use {known}")
     return homes[0]
 
 
 def _read_file(name: str) -> str:
     for path in (Path(name).expanduser(), repo_root() / name):
         if path.is_file():
-            return path.read_text(encoding="utf-8-sig")  # spreadsheets write a mark before it
-    raise ValueError(f"split {name} is no file: give a CSV with the columns id and part")
+            return path.read_text(encoding="utf-8-sig")  # spreadsheets add a byte-order mark
+    raise ValueError(f"split {name} is not a file: give a CSV with the columns id and part")
 
 
 def _grouped(name: str, dataset: str) -> Split:

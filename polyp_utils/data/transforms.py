@@ -1,7 +1,7 @@
-"""From frames of any size to what the network sees: one way to resize, one way to scale.
+"""From frames of any size to network input: one way to resize, one way to scale.
 
-Resizing is PyTorch's own, in integers where pixels are: the digits that torchvision's v2 gives
-(which brings PyTorch's compiler, seconds of a start), and the same ones on every kind of CPU.
+Resizing is PyTorch's own, in integers for integer pixels: the same digits as torchvision's v2
+(which imports PyTorch's compiler, seconds at every start), and the same on every kind of CPU.
 """
 
 import torch
@@ -30,7 +30,7 @@ def to_input(images: Tensor, device: torch.device) -> Tensor:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on ``device``; CUDA fetches it from pinned memory while the host goes on."""
+    """The tensor on ``device``; CUDA copies it from pinned memory while the host continues."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

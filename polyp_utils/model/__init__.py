@@ -1,4 +1,4 @@
-"""The U-Net, what it minimises, and what it says of frames.
+"""The U-Net, its losses, its predictions and its weights files.
 
 It may import from `common` and `data`.
 """

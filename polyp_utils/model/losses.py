@@ -1,7 +1,7 @@
 """The card's loss: 0.5 × cross-entropy + 0.5 × soft Dice, and its binary sibling.
 
-Shapes: B batch, C classes, H height, W width. Logits of any float type are taken to float32 (or
-stay float64) before anything is computed, so bf16 networks and logits of ±1e4 are safe.
+Shapes: B batch, C classes, H height, W width. Logits of any float type are first converted to
+float32 (float64 stays as it is), so bf16 networks and logits of ±1e4 are safe.
 """
 
 import torch
@@ -19,7 +19,7 @@ def soft_dice(probabilities: Tensor, target: Tensor) -> Tensor:
         target: (B, C, H, W), 0 or 1 (one-hot).
 
     Returns:
-        (C,) in [0, 1]; about 0 for a class that is absent from the target but has probability.
+        (C,) in [0, 1]; about 0 for a class absent from the target that has any probability.
     """
     dims = (0, 2, 3)
     overlap = (probabilities * target).sum(dims)
@@ -30,18 +30,18 @@ def soft_dice(probabilities: Tensor, target: Tensor) -> Tensor:
 class MulticlassDiceLoss(nn.Module):
     """1 − mean over classes of the soft Dice of softmax probabilities.
 
-    A class absent from the batch's target is, with ``absent="include"`` (what the card's text
-    says), a Dice of about 0 as long as any probability is left on it: the loss then has a floor
-    of 1/C for it, and pushes its probability down. With ``absent="exclude"`` it leaves the mean,
-    so false positives of that class cost nothing here, only in the cross-entropy; if none is left
-    (one logit, no polyp in the batch) the loss is 0. A single logit is the binary case: sigmoid
-    instead of softmax, one class, polyp.
+    With ``absent="include"`` (what the card's text says), a class absent from the batch's target
+    has a Dice of about 0 as long as it has any probability: it adds 1/C to the loss, which pushes
+    its probability down. With ``absent="exclude"`` it is left out of the mean, so its false
+    positives cost nothing here, only in the cross-entropy; if no class remains (one logit, no polyp
+    in the batch), the loss is 0. A single logit is the binary case: sigmoid instead of softmax, one
+    class, polyp.
     """
 
     def __init__(self, absent: str = "include") -> None:
         super().__init__()
         if absent not in ("include", "exclude"):
-            raise ValueError(f"absent is {absent!r}; take 'include' or 'exclude'")
+            raise ValueError(f"absent is {absent!r}; use 'include' or 'exclude'")
         self.absent = absent
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -62,10 +62,10 @@ class MulticlassDiceLoss(nn.Module):
 class CombinedLoss(nn.Module):
     """``ce_weight`` × cross-entropy + ``dice_weight`` × Dice loss; the card's weights are 0.5.
 
-    With one logit the cross-entropy is the binary one (with logits). Both are means over the
-    pixels of the batch. ``class_weights`` float (C,), if given, weigh the pixels of the
-    multi-class cross-entropy by their true class; their mean over the pixels of the training part
-    should be 1, so that the loss keeps its scale (`inverse_sqrt_weights`).
+    With one logit the cross-entropy is the binary one. Either is the mean over the pixels of the
+    batch. ``class_weights`` float (C,), if given, weight the pixels in the multi-class
+    cross-entropy by their true class; their mean over the pixels of the training part should be 1
+    to keep the loss on its scale (`inverse_sqrt_weights`).
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class CombinedLoss(nn.Module):
             probability_target = target.unsqueeze(1).to(logits_.dtype)
             ce = F.binary_cross_entropy_with_logits(logits_, probability_target)
         else:
-            # the reduced form has no deterministic version on CUDA
+            # PyTorch's own reduction is not deterministic on CUDA
             ce = F.cross_entropy(logits_, target, self.class_weights, reduction="none").mean()
         return ce, self.dice(logits_, target)
 
@@ -95,7 +95,7 @@ class CombinedLoss(nn.Module):
         """Scalar loss of logits (B, C, H, W) against class indices int64 (B, H, W).
 
         Raises:
-            ValueError: shapes that do not fit, or a target that is not int64.
+            ValueError: shapes that do not match, or a target that is not int64.
         """
         ce, dice = self.terms(logits, target)
         return self.ce_weight * ce + self.dice_weight * dice
@@ -104,11 +104,11 @@ class CombinedLoss(nn.Module):
 def inverse_sqrt_weights(pixels: Tensor) -> Tensor:
     """Class weights ∝ 1/√frequency with mean 1 over the pixels, float32 (C,).
 
-    The square root is the usual middle way: 1/frequency lets a class of 1 % of the pixels shout
-    down the rest, equal weights let it be ignored. A class without pixels gets weight 0.
+    The square root is the usual compromise: with 1/frequency a class with 1 % of the pixels would
+    dominate the rest, with equal weights it would be ignored. A class without pixels gets weight 0.
 
     Args:
-        pixels: per class, (C,).
+        pixels: pixel count per class, (C,).
     """
     share = pixels.double() / pixels.sum()
     weights = torch.where(share > 0, share.clamp(min=1e-12).rsqrt(), 0)
@@ -116,7 +116,7 @@ def inverse_sqrt_weights(pixels: Tensor) -> Tensor:
 
 
 def _check(logits: Tensor, target: Tensor) -> Tensor:
-    """Logits in at least float32, after a check of the shapes."""
+    """Logits in float32 or float64, after a check of shapes and target type."""
     if logits.ndim != 4 or target.shape != logits[:, 0].shape or target.dtype != torch.int64:
         raise ValueError(
             f"logits {tuple(logits.shape)} and target {target.dtype} {tuple(target.shape)}: give "

@@ -1,4 +1,4 @@
-"""From weights and frames to probabilities and class maps, at network and at original size."""
+"""From network and frames to probabilities and class maps, at network size and original size."""
 
 import copy
 import itertools
@@ -16,7 +16,7 @@ from polyp_utils.data.labels import Scheme
 from polyp_utils.data.transforms import to_input
 from polyp_utils.model.unet import UNet
 
-MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))  # dimensions that are turned
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))  # flipped dimensions
 
 
 def to_probabilities(logits: Tensor) -> Tensor:
@@ -31,8 +31,8 @@ def to_probabilities(logits: Tensor) -> Tensor:
 def fold_batch_norm(model: UNet) -> UNet:
     """A copy in evaluation mode with every batch norm folded into the convolution before it.
 
-    Same outputs but for rounding, one pass over memory less per convolution. The copy can be
-    neither trained nor saved as weights of a `UNet`: its convolutions have biases.
+    The outputs are the same up to rounding, with one pass over memory less per convolution. The
+    copy can be neither trained nor saved as weights of a `UNet`: its convolutions have biases.
     """
     folded = copy.deepcopy(model).eval()
     for block in folded.modules():
@@ -44,10 +44,10 @@ def fold_batch_norm(model: UNet) -> UNet:
 
 
 def freeze(model: UNet, compute: Compute) -> UNet:
-    """The model as `predict` is fastest with: folded, cast and laid out once, on the device.
+    """The model prepared for fast prediction: folded, cast, channels last, on the device.
 
-    With bf16 it takes float32 images under ``compute.autocast()`` only, as in `predict`. Memory
-    that it frees stays with the process, see `keep_freed_memory`.
+    With bf16 it accepts float32 images only under ``compute.autocast()``, as in `predict`. From
+    then on the process keeps freed memory, see `keep_freed_memory`.
     """
     keep_freed_memory()
     folded = fold_batch_norm(model).to(memory_format=torch.channels_last)
@@ -61,10 +61,11 @@ def predict(
     batch_size: int = 8,
     mirrored: bool = False,
 ) -> Iterator[Tensor]:
-    """Class probabilities of uint8 images (N, 3, S, S), one float32 (C, S, S) after the other.
+    """Yields the class probabilities of uint8 images (N, 3, S, S), float32 (C, S, S) for each.
 
-    ``mirrored``: the mean over the frame and its mirror images (test-time augmentation), at four
-    times the cost. Several processes share the work, batch by batch; each yields all.
+    With ``mirrored``, they are the mean over the frame and its mirror images (test-time
+    augmentation), at four times the cost. Several processes share the work batch by batch; each
+    yields all results.
     """
     turns = MIRRORS if mirrored else MIRRORS[:1]
     for copies in predict_copies(model, images, compute, batch_size, turns):
@@ -79,14 +80,14 @@ def predict_copies(
     batch_size: int = 8,
     turns: Sequence[tuple[int, ...]] = MIRRORS,
 ) -> Iterator[Tensor]:
-    """As `predict`, each copy for itself, turned back: float32 (K, C, S, S).
+    """As `predict`, but each mirrored copy separately, flipped back: float32 (K, C, S, S).
 
     Args:
         model: a U-Net.
         images: as in `predict`.
         compute: device and precision.
-        batch_size: frames at a time.
-        turns: the dimensions along which each copy is mirrored.
+        batch_size: frames per batch.
+        turns: the dimensions along which each of the K copies is flipped.
     """
     model.eval()
 
@@ -105,7 +106,7 @@ def predict_copies(
 
 
 def to_original(probabilities: Tensor, size: tuple[int, int]) -> Tensor:
-    """Probabilities (C, S, S) brought to ``size`` = (H, W) bilinearly: (C, H, W)."""
+    """Probabilities (C, S, S) resized bilinearly to ``size`` = (H, W): (C, H, W)."""
     return F.interpolate(probabilities[None], size, mode="bilinear", align_corners=False)[0]
 
 
@@ -116,8 +117,8 @@ def polyp_and_classes(probabilities: Tensor, scheme: Scheme) -> tuple[Tensor, Te
 
 
 def to_polyp_mask(probabilities: Tensor, scheme: Scheme, size: tuple[int, int]) -> Tensor:
-    """Where P(any polyp class) > 0.5 at ``size`` = (H, W), bool (H, W), of (C, S, S).
+    """Where P(any polyp class) > 0.5 at ``size`` = (H, W), bool (H, W), from (C, S, S).
 
-    Classes are summed first, so that one channel is enlarged: it is the same but for rounding.
+    Classes are summed first, so that only one channel is resized; equal up to rounding.
     """
     return to_original(scheme.polyp_probability(probabilities[None]), size)[0] > 0.5

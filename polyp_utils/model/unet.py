@@ -1,4 +1,4 @@
-"""The U-Net of the model card, on one screen (B batch, C channels, H height, W width)."""
+"""The U-Net of the model card (B batch, C channels, H height, W width)."""
 
 import itertools
 from typing import Any
@@ -26,9 +26,9 @@ def conv_bn_relu(c_in: int, c_out: int) -> tuple[nn.Module, ...]:
 class Conv3x3(nn.Conv2d):
     """3×3 convolution, padding 1, no bias; with a faster gradient where oneDNN's is slow.
 
-    On a CPU with AVX2 and no AVX-512, oneDNN is quicker at output and input gradient in channels
-    last, but its weight gradient from 32 channels on takes up to three times as long there as from
-    contiguous tensors, copies included. (For bf16 and AVX-512 it has better kernels.)
+    On a CPU with AVX2 but not AVX-512, oneDNN computes output and input gradient faster in channels
+    last, but with 32 or more channels its weight gradient then takes up to three times as long as
+    from contiguous tensors, copies included. (For bf16 and AVX-512 it has better kernels.)
     """
 
     def __init__(self, c_in: int, c_out: int) -> None:
@@ -57,10 +57,10 @@ class _Conv3x3(torch.autograd.Function):
 
 
 class UpConv(nn.ConvTranspose2d):
-    """2×2 transposed convolution with stride 2; in training as the 1×1 convolution that it is.
+    """2×2 transposed convolution with stride 2; computed in training as a 1×1 convolution.
 
-    Its four taps never overlap, so it is a 1×1 convolution to four times the channels whose results
-    are laid out as 2×2 pixels. On a CPU the gradients of that take a third of the time.
+    Its four taps never overlap, so it equals a 1×1 convolution to four times the channels, whose
+    results are arranged as 2×2 pixels. On a CPU the gradients then take a third of the time.
     """
 
     def __init__(self, c_in: int, c_out: int) -> None:
@@ -71,7 +71,7 @@ class UpConv(nn.ConvTranspose2d):
         if not self.training or self.bias is None:
             return super().forward(x, output_size)
         batch, _, height, width = x.shape
-        out = self.out_channels  # by name: a batch may be empty, and then none can be inferred
+        out = self.out_channels  # explicit: with an empty batch no dimension can be inferred
         weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2)[..., None, None]
         y = F.conv2d(x, weight, self.bias.repeat(4)).permute(0, 2, 3, 1)  # (B, H, W, 2·2·c_out)
         y = y.reshape(batch, height, width, 2, 2 * out).transpose(2, 3)  # (B, H, 2, W, 2·c_out)
@@ -81,7 +81,7 @@ class UpConv(nn.ConvTranspose2d):
 class UNet(nn.Module):
     """U-Net: 4 encoder stages, bottleneck, 4 decoder stages with skips, reduction head, 1×1 output.
 
-    Parameters at width 64 with 3 classes, by stage, top first (31,056,163 in all)::
+    Parameters at width 64 with 3 classes, by stage, in forward order (31,056,163 in total)::
 
         encoder      38,848 + 221,696 + 885,760 + 3,540,992
         bottleneck   14,159,872
@@ -90,7 +90,7 @@ class UNet(nn.Module):
         head         18,496
         output       99
 
-    What the card leaves open is settled here: a block's convolutions have no bias, upsampling is
+    What the card leaves open is decided here: a block's convolutions have no bias, upsampling is
     a 2×2 transposed convolution, the skip comes first in the concatenation, the reduction is 3×3.
     """
 
@@ -113,7 +113,8 @@ class UNet(nn.Module):
         """Maps images (B, in_channels, H, W) in [0, 1] to logits (B, num_classes, H, W).
 
         Raises:
-            ValueError: a height or width that is no multiple of 16, with the nearest that are.
+            ValueError: a height or width that is not a multiple of 16; the message names the
+                nearest ones.
         """
         check_size(*x.shape[-2:])
         skips = []
@@ -128,19 +129,19 @@ class UNet(nn.Module):
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuses sizes that four poolings cannot halve.
+    """Rejects sizes that four poolings cannot halve evenly.
 
-    Padding inside would put a false border into the frame, and inference resizes anyway.
+    Padding inside the network would add a false border, and prediction resizes frames anyway.
     """
     for name, size in (("height", height), ("width", width)):
         if size % STRIDE or size < STRIDE:
             below = max(STRIDE, size // STRIDE * STRIDE)
             near = f"{below} and {below + STRIDE}" if size > STRIDE else f"{STRIDE}"
-            raise ValueError(f"{name} is {size}, no multiple of {STRIDE}; the nearest are {near}")
+            raise ValueError(f"{name} is {size}, not a multiple of {STRIDE}; nearest are {near}")
 
 
 def stage_table(model: UNet, image_size: int) -> list[dict[str, str]]:
-    """Output shape of each stage for a square input, and its parameters, in the data's order."""
+    """Output shape and parameter count of each stage for a square input, in forward order."""
     blocks = [(f"encoder {i + 1}", [block], i) for i, block in enumerate(model.encoder)]
     blocks.append(("bottleneck", [model.bottleneck], 4))
     pairs = zip(model.up, model.decoder, strict=True)

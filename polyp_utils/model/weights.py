@@ -1,4 +1,4 @@
-"""Weights as a file: safetensors, with what training says of them in the header."""
+"""Weights files: safetensors with the training's metadata in the header."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from polyp_utils.model.unet import UNet
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What training wrote into the weights' header: settings, classes, epoch, score.
+    """The training's metadata in the header: settings, classes, epoch, score; may be empty.
 
     Raises:
         WeightsError: not a safetensors file.
@@ -31,16 +31,16 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def save_weights(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None:
-    """Writes safetensors with one JSON string of metadata in the header, key ``polyp_utils``."""
+    """Writes a safetensors file, the metadata in its header as JSON under ``polyp_utils``."""
     tensors = {key: value.contiguous().cpu() for key, value in model.state_dict().items()}
     with atomic(path) as temporary:
         save_file(tensors, temporary, {"format": "pt", "polyp_utils": json.dumps(metadata)})
 
 
 def halve_weights(source: Path, target: Path) -> None:
-    """Writes a weights file anew with its kernels in float16: half the size, the same header.
+    """Copies a weights file with its kernels in float16: half the size, the same header.
 
-    What has one value per channel stays as it is. It loads into the same `UNet`.
+    Tensors with one value per channel stay as they are. The copy loads into the same `UNet`.
     """
     tensors = {name: t.half() if t.ndim > 1 else t for name, t in read_tensors(source).items()}
     header = {"format": "pt", "polyp_utils": json.dumps(read_metadata(source))}
@@ -58,14 +58,14 @@ def load_weights(model: UNet, path: Path) -> UNet:
 
     Raises:
         FileNotFoundError: no such file.
-        WeightsError: not safetensors, of another width or class count, or not complete.
+        WeightsError: not safetensors, another width or class count, or missing tensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: train the run, or fetch its weights")
     tensors = read_tensors(path)
     shape, wanted = _shape(tensors), _shape(model.state_dict())
     if shape != wanted:
-        raise WeightsError(f"{path} holds {shape}, the model is {wanted}: build UNet(…) like it")
+        raise WeightsError(f"{path} holds {shape}, the model is {wanted}: build a UNet(…) to match")
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -86,12 +86,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a U-Net's weights says.
+    """The header of a U-Net's weights file.
 
     Attributes:
         width: channels of the first stage.
         logits: channels of the output.
-        metadata: what training wrote, see `read_metadata`; empty if it did not.
+        metadata: see `read_metadata`.
     """
 
     width: int
@@ -100,12 +100,12 @@ class Header:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of the run that trained them."""
+        """Settings of the run that trained the weights."""
         return self.metadata.get("settings", {})
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names."""
+        """Names of the classes."""
         return tuple(self.metadata.get("classes", ()))
 
 
@@ -113,7 +113,7 @@ def read_header(path: Path) -> Header:
     """The header of a weights file; no tensor is read.
 
     Raises:
-        WeightsError: not a safetensors file, or not of a U-Net of this package.
+        WeightsError: not a safetensors file, or not weights of this package's U-Net.
     """
     metadata = read_metadata(path)
     ends = ("encoder.0.0.weight", "output.weight")

@@ -1,4 +1,4 @@
-"""The run folder, and what a run or any other system says of each frame.
+"""Run folders, and the predictions of a run or any other system.
 
 It may import from `common`, `data` and `model`.
 """

@@ -1,4 +1,4 @@
-"""The predictions of a part in one file, as a published run holds them: a ZIP of its PNGs."""
+"""The predictions of a part in one file, as published runs store them: a ZIP of its PNGs."""
 
 import zipfile
 from pathlib import Path
@@ -8,24 +8,24 @@ from polyp_utils.common.files import atomic
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """Writes the PNGs of a folder into a ZIP, as they are; the same files give the same bytes."""
+    """Writes the PNGs of a folder into a ZIP, uncompressed; the same files give the same bytes."""
     with atomic(archive) as temporary, zipfile.ZipFile(temporary, "w") as file:
         for path in sorted(folder.rglob("*.png")):
-            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())  # of 1980, stored
-            entry.create_system, entry.external_attr = 3, 0o644 << 16  # Unix, on every machine
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())  # dated 1980
+            entry.create_system, entry.external_attr = 3, 0o644 << 16  # as on Unix, everywhere
             file.writestr(entry, path.read_bytes())
 
 
 def read(archive: Path, name: str) -> bytes:
-    """A file of a ZIP.
+    """The bytes of a file in a ZIP.
 
     Raises:
-        RunError: it is not in there, or the ZIP is damaged.
+        RunError: the file is not in the ZIP, or the ZIP is damaged.
     """
     try:
         with zipfile.ZipFile(archive) as file:
             return file.read(name)
     except KeyError:
-        raise RunError(f"{archive} holds no {name}: it is of another split or not whole") from None
+        raise RunError(f"{archive} holds no {name}: it is of another split or incomplete") from None
     except (zipfile.BadZipFile, EOFError) as error:
-        raise RunError(f"{archive} is damaged ({error}): get it again") from error
+        raise RunError(f"{archive} is damaged ({error}): fetch it again") from error

@@ -1,6 +1,6 @@
-"""Class probabilities in 8 bits, as a run stores them: a level per class but the background.
+"""Class probabilities in 8 bits, as a run stores them: one level per class except the background.
 
-The background is what is left to 1, so they sum to 1 but for rounding (at most 1/510 per class).
+The background gets the remainder, so they sum to 1 up to rounding (at most 1/510 per class).
 """
 
 import torch

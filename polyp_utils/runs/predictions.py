@@ -1,6 +1,6 @@
-"""What a system says about each frame: of a run, of a folder of images, or of arrays.
+"""Predictions of any system: from a run, a network, a folder of images, or arrays.
 
-All become one thing, `Predictions`, so that every score is made in one way for every system.
+All become `Predictions`, so that every score is computed in the same way for every system.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -32,9 +32,9 @@ class Predictions:
     """Class probabilities per frame.
 
     Attributes:
-        name: of the system, for tables.
+        name: the system's name in tables.
         scheme: what its classes mean.
-        ids: of the frames, in the order in which they are scored.
+        ids: frame ids, in the order of scoring.
         read: id -> probabilities, float32 (C, h, w) in [0, 1], of any size.
     """
 
@@ -45,7 +45,7 @@ class Predictions:
 
 
 def of_run(run: Run, part: str = "test") -> Predictions:
-    """The predictions that a run has stored for ``val`` or ``test``, at network size."""
+    """A run's stored predictions for ``val`` or ``test``, at network size."""
     read = partial(run.probabilities, part, scheme=run.scheme)
     return Predictions(run.name, run.scheme, run.split.part(part), read)
 
@@ -58,19 +58,19 @@ def of_network(
     mirrored: bool = False,
     weights: Path | None = None,
 ) -> Predictions:
-    """What a run's weights say of frames of any data set; kept in memory with 8 bits, as stored.
+    """Predictions of a run's network for any data set; kept in memory in 8 bits, as stored.
 
     Args:
-        run: whose weights are at hand.
+        run: a run with weights.
         dataset: opened at the run's network size.
-        ids: frames of it; empty: all.
+        ids: frames to predict; empty: all.
         device: as in `get_compute`.
         mirrored: as in `predict`.
-        weights: another file of that run than its kept ones, see `Run.unaveraged`.
+        weights: another weights file of the run, see `Run.unaveraged`; None: the kept ones.
 
     Raises:
-        FileNotFoundError: the run has no weights here.
-        ValueError: another network size.
+        FileNotFoundError: the run's weights are not on disk.
+        ValueError: the data set is opened at another size.
     """
     network, compute = network_of(run, dataset, device, weights=weights)
     names = tuple(ids) or dataset.ids
@@ -87,50 +87,50 @@ def network_of(
     precision: str = "auto",
     weights: Path | None = None,
 ) -> tuple[UNet, Compute]:
-    """A run's network, frozen for `predict`, and what it computes with.
+    """A run's network, frozen for `predict`, and its device and precision.
 
     Raises:
         FileNotFoundError, ValueError: as in `of_network`.
     """
     config, side = run.config, dataset.images.shape[-1]
     if side != config.image_size:
-        raise ValueError(f"{run.name} sees {config.image_size} px: open the data set at that size")
+        raise ValueError(f"{run.name} takes {config.image_size} px: open the data set at that size")
     compute = get_compute(device, precision)
     network = load_weights(UNet(3, run.scheme.logits, config.width), weights or run.weights)
     return freeze(network, compute), compute
 
 
 def of_probabilities(found: Iterable[tuple[str, Tensor]], scheme: Scheme, name: str) -> Predictions:
-    """Class probabilities, kept in memory with 8 bits, as a run stores them.
+    """Class probabilities, kept in memory in 8 bits, as a run stores them.
 
     Args:
         found: id and probabilities, float (C, h, w), of each frame.
         scheme: what the classes mean.
-        name: for tables.
+        name: the system's name in tables.
     """
     levels = {frame_id: to_levels(probabilities) for frame_id, probabilities in found}
     return Predictions(name, scheme, tuple(levels), lambda i: from_levels(levels[i]))
 
 
 def of_folder(folder: str | Path, ids: Iterable[str] = (), name: str = "") -> Predictions:
-    """Masks or maps of P(polyp) that any system wrote, one grey image ``<id>.png`` per frame.
+    """Masks or maps of P(polyp) written by any system, one grey image ``<id>.png`` per frame.
 
     Args:
         folder: holds 8-bit images, 0 to 255, of any size, in a lossless format.
-        ids: frames that must be there, for example a test part; empty: all that are.
-        name: for tables; empty: the folder's.
+        ids: required frames, for example a test part; empty: all in the folder.
+        name: the system's name in tables; empty: the folder's.
 
     Raises:
-        DataError: no such folder or no such image, two of one id, or pixels that are no map.
+        DataError: no such folder or image, two images for one id, or pixels that are not a map.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder} does not exist: name a folder of predictions, <id>.png each")
+        raise DataError(f"{folder} does not exist: give a folder of predictions, <id>.png each")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in _FORMATS:
             if path.stem in files:
-                raise DataError(f"{files[path.stem]} and {path} are both of {path.stem}: keep one")
+                raise DataError(f"{files[path.stem]} and {path} are both for {path.stem}: keep one")
             files[path.stem] = path
     wanted = tuple(ids) or tuple(files)
     missing = [frame_id for frame_id in wanted if frame_id not in files]
@@ -146,11 +146,11 @@ def of_folder(folder: str | Path, ids: Iterable[str] = (), name: str = "") -> Pr
 
 
 def _read_map(path: Path) -> np.ndarray:
-    """P(polyp) float32 (h, w) of a grey image; a colour image with equal channels is grey too."""
+    """P(polyp) float32 (h, w) from a grey image; a colour image with equal channels is grey."""
     try:
         with Image.open(path) as image:
             image.load()
-    except Exception as error:  # Pillow raises a dozen kinds
+    except Exception as error:  # Pillow raises a dozen types
         raise DataError(f"{path} cannot be decoded ({error}): write it again") from error
     pixels = np.array(image.convert("L") if image.mode in ("1", "P") else image)
     if pixels.ndim == 3:
@@ -159,9 +159,9 @@ def _read_map(path: Path) -> np.ndarray:
             raise DataError(f"{path} is coloured: write P(polyp) as grey, 0 to 255")
         pixels = colours[..., 0]
     if pixels.dtype != np.uint8:
-        raise DataError(f"{path} holds {pixels.dtype}: write 8-bit greys, 0 to 255")
+        raise DataError(f"{path} holds {pixels.dtype}: write 8-bit grey levels, 0 to 255")
     if 0 < pixels.max() < 2:
-        raise DataError(f"{path} holds only 0 and 1, which is black: write polyp as 255")
+        raise DataError(f"{path} holds only 0 and 1, almost black: write polyp as 255")
     return pixels.astype(np.float32) / 255
 
 
@@ -169,7 +169,7 @@ def of_arrays(arrays: Mapping[str, np.ndarray], name: str = "arrays") -> Predict
     """Masks or maps of P(polyp) in memory: id -> bool, uint8 0–255 or float in [0, 1], (h, w).
 
     Raises:
-        ValueError: another type, shape or range.
+        ValueError: wrong type, shape or range.
     """
     for frame_id, values in arrays.items():
         kind = values.dtype

@@ -1,14 +1,14 @@
-"""The run folder remembers: settings, history, weights, predictions. All writes are atomic.
+"""The run folder: settings, history, weights, predictions. All writes are atomic.
 
 config.json          settings, fingerprints, versions, device, processes, commit
 history.csv          a row per epoch
-model.safetensors    of the epoch that the settings keep: averaged, if they say so
-unaveraged.safetensors  beside averaged weights, those of the last step
-last/state.pt        all that resume needs (removed at the end)
-predictions/<part>/  class probabilities at network size, 8-bit PNG; published: <part>.zip of them
+model.safetensors    weights of the kept epoch, averaged if the settings say so
+unaveraged.safetensors  beside averaged weights: those of the last step
+last/state.pt        all that resuming needs (removed at the end)
+predictions/<part>/  class probabilities at network size, 8-bit PNG; if published, <part>.zip
 training.json        time, memory, kept epoch; its presence means "finished"
 
-Whoever reads a run never changes it.
+Reading a run never changes it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. Reading it never changes it."""
+    """A run folder."""
 
     path: Path
 
@@ -64,31 +64,31 @@ class Run:
 
     @property
     def scheme(self) -> Scheme:
-        """What its classes mean."""
+        """The label scheme."""
         return get_scheme(self.config.scheme)
 
     @property
     def split(self) -> Split:
-        """Its split, cut to the ``limit`` of its settings."""
+        """The split, cut to the ``limit`` in the settings."""
         return split_of(self.config)
 
     @property
     def history(self) -> pd.DataFrame:
-        """A row per epoch."""
+        """``history.csv``: a row per epoch."""
         return _table(self.path / "history.csv")
 
     @property
     def training(self) -> dict[str, Any]:
         """``training.json``: seconds, images/s, peak memory, kept epoch and its polyp Dice."""
         stored = json.loads((self.path / "training.json").read_text(encoding="utf-8"))
-        return {key.replace("best_", "kept_"): value for key, value in stored.items()}  # older ones
+        return {key.replace("best_", "kept_"): value for key, value in stored.items()}  # older runs
 
     @property
     def summary(self) -> dict[str, Any]:
         """``summary.json``: scores with intervals on the test part.
 
         Raises:
-            RunError: the run is not evaluated, or was by a version that wrote another table.
+            RunError: the run is not evaluated, or by a version that wrote another table.
         """
         path = self._evaluated("summary.json")
         summary = json.loads(path.read_text(encoding="utf-8"))
@@ -123,17 +123,17 @@ class Run:
 
     @property
     def unaveraged(self) -> Path:
-        """Where weights are averaged, those of the last step; not published."""
+        """Weights of the last step, if the kept ones are averaged; not published."""
         return self.path / "unaveraged.safetensors"
 
     @property
     def is_card(self) -> bool:
-        """Whether it is the model card's recipe, without a change."""
+        """Whether the settings are exactly the model card's recipe."""
         return self.config == RECIPES["card"]
 
     @property
     def published(self) -> bool:
-        """Whether it lies in the repository, where only who names it should change it."""
+        """Whether it lies in ``results/published``, to be changed only on explicit request."""
         return self.path.resolve().parent == repo_root() / "results/published"
 
     def probabilities(self, part: str, frame_id: str, scheme: Scheme) -> Tensor:
@@ -142,7 +142,7 @@ class Run:
         Raises:
             RunError: the prediction is not in the folder or its archive, or cannot be read.
         """
-        import torch  # who reads scores alone does without
+        import torch  # not needed to read scores
 
         from polyp_utils.runs.levels import from_levels
 
@@ -167,11 +167,11 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the folder for one process; the system lets go when the process ends or is killed.
+        """Locks the folder for this process; the system unlocks it even if the process is killed.
 
         Raises:
-            TakenError: another process holds it.
-            RunError: it cannot be written.
+            TakenError: another process holds the lock.
+            RunError: the folder cannot be written.
         """
         lock = FileLock(make_folder(self.path) / ".lock", timeout=0)
         try:
@@ -193,17 +193,17 @@ class Run:
         write_csv(self.path / f"{name}.csv", table)
 
     def save_figure(self, name: str, figure: Figure) -> None:
-        """Stores a figure as ``figures/<name>.png``, one that shows frames as ``.jpg``."""
+        """Stores a figure as ``figures/<name>.png``, or ``.jpg`` if it shows frames."""
         suffix, options = file_format(figure)
         with atomic(self.path / "figures" / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, format=suffix, dpi=100, **options)
 
     def prediction_path(self, part: str, frame_id: str) -> Path:
-        """Where the prediction of a frame lies, unless the part is packed."""
+        """Path of a frame's prediction, unless the part is packed."""
         return self.path / "predictions" / part / f"{frame_id}.png"
 
     def archive_path(self, part: str) -> Path:
-        """Where the predictions of a part lie in one file, in a published run."""
+        """Path of a part's packed predictions, in a published run."""
         return self.path / "predictions" / f"{part}.zip"
 
     def _stored(self, part: str, frame_id: str) -> bytes:
@@ -215,8 +215,8 @@ class Run:
         hint = ""
         if part == "val" and self.archive_path("test").is_file():
             hint = (
-                ". A published run keeps counts of its validation part instead; the command in its "
-                "README.md trains it again, and then they are there"
+                ". A published run keeps only counts for its validation part; the command in its "
+                "README.md trains the run again, with predictions"
             )
         raise RunError(f"{path} is missing: the run holds no prediction of {frame_id}{hint}")
 
@@ -231,7 +231,7 @@ def make_folder(path: Path) -> Path:
     """Makes a folder for results.
 
     Raises:
-        RunError: it cannot be made.
+        RunError: the folder cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -241,11 +241,11 @@ def make_folder(path: Path) -> Path:
 
 
 def _read_only(path: Path, error: OSError) -> RunError:
-    return RunError(f"{path} cannot be written ({error}): set POLYP_RESULTS to a folder that can")
+    return RunError(f"{path} cannot be written ({error}): set POLYP_RESULTS to a writable folder")
 
 
 def run_of(config: RunConfig) -> Run:
-    """The run of some settings, there or not; one begun under a former name of its recipe is it."""
+    """The run with these settings, existing or not, also under its recipe's former name."""
     run = Run(results_root() / config.run_name)
     if config.former_run_name and not (run.path / "config.json").is_file():
         former = Run(results_root() / config.former_run_name)
@@ -255,9 +255,9 @@ def run_of(config: RunConfig) -> Run:
 
 
 def list_runs() -> list[Run]:
-    """Finished runs: those of the results folder, newest first, then the published ones.
+    """Finished runs: those in the results folder, newest first, then the published ones.
 
-    The first of the published is the released one, then newest first.
+    Among the published, the released run comes first, then the newest.
     """
     folders = (results_root(), results_root() / "published", repo_root() / "results/published")
     runs: list[Run] = []
@@ -271,11 +271,11 @@ def list_runs() -> list[Run]:
 def find_run(name: str = "") -> Run:
     """A finished run by name or path; without a name the newest, else the released one.
 
-    The newest that has a test part to look at, see ``score_test``.
+    Without a name, runs that do not score the test part (``score_test``) are the last resort.
 
     Raises:
-        RunError: there is none.
-        ValueError: no run of that name, with the nearest one.
+        RunError: there is no finished run.
+        ValueError: no run of that name; the message suggests the nearest one.
     """
     for path in (Path(name), repo_root() / name):
         if name and (path / "training.json").is_file():

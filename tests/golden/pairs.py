@@ -1,6 +1,6 @@
 """Pairs of a probability map and a mask, made with numpy, scipy and Pillow alone.
 
-The script beside it and the tests make the same pairs, in environments of their own.
+The script beside it and the tests make the same pairs, each in its own environment.
 """
 
 import zipfile
