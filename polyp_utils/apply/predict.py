@@ -22,6 +22,7 @@ from polyp_utils.analyse.mirrors import combine
 from polyp_utils.analyse.uncertainty import self_doubt
 from polyp_utils.apply import outputs
 from polyp_utils.apply.inputs import Input, find_inputs
+from polyp_utils.apply.page import write_page
 from polyp_utils.apply.regions import find_regions
 from polyp_utils.apply.results import Results
 from polyp_utils.apply.stream import Loaded, in_order, predictions
@@ -153,10 +154,13 @@ def predict_paths(
         results.finish(
             versions={"polyp_utils": polyp_utils.__version__, "torch": torch.__version__},
             device=model.compute.describe(),
+            classes=_colours(model),
             frames=len(results.done),
             unreadable=skipped,
             this_time={"frames": rows, "seconds": round(seconds, 3)},
         )
+    if pictures:
+        write_page(out)
     return Done(out, len(results.done), skipped, rows, seconds)
 
 
@@ -168,6 +172,12 @@ def facts_of(model: Model) -> dict[str, Any]:
     scheme = model.scheme
     facts = {"name": name, "sha256": digest, "scheme": scheme.name, "classes": [*scheme.classes]}
     return facts | {"image_size": model.image_size}
+
+
+def _colours(model: Model) -> dict[str, str]:
+    """Colour of each class but the background in class maps, as CSS writes it."""
+    colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in outputs.COLOURS)
+    return dict(list(zip(model.scheme.classes, colours, strict=False))[1:])
 
 
 def _workers() -> ThreadPoolExecutor:
