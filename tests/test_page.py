@@ -40,10 +40,14 @@ def picture(colour, path, **options):
     Image.new("RGB", (WIDTH, HEIGHT), colour).save(path, **options)
 
 
+def write_table(folder, table):
+    table.rename(columns={"doubt": "self_doubt"}).to_csv(folder / "frames.csv", index=False)
+
+
 def write_folder(folder, table, **summary):
     """A folder of predictions whose masks mark the left half, without page."""
     folder.mkdir(parents=True, exist_ok=True)
-    table.rename(columns={"doubt": "self_doubt"}).to_csv(folder / "frames.csv", index=False)
+    write_table(folder, table)
     settings = {"mirrored": False, "image_size": 256}
     summary = {"model": {"name": "tiny <i>"}, "settings": settings, "doubt": "self_doubt"} | summary
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
@@ -149,7 +153,7 @@ def test_an_error_keeps_the_old_page(tmp_path, monkeypatch):
     (folder / "frames.csv").write_text("frame,source\n", encoding="utf-8")
     with pytest.raises(ValueError, match="found"):
         write_page(folder)
-    frames_table(NAMES[:2]).to_csv(folder / "frames.csv", index=False)
+    write_folder(folder, frames_table(NAMES[:2]))
 
     def full(*_):
         raise OSError("disk full")
@@ -446,7 +450,7 @@ def test_five_thousand_frames_open_sort_filter_and_scroll_without_delay(chromium
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
         os.link(folder / "one.jpg", path)
-    frames_table(names).to_csv(folder / "frames.csv", index=False)
+    write_table(folder, frames_table(names))
     seen = Seen(chromium, write_page(folder))
     complete = "return [...document.querySelectorAll('#grid img')].slice(0, 10)"
     seen.wait(complete + ".every(i => i.complete && i.naturalWidth)")
