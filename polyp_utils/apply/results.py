@@ -6,8 +6,8 @@ components.csv       a row per connected region, see `find_regions`
 unreadable.csv       inputs that were skipped, and why
 masks/<frame>.png    class map, see `save_class_map`
 overlays/<frame>.jpg, thumbnails/<frame>.jpg, probabilities/<frame>.png
-videos/<video>.*     the film of each video, see `polyp_utils.apply.video`; its frames of every second
-                     are among the others, named <video>/<seconds>
+videos/<video>.*     the film of each video, see `polyp_utils.apply.video`; its frames, one of
+                     every second, are among the others, named <video>/<seconds>
 
 Rows are appended, after the files of their frame: a run that was killed leaves at most a half line
 and files without a row, and the next one removes or replaces them.

@@ -23,12 +23,11 @@ def timeline(table: Path, seconds: float, title: str, doubt: str) -> str:
         title: of the picture, for those who cannot see it.
         doubt: name of the column of doubt.
     """
-    columns: dict[int, tuple[float, float]] = {}
+    columns: dict[int, tuple[float, ...]] = {}
     wide = _WIDTH - _LEFT - _RIGHT
-    for time, area, unsure in _values(table, doubt):
-        x = round(time / seconds * wide)
-        before = columns.get(x, (0.0, 0.0))
-        columns[x] = max(before[0], area), max(before[1], unsure)
+    for at, *values in _values(table, doubt):
+        x = round(at / seconds * wide)
+        columns[x] = tuple(map(max, values, columns.get(x, values)))
     panels = (("polyp area, % of the frame", 100, COLOURS[1]), (f"doubt ({doubt})", 1, COLOURS[2]))
     height = _TOP + 2 * _PANEL + _GAP + 38
     svg = [
@@ -39,12 +38,13 @@ def timeline(table: Path, seconds: float, title: str, doubt: str) -> str:
     for index, (label, unit, colour) in enumerate(panels):
         top = _TOP + index * (_PANEL + _GAP)
         curve = {x: unit * values[index] for x, values in sorted(columns.items())}
-        svg += [_text(_LEFT, top - 8, label, "start"), *_panel(curve, top, colour)]
+        most = _round_up(max(*curve.values(), unit / 100))
+        svg += [_text(_LEFT, top - 8, label, "start"), *_panel(curve, most, top, colour)]
     bottom = height - 38
     step = next((s for s in _STEPS if seconds / s <= 10), _STEPS[-1])
-    for time in range(0, math.floor(seconds) + 1, step):
-        x = _LEFT + time / seconds * wide
-        svg += [_line(x, bottom, x, bottom + 4), _text(x, bottom + 17, _clock(time), "middle")]
+    for tick in range(0, math.floor(seconds) + 1, step):
+        x = _LEFT + tick / seconds * wide
+        svg += [_line(x, bottom, x, bottom + 4), _text(x, bottom + 17, _clock(tick), "middle")]
     svg += [_text(_WIDTH - _RIGHT, bottom + 33, "time, min:s", "end"), "</svg>"]
     return "\n".join(svg) + "\n"
 
@@ -55,9 +55,10 @@ def _values(table: Path, doubt: str) -> Iterator[tuple[float, float, float]]:
             yield float(row["time"]), float(row["area"]), float(row[doubt])
 
 
-def _panel(curve: dict[int, float], top: int, colour: tuple[int, int, int]) -> list[str]:
-    """A filled curve, pixel column -> value, on axes from 0 to a round number above them all."""
-    most = _round_up(max(curve.values()))
+def _panel(
+    curve: dict[int, float], most: float, top: int, colour: tuple[int, int, int]
+) -> list[str]:
+    """A filled curve, pixel column -> value, on an axis from 0 to ``most``."""
     bottom = top + _PANEL
     points = [f"{_LEFT + x},{bottom - value / most * _PANEL:.1f}" for x, value in curve.items()]
     ends = f"{_LEFT + max(curve)},{bottom} {_LEFT + min(curve)},{bottom}"
@@ -74,9 +75,9 @@ def _panel(curve: dict[int, float], top: int, colour: tuple[int, int, int]) -> l
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2 and 5 times a power of ten, 0.01 at least."""
-    power = 10.0 ** math.floor(math.log10(max(value, 0.01)))
-    return next(step * power for step in (1, 2, 5, 10) if step * power >= value * (1 - 1e-9))
+    """The next even number of one digit, or 1, times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 4, 6, 8, 10) if step * power >= value * (1 - 1e-9))
 
 
 def _clock(seconds: int) -> str:

@@ -12,6 +12,7 @@ import csv
 import functools
 import itertools
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -28,7 +29,7 @@ from polyp_utils.apply.results import Results
 from polyp_utils.apply.stream import Loaded
 from polyp_utils.apply.timeline import timeline
 from polyp_utils.common.exceptions import DataError, ExtraError
-from polyp_utils.common.files import atomic, write_text
+from polyp_utils.common.files import atomic
 
 _LACKING = 1.0  # seconds that may lack at the end: containers round, and sound may last longer
 _COLUMNS = ("frame", "time", "found", "regions", "area")
@@ -36,17 +37,33 @@ _BT709, _LIMITED = 1, 1  # codes of a colour space and of a range of levels
 _COMMON = Fraction(1, 60_000)  # divides the time between frames at all usual rates, 29.97 too
 
 
-def count_frames(videos: Iterable[Input]) -> int | None:
-    """How many frames videos hold, as they say themselves; None where one does not.
+def refuse_shared(inputs: Iterable[Input]) -> None:
+    """Refuses an image whose results would be called like those of a video's frame.
+
+    Raises:
+        DataError: there is such an image.
+    """
+    names = {each.name for each in inputs if each.is_video}
+    for each in inputs:
+        folder, _, name = each.name.rpartition("/")
+        if folder in names and re.fullmatch(r"\d{5,}\.\d\d", name):
+            raise DataError(
+                f"{each.path} would have results called like those of a frame of the video {folder}"
+                ": rename one of them"
+            )
+
+
+def count_frames(video: Input) -> int:
+    """How many frames a video holds, as it says itself; 0: it does not; 1: it cannot be read.
 
     Raises:
         ExtraError: PyAV is not installed.
     """
-    counts = []
-    for video in videos:
-        with contextlib.suppress(DataError), open_video(video) as clip:  # else it will be skipped
-            counts.append(clip.count)
-    return sum(counts) if all(counts) else None
+    try:
+        with open_video(video) as clip:
+            return clip.count
+    except DataError:
+        return 1  # input to be skipped
 
 
 class Clip:
@@ -118,8 +135,8 @@ class Clip:
     def frames(self, squared: Callable[[np.ndarray], Tensor]) -> Iterator[Callable[[], Loaded]]:
         """Each frame, once, as what loads it; ``squared`` brings it to the network's size.
 
-        The first frame of every second is named ``<video>/<seconds>``; the others have no name: they
-        are for the film only.
+        The first frame of every second is named ``<video>/<seconds>``; the others have no name:
+        they are for the film only.
         """
         first, count, due = self._first.pts or 0, 0, 0
         step = max(1, round(1 / (self.rate * self.time_base)))
@@ -148,7 +165,9 @@ class Clip:
         return Loaded(name, self.video.path, at, pixels, square, seconds=seconds)
 
     def _judge(self, count: int) -> None:
-        lacking = float(self._lasts) - self.seconds > _LACKING and not 0 < self._stream.frames <= count
+        lacking = (
+            float(self._lasts) - self.seconds > _LACKING and not 0 < self._stream.frames <= count
+        )
         if self._cut or lacking:
             of = f" of about {self.count}" if self.count > count else ""
             self.reason = (
@@ -188,7 +207,9 @@ class Film:
     def __init__(self, clip: Clip, doubt: str, table: IO[str], container: Any) -> None:
         """Begins both; without a container the table alone."""
         self._columns = (*_COLUMNS, doubt)
-        self._rows = csv.DictWriter(table, self._columns, extrasaction="ignore", lineterminator="\n")
+        self._rows = csv.DictWriter(
+            table, self._columns, extrasaction="ignore", lineterminator="\n"
+        )
         self._rows.writeheader()
         self._container, self._stream = container, None
         if container:
@@ -203,12 +224,16 @@ class Film:
         pixels = outlined(loaded.frame, masks)
         height, width = (n % 2 for n in pixels.shape[:2])
         pixels = cv2.copyMakeBorder(pixels, 0, height, 0, width, cv2.BORDER_REPLICATE)
-        frame = _av().VideoFrame.from_ndarray(pixels, "rgb24").reformat(
-            self._stream.width,
-            self._stream.height,
-            "yuv420p",
-            dst_colorspace=_BT709,
-            dst_color_range=_LIMITED,
+        frame = (
+            _av()
+            .VideoFrame.from_ndarray(pixels, "rgb24")
+            .reformat(
+                self._stream.width,
+                self._stream.height,
+                "yuv420p",
+                dst_colorspace=_BT709,
+                dst_color_range=_LIMITED,
+            )
         )
         frame.pts, frame.time_base = round(loaded.time / self._time_base), self._time_base
         return frame
@@ -265,9 +290,9 @@ def film_of(clip: Clip, results: Results, pictures: bool) -> Iterator[Film]:
 def _encoder(clip: Clip, container: Any) -> tuple[Any, Fraction]:
     """A video stream for a clip, and seconds per unit of its times.
 
-    H.264 where FFmpeg has x264, else MPEG-4 part 2, whose units may not be as small as the source's.
-    Both store colours of 2×2 pixels, so an odd width or height is one more: the last column or row
-    comes twice.
+    H.264 where FFmpeg has x264, else MPEG-4 part 2, whose units may not be as small as those of a
+    source. Both store colours of 2×2 pixels, so an odd width or height is one more: the last column
+    or row comes twice.
     """
     if "libx264" in _av().codecs_available:
         codec, options, base = "libx264", {"crf": "20", "preset": "veryfast"}, clip.time_base
