@@ -26,8 +26,8 @@ def timeline(table: Path, seconds: float, title: str, doubt: str) -> str:
     columns: dict[int, tuple[float, ...]] = {}
     wide = _WIDTH - _LEFT - _RIGHT
     for at, *values in _values(table, doubt):
-        x = round(at / seconds * wide)
-        columns[x] = tuple(map(max, values, columns.get(x, values)))
+        column = round(at / seconds * wide)
+        columns[column] = tuple(map(max, values, columns.get(column, values)))
     panels = (("polyp area, % of the frame", 100, COLOURS[1]), (f"doubt ({doubt})", 1, COLOURS[2]))
     height = _TOP + 2 * _PANEL + _GAP + 38
     svg = [
