@@ -4,10 +4,11 @@ Decoding and resizing, the network, and what is written of a frame overlap: thre
 the last, and only a window of frames is in memory, so any number of them may come.
 """
 
+import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from polyp_utils.apply.page import write_page
 from polyp_utils.apply.regions import find_regions
 from polyp_utils.apply.results import Results
 from polyp_utils.apply.stream import Loaded, in_order, predictions
+from polyp_utils.apply.video import Film, count_frames, film_of, open_video, refuse_shared
 from polyp_utils.common.exceptions import DataError
 from polyp_utils.common.progress import Progress, duration
 from polyp_utils.data.pixels import read_frame
@@ -61,14 +63,16 @@ class Done(NamedTuple):
 
     Attributes:
         path: the folder.
-        frames: in it, those of earlier runs included.
+        frames: in it, those of earlier runs included; of videos one per second.
+        videos: in it, likewise.
         unreadable: inputs that were skipped.
-        new: frames of this run.
+        new: frames of this run; of videos all.
         seconds: that it took, after the model was loaded.
     """
 
     path: Path
     frames: int
+    videos: int
     unreadable: int
     new: int
     seconds: float
@@ -78,7 +82,8 @@ class Done(NamedTuple):
         skipped = (
             f"; {self.unreadable} could not be read: unreadable.csv" if self.unreadable else ""
         )
-        return f"{self.path} holds {self.frames} frames ({rate}{skipped})"
+        videos = f" and {self.videos} video{'s'[: self.videos - 1]}" if self.videos else ""
+        return f"{self.path} holds {self.frames} frames{videos} ({rate}{skipped})"
 
 
 @dataclass(frozen=True)
@@ -121,12 +126,15 @@ def predict_paths(
 
     Raises:
         DataError: nothing to look at, see `find_inputs`.
+        ExtraError: there are videos, and PyAV is not installed.
         RunError: the folder holds something else, or cannot be written.
         OSError: a file cannot be written: no half of one is left, and the run can go on.
         FileNotFoundError, WeightsError, HubError: as in `load_model`.
     """
     out = Path(out).expanduser()
     inputs = find_inputs(paths, out)
+    refuse_shared(inputs)
+    lengths = {each.name: count_frames(each) if each.is_video else 1 for each in inputs}
     model = load_model(
         weights, device=device, mirrored=mirrored, precision=precision, runtime=runtime
     )
@@ -135,21 +143,27 @@ def predict_paths(
     doubt = DISAGREEMENT if mirrored else SELF_DOUBT
     start = time.perf_counter()
     with Results(out, facts_of(model), settings, doubt) as results, _workers() as pool:
-        todo = [each for each in inputs if not each.is_video and each.name not in results.done]
+        finished = results.done | {video["name"] for video in results.videos}
+        todo = [each for each in inputs if each.name not in finished]
         if before := len(results.done):
             print(f"{out}: {before} frames are done already; going on with the others", flush=True)
-        frames = (_loader(each, model) for each in todo)
+        counts = [lengths[each.name] for each in todo]
+        total = None if 0 in counts else sum(counts)
+        of = f" of {total}" if total else ""
         rows, skipped = 0, 0
         with (
-            Progress("frames", total=len(todo), unit="frame") as progress,
+            Progress("frames", total=total, unit="frame") as progress,
             threads_for(model.network),
+            contextlib.closing(_found(todo, model, results, wanted, pool)) as found,
         ):
-            for row in written(predictions(frames, model, pool), model, results, wanted, pool):
+            for row in found:
                 rows, skipped = rows + (not row.reason), skipped + bool(row.reason)
                 rate = (rows + skipped) / (time.perf_counter() - start)
-                progress.advance(f"{rows + skipped} of {len(todo)} frames, {rate:.1f} per second")
+                progress.advance(f"{rows + skipped}{of} frames, {rate:.1f} per second")
                 if row.reason:
                     progress.line(f"skipped: {row.reason}")
+        for reason in (video["reason"] for video in results.videos if "reason" in video):
+            print(reason, flush=True)
         seconds = time.perf_counter() - start
         results.finish(
             versions={"polyp_utils": polyp_utils.__version__, "torch": torch.__version__},
@@ -161,7 +175,7 @@ def predict_paths(
         )
     if pictures:
         write_page(out)
-    return Done(out, len(results.done), skipped, rows, seconds)
+    return Done(out, len(results.done), len(results.videos), skipped, rows, seconds)
 
 
 def facts_of(model: Model) -> dict[str, Any]:
@@ -182,6 +196,29 @@ def _colours(model: Model) -> dict[str, str]:
 
 def _workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1, "predict")
+
+
+def _found(
+    inputs: Iterable[Input],
+    model: Model,
+    results: Results,
+    wanted: Wanted,
+    pool: ThreadPoolExecutor,
+) -> Generator[Loaded, None, None]:
+    """The frames of all inputs, images before videos, each when it is safe."""
+    images, videos = (
+        [each for each in inputs if each.is_video == of_videos] for of_videos in (False, True)
+    )
+    frames = (_loader(each, model) for each in images)
+    yield from written(predictions(frames, model, pool), model, results, wanted, pool)
+    for each in videos:
+        try:
+            with open_video(each) as clip, film_of(clip, results, wanted.pictures) as film:
+                found = predictions(clip.frames(lambda frame: squared(frame, model)), model, pool)
+                yield from written(found, model, results, wanted, pool, film)
+        except DataError as error:
+            results.skip(each.path, str(error))
+            yield Loaded(each.name, each.path, reason=str(error))
 
 
 def _loader(each: Input, model: Model) -> Callable[[], Loaded]:
@@ -210,27 +247,32 @@ def written(
     results: Results,
     wanted: Wanted,
     pool: ThreadPoolExecutor,
+    film: Film | None = None,
 ) -> Iterator[Loaded]:
-    """Writes what is found of each frame; yields the frames in order, each when it is safe."""
+    """Writes what is found of each frame; yields the frames in order, each when it is safe.
 
-    def write(pair: tuple[Loaded, Tensor | None]) -> tuple[Loaded, dict[str, Any], list[Any]]:
+    All are added to the film, if there is one; those that have no name are for it alone.
+    """
+
+    def write(pair: tuple[Loaded, Tensor | None]) -> tuple[Loaded, dict[str, Any], list[Any], Any]:
         loaded, copies = pair
         if loaded.frame is None or copies is None:
-            return loaded, {}, []
+            return loaded, {}, [], None
         start = time.perf_counter()
         seen = interpret(copies, model, loaded.frame.shape[:2])
-        save(results.path, loaded, seen, model, wanted)
-        return (
-            loaded,
-            row_of(loaded, seen, results.doubt, time.perf_counter() - start),
-            seen.regions,
-        )
+        if loaded.name:
+            save(results.path, loaded, seen, model, wanted)
+        drawn = film.draw(loaded, seen.kinds) if film else None
+        row = row_of(loaded, seen, results.doubt, time.perf_counter() - start)
+        return loaded, row, seen.regions, drawn
 
-    for loaded, row, regions in in_order(pool, write, found):
+    for loaded, row, regions, drawn in in_order(pool, write, found):
         if loaded.reason:
             results.skip(loaded.source, loaded.reason)
-        else:
+        elif loaded.name:
             results.add(row, [_named(region, results.doubt) for region in regions])
+        if film:
+            film.add(row, drawn)
         yield loaded._replace(frame=None, square=None)
 
 

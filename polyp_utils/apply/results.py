@@ -6,6 +6,8 @@ components.csv       a row per connected region, see `find_regions`
 unreadable.csv       inputs that were skipped, and why
 masks/<frame>.png    class map, see `save_class_map`
 overlays/<frame>.jpg, thumbnails/<frame>.jpg, probabilities/<frame>.png
+videos/<video>.*     the film of each video, see `polyp_utils.apply.video`; its frames, one of
+                     every second, are among the others, named <video>/<seconds>
 
 Rows are appended, after the files of their frame: a run that was killed leaves at most a half line
 and files without a row, and the next one removes or replaces them.
@@ -36,6 +38,8 @@ class Results:
     Attributes:
         path: the folder.
         done: names of the frames that are finished.
+        videos: of each that is finished its name, files, number of frames, length in seconds and,
+            where some could not be decoded, the reason.
         doubt: name of the column of doubt.
     """
 
@@ -69,7 +73,15 @@ class Results:
             "components": (*REGIONS, doubt),
             "unreadable": UNREADABLE,
         }
-        self.done = {row["frame"] for row in self._whole_rows("frames")}
+        there = json.loads(self._summary.read_text("utf-8")) if self._summary.is_file() else {}
+        self.videos = [video for video in there.get("videos", []) if self._has(video)]
+        self._facts["videos"] = self.videos
+        whole = {video["name"] for video in self.videos}
+        self.done = {
+            row["frame"]
+            for row in self._whole_rows("frames")
+            if not row["time"] or row["frame"].rpartition("/")[0] in whole
+        }
         self._trim()
         if not self._summary.is_file():
             write_json(self._summary, self._facts)
@@ -97,6 +109,10 @@ class Results:
                 "to resume it, or name another folder with --out"
             )
 
+    def _has(self, video: dict[str, Any]) -> bool:
+        files = (video[key] for key in ("file", "timeline", "csv") if key in video)
+        return all((self.path / file).is_file() for file in files)
+
     def _table(self, name: str) -> Path:
         return self.path / f"{name}.csv"
 
@@ -114,8 +130,10 @@ class Results:
         for path in self.path.rglob(".*.tmp"):
             path.unlink()
         kept: dict[str, list[dict[str, str]]] = {
-            "frames": self._whole_rows("frames"),
-            "components": [r for r in self._whole_rows("components") if r["frame"] in self.done],
+            **{
+                name: [row for row in self._whole_rows(name) if row["frame"] in self.done]
+                for name in ("frames", "components")
+            },
             "unreadable": [],
         }
         for name, rows in kept.items():
@@ -142,6 +160,11 @@ class Results:
             self._append("components", {"frame": frame["frame"], "region": number, **region})
         self._append("frames", frame)
         self.done.add(frame["frame"])
+
+    def add_video(self, facts: dict[str, Any]) -> None:
+        """Adds a video whose files and rows are written: now it is done."""
+        self.videos.append(facts)
+        write_json(self._summary, self._facts)
 
     def skip(self, source: Path, reason: str) -> None:
         """Lists an input that cannot be read."""

@@ -24,9 +24,12 @@ def is_live_notebook() -> bool:
 
 
 class Progress:
-    """A bar over ``total`` units, of which ``done`` are complete; use as a context manager."""
+    """A bar over ``total`` units, of which ``done`` are complete; use as a context manager.
 
-    def __init__(self, title: str, total: int, done: int = 0, unit: str = "step") -> None:
+    The total is None where it is not known.
+    """
+
+    def __init__(self, title: str, total: int | None, done: int = 0, unit: str = "step") -> None:
         if is_live_notebook():
             from tqdm.auto import tqdm  # imports widgets
         else:
@@ -59,7 +62,8 @@ class Progress:
         now = time.perf_counter()
         if self._plain and now - self._said >= max(SILENCE, SHARE * (now - self._start)):
             done = self._done - self._first
-            left = (now - self._start) / done * (self._total - self._done) if done else None
+            todo = max(0, self._total - self._done) if self._total else 0
+            left = (now - self._start) / done * todo if done else 0
             self.line(what + (f"  about {duration(left)} left" if left else ""))
 
     def line(self, text: str) -> None:
