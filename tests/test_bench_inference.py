@@ -51,7 +51,7 @@ def test_every_runtime_gives_the_probabilities_of_the_cards_snippet(name, prepar
         pytest.importorskip(package)
     images = PolypDataset("phantom", 48).images[-4:, :, :, :32] / 255
     expected, found = (load_forward(runtime, prepared)(images) for runtime in (CARD, name))
-    assert expected.std() > 0.01  # else the test says nothing
+    assert expected.std() > 0.01  # or the test proves nothing
     if name.endswith("fp32"):  # twenty times what was measured
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     else:  # eight bits: 2 % was measured; another network would be 100 % off
@@ -73,7 +73,7 @@ def test_dice_is_that_of_the_evaluation(run):
     table = dice_by_runtime(run, data, ["ours, PyTorch fp32"]).set_index("runtime")
     expected = evaluate_run(run, dataset=data).polyp_dice.mean
     assert table.index.tolist() == [CARD, "ours, PyTorch fp32"]
-    assert expected > 0.1  # else the test says nothing
+    assert expected > 0.1  # or the test proves nothing
     assert table["dice"].tolist() == pytest.approx([expected] * 2, abs=2e-3)  # stored as 8 bit
     assert table.loc[CARD, ["delta", "low", "high", "largest"]].tolist() == [0, 0, 0, 0]
     assert (
@@ -153,7 +153,7 @@ def test_a_whole_frame_is_that_of_the_model(run, prepared):
     frame = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
     model = load_model(run.path, device="cpu", precision="fp32")
     expected = model.polyp_mask(frame)
-    assert 0 < expected.mean() < 1  # else the test says nothing
+    assert 0 < expected.mean() < 1  # or the test proves nothing
     mask, *seconds = whole_frame(
         load_forward("ours, PyTorch fp32", prepared), frame, model.scheme, 32, torch.device("cpu")
     )

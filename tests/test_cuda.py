@@ -1,7 +1,7 @@
 """What training and prediction promise, on the CPU and, with ``pytest -m cuda``, on a GPU.
 
-Where both can be had the CPU is the reference: in float32, without TF32 (10 bits, which PyTorch
-allows cuDNN by default), the two differ by the order of their sums alone.
+Where both are available the CPU is the reference: in float32, without TF32 (10 bits, which PyTorch
+lets cuDNN use by default), the two differ only in the order of their sums.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def device(request):
 
 @pytest.fixture(autouse=True, scope="module")
 def cublas_config():
-    """PyTorch reads it once, at the first product of matrices: before any deterministic run."""
+    """Set early: PyTorch reads it once, at the first matrix product, deterministic or not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         yield
@@ -68,7 +68,7 @@ def full_float32(monkeypatch):
 
 @pytest.fixture
 def fit_apart(tmp_path_factory, monkeypatch):
-    """fit() with a results folder of its own, so that equal settings can be run twice."""
+    """fit() with its own results folder, so that the same settings can run twice."""
 
     def fit_in_folder(config):
         monkeypatch.setenv("POLYP_RESULTS", str(tmp_path_factory.mktemp("results")))
@@ -88,7 +88,7 @@ def training_part(config, compute):
 
 
 def assert_equal_runs(a, b):
-    """Tensors and history, times aside."""
+    """Compares tensors and history, except times."""
     first, second = load_file(a.weights), load_file(b.weights)
     assert all(torch.equal(first[key], second[key]) for key in first.keys() | second.keys())
     assert a.history.drop(columns=TIMES).equals(b.history.drop(columns=TIMES))
@@ -117,8 +117,8 @@ def test_probabilities_are_those_of_the_plain_network_on_the_cpu(
         expected = sum(model(x.flip(turn)).softmax(dim=1).flip(turn) for turn in turns)
     found = torch.stack(list(predict(freeze(model, compute), images(), compute, 2, mirrored)))
     assert found.device == CPU.device
-    assert expected.std() > 0.1  # else the test says nothing
-    # Rounding to 24 bits in two dozen layers: some 1e-6. To TF32's 11 or bf16's 8 it is above 1e-3.
+    assert expected.std() > 0.1  # or the test proves nothing
+    # Rounding to 24 bits in two dozen layers: about 1e-6; to 11 (TF32) or 8 (bf16): over 1e-3.
     torch.testing.assert_close(found, expected / len(turns), rtol=0, atol=1e-4)
 
 
@@ -133,12 +133,12 @@ def test_folding_costs_bf16_no_precision(device, trained_like):
         for network in networks
     )
     assert 1e-4 < plain < 0.02  # it was bf16
-    assert folded < 2 * plain  # it rounds the weights anew, but the activations once less
+    assert folded < 2 * plain  # rounds the weights once more, the activations once less
 
 
 @contextlib.contextmanager
 def group_of_one(device):
-    """What `processes.joined` sets up, with this process alone."""
+    """The process group that `processes.joined` makes, of this process alone."""
     backends = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)  # at any free port
     dist.init_process_group(backends, store=store, rank=0, world_size=1)
@@ -148,8 +148,8 @@ def group_of_one(device):
         dist.destroy_process_group()
 
 
-def test_a_group_of_one_process_trains_what_a_process_alone_trains(device, fit_apart):
-    """Gradients, losses and statistics pass through NCCL or Gloo, which have nothing to add."""
+def test_a_group_of_one_process_trains_the_same_as_a_process_without_a_group(device, fit_apart):
+    """Gradients, losses and statistics pass through NCCL or Gloo unchanged."""
     config = small(device=device, precision="fp32", micro_batches=2, deterministic=True)
     alone = fit_apart(config)
     with group_of_one(device):
@@ -158,13 +158,13 @@ def test_a_group_of_one_process_trains_what_a_process_alone_trains(device, fit_a
         assert isinstance(learner._replica, DistributedDataParallel)
     first, second = load_file(alone.weights), load_file(together.weights)
     for key, value in first.items():
-        # equal but for the running statistics, which are put together from two parts
+        # equal, except the running statistics, which are combined from two parts
         exact = {} if "running" in key else {"rtol": 0, "atol": 0}
         torch.testing.assert_close(second[key], value, **exact)
 
 
 @needs_gpu
-def test_a_run_killed_on_the_gpu_goes_on_to_equal_tensors(results, fit_apart):
+def test_a_run_killed_on_the_gpu_resumes_to_equal_tensors(results, fit_apart):
     settings = SMALL | {"limit": 32, "epochs": 8, "augment": "strong", "device": "cuda"}
     config = RunConfig.from_recipe("quick", **settings, deterministic=True)
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
@@ -186,11 +186,11 @@ def test_a_run_killed_on_the_gpu_goes_on_to_equal_tensors(results, fit_apart):
 @needs_gpu
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_no_step_waits_for_the_gpu(micro_batches):
-    """PyTorch raises an error where the host would have to."""
+    """PyTorch raises an error wherever the host would have to wait."""
     compute, config = get_compute("cuda"), small(augment="strong", micro_batches=micro_batches)
     learner, data = Learner(config, get_scheme("trimap"), compute), training_part(config, compute)
     assert data.images.is_cuda
-    list(learner.epoch(data, 0))  # the first steps may: they set up libraries
+    list(learner.epoch(data, 0))  # the first steps may wait: they set up libraries
     torch.cuda.set_sync_debug_mode("error")
     try:
         losses = list(learner.epoch(data, 1))
@@ -205,8 +205,8 @@ def test_the_first_losses_are_those_of_the_cpu(full_float32):
     for compute in (CPU, get_compute("cuda", "fp32")):
         learner = Learner(config, get_scheme("trimap"), compute)
         losses.append(torch.stack(list(learner.epoch(training_part(config, compute), 0))).cpu())
-    assert (losses[0][0] - losses[0][-1]).abs().max() > 0.01  # else the test says nothing
-    # Adam turns rounding of a gradient near 0 into a step of 1e-3, so they drift apart.
+    assert (losses[0][0] - losses[0][-1]).abs().max() > 0.01  # or the test proves nothing
+    # Adam turns the rounding of a gradient near 0 into a step of 1e-3, so they drift apart.
     torch.testing.assert_close(*losses, rtol=2e-3, atol=0)
 
 

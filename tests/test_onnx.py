@@ -62,7 +62,7 @@ def test_probabilities_are_the_networks(exported, batch, size):
     images = torch.rand(batch, 3, *size)
     with torch.no_grad():
         expected = to_probabilities(network(images))
-    assert (expected.std(dim=(0, 2, 3)) > 0.01).all()  # else the test says nothing
+    assert (expected.std(dim=(0, 2, 3)) > 0.01).all()  # or the test proves nothing
     torch.testing.assert_close(run_onnx(path, images), expected, rtol=0, atol=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_one_logit_becomes_two_probabilities(tmp_path, trained_like):
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         polyp = network(images).sigmoid()
-    assert polyp.std() > 0.01  # else the test says nothing
+    assert polyp.std() > 0.01  # or the test proves nothing
     expected = torch.cat([1 - polyp, polyp], dim=1)
     torch.testing.assert_close(run_onnx(path, images), expected, rtol=0, atol=1e-5)
 

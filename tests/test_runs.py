@@ -213,7 +213,7 @@ def test_other_settings_or_data_are_rejected_with_both_ways_out(change, prints, 
 def test_a_schedule_with_an_end_is_not_extended():
     named = replace(CONFIG, name="one", schedule="cosine")
     Path(opened(named, PRINTS, "a machine").path, "history.csv").touch()
-    with pytest.raises(RunError, match=r"'cosine' ends with its 2 epochs, .* from them \(init\)"):
+    with pytest.raises(RunError, match=r"'cosine' ends with its 2 epochs: .* from them \(init\)"):
         opened(replace(named, epochs=3), PRINTS, "a machine")
     with pytest.raises(RunError, match=r"warmup is .* there and 0.1 now") as caught:
         opened(replace(named, warmup=0.1), PRINTS, "a machine")

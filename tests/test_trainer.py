@@ -456,7 +456,7 @@ def test_weights_that_were_trained_elsewhere_become_a_run(run, tmp_path, ema_dec
 
 def test_in_a_real_run_the_epoch_with_the_highest_polyp_dice_is_kept(longer):
     scores = longer.history["val_polyp_dice"]
-    assert scores.nunique() > 2  # else the test says nothing
+    assert scores.nunique() > 2  # or the test proves nothing
     assert read_metadata(longer.weights)["epoch"] == 1 + int(scores.argmax())
 
 
@@ -510,7 +510,7 @@ def test_each_scheme_writes_the_predictions_of_its_best_weights(scheme):
         files = sorted((run.path / "predictions" / part).iterdir())
         assert [file.stem for file in files] == sorted(ids)
         expected = list(predict(model, data.images[data.rows(ids)], get_compute("cpu", "fp32")))
-        assert (expected[0] - expected[1]).abs().max() > 3 / 255  # else the test says nothing
+        assert (expected[0] - expected[1]).abs().max() > 3 / 255  # or the test proves nothing
         for frame_id, probabilities in zip(ids, expected, strict=True):
             with Image.open(run.prediction_path(part, frame_id)) as image:
                 assert (image.mode, image.size) == ("L" if scheme == "binary" else "LA", (32, 32))

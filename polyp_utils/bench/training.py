@@ -61,9 +61,7 @@ def measure_training(
         def ask(loop: str, *question: Any) -> Any:
             return workers[loop].submit(loops.ask, *question).result()
 
-        wait(
-            [worker.submit(loops.start) for worker in workers.values()]
-        )  # in parallel: imports are slow
+        wait([worker.submit(loops.start) for worker in workers.values()])  # imports in parallel
         for loop, worker in workers.items():
             worker.submit(loops.make, loop, dataset, config, device, Path(folder)).result()
             ask(loop, "turn", 0)
