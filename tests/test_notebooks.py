@@ -85,13 +85,12 @@ def test_the_first_command_of_the_readme_trains(tmp_path, monkeypatch):
     assert re.search(rf"{last}.*val polyp Dice 0\.\d+", texts(trained))
     assert "application/vnd.jupyter.widget-view+json" not in str(trained)  # no dead widgets
 
-    monkeypatch.chdir(tmp_path)  # the README's two snippets, as they stand there
+    monkeypatch.chdir(tmp_path)  # the documents' snippets, as they stand there
     frame, mask = phantom.draw_phantom(0)
     Image.fromarray(frame).save("frame.jpg")
-    snippets = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
     names = {}
-    for snippet in snippets[:2]:
-        exec(snippet, names)
+    for document in (readme, (ROOT / "polyp_utils/README.md").read_text()):
+        exec(re.search(r"```python\n(.*?)```", document, flags=re.DOTALL)[1], names)
     assert names["mask"].shape == mask.shape
     assert names["mask"].dtype == bool
     assert names["classes"].shape == (1, 64, 64)
