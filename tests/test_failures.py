@@ -114,7 +114,7 @@ def test_kinds_of_found_polyps_by_hand(two_kinds):
         ["b", "neoplastic", "missed"],
     ]
     first, *each = kind_findings(table, ["neoplastic", "non-neoplastic"])
-    assert first.startswith("Of 3 polyps 2 are found; 0.500 [")
+    assert first.startswith("Of 3 polyps, 2 are found; 0.500 [")
     assert "calling all of them neoplastic would give 0.500" in first
     assert each[0].startswith("Of the 1 neoplastic polyps found: 0.000")
     assert each[1].startswith("Of the 1 non-neoplastic polyps found: 1.000")
