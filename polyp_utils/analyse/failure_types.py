@@ -190,7 +190,7 @@ def band_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def failure_findings(table: pd.DataFrame) -> list[str]:
-    """Which errors there are, in sentences computed from the table of `errors.error_table`."""
+    """Which errors there are, in sentences computed from the table of `failures.error_table`."""
     count = {name: int(table[name].sum()) for name in OBJECTS}
     silent = int((table["missed"] > 0).sum())
     sentences = [
@@ -217,7 +217,7 @@ def cost_findings(table: pd.DataFrame, twice: pd.Series) -> list[str]:
     """What Dice is lost to, in sentences computed from the table of `error_table`.
 
     Args:
-        table: of `errors.error_table`.
+        table: of `failures.error_table`.
         twice: Dice of pairs of annotations, see `label_noise.annotated_twice`.
     """
     scored = table.dropna(subset="dice")
