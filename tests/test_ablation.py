@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 
 from polyp_utils import plots
+from polyp_utils.analyse import ablation_results
+from polyp_utils.analyse.ablation_results import Results, comparisons, load
 from polyp_utils.common.config import RECIPES
 from polyp_utils.common.exceptions import TakenError
 from polyp_utils.runs.run import list_runs
@@ -12,15 +14,7 @@ from polyp_utils.score.evaluation import evaluate_run
 from polyp_utils.score.protocols import polyp_scores
 from polyp_utils.train import ablation
 from polyp_utils.train import fit as training
-from polyp_utils.train.ablation import (
-    SETTINGS,
-    Results,
-    Setting,
-    ablate,
-    comparisons,
-    config_of,
-    load,
-)
+from polyp_utils.train.ablation import SETTINGS, Setting, ablate, config_of
 
 TINY = {"dataset": "phantom", "split": "phantom-240", "limit": 8, "width": 4, "image_size": 32}
 TINY |= {"device": "cpu", "precision": "fp32"}
@@ -154,14 +148,14 @@ def test_findings_are_said_and_drawn():
     scores["release", 0] = pd.DataFrame({"group": ["a", "b"], "plain": [0.9, 0.7]})
     records["release", 0] = record([1.0])
     found = comparisons(Results(records, scores))
-    said = ablation.ablation_findings(found)
+    said = ablation_results.ablation_findings(found)
     assert said[0] == (
         "40 epochs instead of 20 (`longer` against `card`): +0.100 [+0.100, +0.100], a gain."
     )
     assert said[1].endswith("against `longer`): -0.050 [-0.050, -0.050], a loss.")
     assert said[2].endswith("(one seed).")
     assert said[-1].startswith("Not run yet: 20 e")
-    shown = ablation.shown(found)
+    shown = ablation_results.shown(found)
     assert list(shown["validation Dice [95 %]"].iloc[4:9]) == ["not run yet"] * 5
     (axes,) = plots.ablation_gains(found).axes
     assert len([line for line in axes.lines if line.get_marker() == "o"]) == 4

@@ -5,13 +5,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from polyp_utils.train.ablation import SETTINGS, Results
+from polyp_utils.analyse.ablation_results import Results
+from polyp_utils.train.ablation import SETTINGS
 
 _COLOURS = {"card": "0.5", "longer": "#56b4e9", "augmented": "#009e73", "release": "#d55e00"}
 
 
 def ablation_gains(found: pd.DataFrame) -> Figure:
-    """Gain of each choice with its interval, from `ablation.comparisons`.
+    """Gain of each choice with its interval, from `ablation_results.comparisons`.
 
     A choice with one seed is an open circle without an interval; one not yet run has no mark.
     """

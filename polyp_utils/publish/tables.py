@@ -7,6 +7,7 @@ A document holds a pair of markers per table, and what stands between them is wr
 import re
 from pathlib import Path
 
+from polyp_utils.analyse.ablation_results import comparisons, load, shown
 from polyp_utils.bench.report import (
     equivalence_table,
     inference_dice,
@@ -50,7 +51,7 @@ from polyp_utils.publish.run_tables import (
 )
 from polyp_utils.runs.published import published
 from polyp_utils.runs.run import Run
-from polyp_utils.train.ablation import comparisons, folder_of, load, shown
+from polyp_utils.train.ablation import folder_of
 
 DOCUMENTS = (
     "README.md",

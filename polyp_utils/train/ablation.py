@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from polyp_utils.common.config import RunConfig
@@ -19,7 +18,6 @@ from polyp_utils.common.exceptions import TakenError
 from polyp_utils.common.files import write_csv, write_json
 from polyp_utils.common.paths import repo_root
 from polyp_utils.runs.run import Run
-from polyp_utils.score.intervals import Interval, seeds_interval
 
 PLAIN, MIRRORED, UNAVERAGED = "plain", "mirrored", "unaveraged"  # ways to score a run
 ALL = "all of these together"
@@ -170,137 +168,3 @@ def scores_of(run: Run) -> pd.DataFrame:
     groups = found[PLAIN].groups
     table.insert(0, "group", [groups.get(i, i) for i in table.index])
     return table.round(5).reset_index()
-
-
-class Results(NamedTuple):
-    """The stored runs of a folder.
-
-    Attributes:
-        records: the JSON of each run, by setting and seed.
-        scores: the table of each run, by setting and seed, indexed by ``id``.
-    """
-
-    records: dict[tuple[str, int], dict[str, Any]]
-    scores: dict[tuple[str, int], pd.DataFrame]
-
-
-def load(folder: Path) -> Results:
-    """Reads the stored runs of a folder whose settings are in `SETTINGS`."""
-    records, scores = {}, {}
-    for name in SETTINGS:
-        for path in sorted(folder.glob(f"{name}-s*.json")):
-            seed = int(path.stem.removeprefix(f"{name}-s"))
-            records[name, seed] = json.loads(path.read_text(encoding="utf-8"))
-            table = pd.read_csv(path.with_suffix(".csv"), dtype={"id": str, "group": str})
-            scores[name, seed] = table.set_index("id")
-    return Results(records, scores)
-
-
-def comparisons(results: Results) -> pd.DataFrame:
-    """Compares each choice with its baseline, on validation.
-
-    A trained setting is compared with its ``against`` over the seeds that both have, and
-    ``release`` with the card's recipe as well; weight averaging and mirrored copies are compared
-    with the same runs of ``release`` without them.
-
-    Returns:
-        One row per choice: ``choice``; ``setting`` and ``way``, `PLAIN` except in the last row;
-        ``against``, the baseline's setting (empty: none); ``seeds``, those in common if there is a
-        baseline; ``dice``, an `Interval` over seeds and frames (n = 0 without a run); ``gain``, the
-        same for the paired differences; ``seconds`` per run, see `seconds_of`, and ``times``, their
-        ratio to the baseline's on the same device.
-    """
-    rows = [
-        _row(results, name, PLAIN, setting.against, PLAIN, setting.choice)
-        for name, setting in SETTINGS.items()
-    ]
-    rows += [
-        _row(results, "release", PLAIN, "card", PLAIN, ALL),
-        _row(results, "release", PLAIN, "release", UNAVERAGED, "averaged weights"),
-        _row(results, "release", MIRRORED, "release", PLAIN, "mirrored copies (inference)"),
-    ]
-    return pd.DataFrame(rows)
-
-
-def shown(found: pd.DataFrame) -> pd.DataFrame:
-    """`comparisons` formatted for reading, all columns text."""
-    return pd.DataFrame(
-        {
-            "choice": found["choice"],
-            "against": found["against"].replace("", "–"),
-            "seeds": found["seeds"].astype(str),
-            "validation Dice [95 %]": [_said(i, "not run yet") for i in found["dice"]],
-            "gain [95 %]": [_said(i, "–", "+") for i in found["gain"]],
-            "seconds": ["–" if np.isnan(s) else f"{s:.0f}" for s in found["seconds"]],
-            "times as long": ["–" if np.isnan(t) else f"{t:.1f}" for t in found["times"]],
-        }
-    )
-
-
-def _said(found: Interval, missing: str, sign: str = "") -> str:
-    if not found.n:
-        return missing
-    return f"{found:{sign}.3f}{' (one seed)' if np.isnan(found.low) else ''}"
-
-
-def ablation_findings(found: pd.DataFrame) -> list[str]:
-    """What `comparisons` say, in sentences."""
-    sentences = []
-    for row in found.to_dict("records"):
-        gain = row["gain"]
-        if not gain.n:
-            continue
-        verdict = "a gain" if gain.low > 0 else "a loss" if gain.high < 0 else "no clear difference"
-        if abs(gain.mean) < NOISE and not gain.low <= 0 <= gain.high:
-            verdict += f", but less than the {NOISE} that another seed may make"
-        verdict = "" if np.isnan(gain.low) else f", {verdict}"  # of one seed there is no interval
-        what = f"{row['choice']} (`{row['setting']}` against `{row['against']}`)"
-        sentences.append(f"{what[0].upper()}{what[1:]}: {_said(gain, '', '+')}{verdict}.")
-    missing = found.loc[found["seeds"] == 0, "choice"].tolist()
-    if missing:
-        sentences.append(f"Not run yet: {', '.join(missing)}.")
-    return sentences
-
-
-def _row(
-    results: Results, name: str, way: str, against: str, other: str, choice: str
-) -> dict[str, Any]:
-    own = _values(results, name, way)
-    base = _values(results, against, other)
-    both = sorted(own.keys() & base.keys())
-    groups = next((table["group"].tolist() for table in results.scores.values()), [])
-    dice = _over([own[seed] for seed in sorted(own)], groups)
-    gain = _over([own[seed] - base[seed] for seed in both], groups)
-    seconds, others = seconds_of(results, name), seconds_of(results, against)
-    times = {seconds[device] / others[device] for device in seconds.keys() & others.keys()}
-    row: dict[str, Any] = {"choice": choice, "setting": name, "way": way, "against": against}
-    row |= {"seeds": len(both if against else own), "dice": dice, "gain": gain}
-    row["seconds"] = min(seconds.values(), default=np.nan)
-    return row | {"times": min(times, default=np.nan)}
-
-
-def _values(results: Results, name: str, way: str) -> dict[int, pd.Series]:
-    return {
-        seed: table[way]
-        for (setting, seed), table in results.scores.items()
-        if setting == name and way in table
-    }
-
-
-def _over(columns: list[pd.Series], groups: list[str]) -> Interval:
-    if not columns:
-        return Interval(np.nan, np.nan, np.nan, 0)
-    return seeds_interval(np.stack([column.to_numpy() for column in columns]), groups)
-
-
-def seconds_of(results: Results, name: str) -> dict[str, float]:
-    """Seconds that a run of a setting takes, by device: its fastest epoch times all epochs.
-
-    Validation is included. The fastest epoch counts because other jobs can only slow one down.
-    """
-    found: dict[str, float] = {}
-    for (setting, _), record in results.records.items():
-        if setting == name:
-            epochs, device = record["seconds_per_epoch"], record["device"]
-            found[device] = min(found.get(device, np.inf), min(epochs) * len(epochs))
-    return found
