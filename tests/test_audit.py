@@ -242,4 +242,4 @@ def test_leakage_in_own_frames_is_reported(tmp_path, monkeypatch):
     near_duplicates(open_source(get_info(name)), "own")
     path.write_text("id,part\n0,train\n1,test\n3,val\n2,train\n")
     said = leak_warning(load_split(str(path), name), name)
-    assert "leaks: 1 of 1 near-duplicate pairs of own stand on both sides" in said
+    assert "leaks: 1 of 1 near-duplicate pairs of own cross it" in said
