@@ -50,12 +50,22 @@ def weights(tiny_runs):
 def make(stills, tmp_path):
     """Writes a video of the frames, each shown for a fifth of a second unless times are given."""
 
-    def make(name="clip.mp4", count=30, times=None, size=SIZE, codec="libx264", sound=0, **options):
+    def make(
+        name="clip.mp4",
+        count=30,
+        times=None,
+        size=SIZE,
+        codec="libx264",
+        sound=0,
+        aspect=1,
+        **options,
+    ):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         with av.open(str(path), "w", options=options) as container:
             stream = container.add_stream(codec, rate=25, options={"qp": "10"})
             stream.height, stream.width = size
+            stream.codec_context.sample_aspect_ratio = Fraction(aspect)
             if times:
                 stream.codec_context.time_base = Fraction(1, 1000)
             stream.pix_fmt = "yuv444p" if size[0] % 2 else "yuv420p"
@@ -161,6 +171,32 @@ def test_times_of_a_variable_rate_are_kept(make, weights, tmp_path):
     assert list(table(out / "frames.csv")["frame"]) == names
 
 
+def test_times_that_begin_anew_go_on_in_the_film(make, weights, tmp_path):
+    parts = [make(f"{name}.ts", count=40).read_bytes() for name in "ab"]
+    (tmp_path / "both.mpg").write_bytes(b"".join(parts))
+    out = predict_paths([tmp_path / "both.mpg"], tmp_path / "out", weights).path
+    times = decoded(out / "videos/both.mp4")[0]
+    assert len(times) == 80
+    assert (np.diff(times) > 0).all()
+    assert times[-1] == pytest.approx(79 / 25, abs=0.1)
+    assert table(out / "frames.csv")["frame"].is_unique
+
+
+def test_a_video_that_does_not_say_how_long_it_is(make, weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("polyp_utils.common.progress.SILENCE", 0)
+    monkeypatch.setattr("polyp_utils.common.progress.SHARE", 0)
+    live = make("clip.mkv", count=30, live="1")
+    assert video.count_frames(Input(live, "clip")) == 0
+    out = predict_paths([live], tmp_path / "out", weights).path
+    assert facts(out)["frames"] == 30
+    assert "reason" not in facts(out)
+    said = capsys.readouterr().out
+    assert re.search(r"^20 frames, [\d.]+ per second$", said, flags=re.M)
+    predict_paths([make("told.mp4", count=30)], tmp_path / "told", weights)
+    said = capsys.readouterr().out
+    assert re.search(r"^20 of 30 frames, [\d.]+ per second  about \d+ s left$", said, flags=re.M)
+
+
 TURNS = {  # a, b, c and d of the display matrix -> what a player shows; the second is a phone's
     (-1, 0, 0, -1): lambda image: image[::-1, ::-1],
     (0, 1, -1, 0): lambda image: np.rot90(image, -1),
@@ -171,7 +207,7 @@ TURNS = {  # a, b, c and d of the display matrix -> what a player shows; the sec
 
 @pytest.mark.parametrize("turn", TURNS, ids=str)
 def test_frames_are_turned_as_a_player_would(make, weights, tmp_path, turn):
-    clip = make(count=2)
+    clip = make(count=2, aspect="16/11")
     data = bytearray(clip.read_bytes())
     a, b, c, d = (n << 16 for n in turn)
     struct.pack_into(">9i", data, data.index(b"tkhd") + 44, a, b, 0, c, d, 0, 0, 0, 1 << 30)
@@ -181,6 +217,10 @@ def test_frames_are_turned_as_a_player_would(make, weights, tmp_path, turn):
     film = decoded(out / "videos/clip.mp4")[1][0]
     expected = TURNS[turn](frame)
     assert film.shape == expected.shape
+    with av.open(str(out / "videos/clip.mp4")) as container:
+        lying = expected.shape == frame.shape
+        aspect = container.streams.video[0].sample_aspect_ratio
+        assert aspect == (Fraction(16, 11) if lying else Fraction(11, 16))
     blue = expected[..., 2] > expected[..., 0].astype(int) + 128
     assert 100 < blue.sum() < 300
     assert film[blue, 2].mean() > film[blue, 0].mean() + 100

@@ -23,10 +23,10 @@ _B = TypeVar("_B")
 
 
 class Loaded(NamedTuple):
-    """_A frame on its way to the network.
+    """A frame on its way to the network.
 
     Attributes:
-        name: of its results.
+        name: of its results; empty if it is for the film of a video only.
         source: the file that it is from.
         time: seconds from the beginning of the video; NaN of an image.
         frame: RGB, uint8 (H, W, 3); without one, ``reason`` says why.
