@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from polyp_utils.apply.outputs import COLOURS
 
-_WIDTH, _LEFT, _RIGHT = 720, 52, 16  # pixels: of the picture, and of its margins
+_WIDTH, _LEFT, _RIGHT = 720, 52, 24  # pixels: of the picture, and of its margins
 _PANEL, _GAP, _TOP = 84, 34, 26
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)  # seconds
 _GREY = "#808080"  # legible on white and on black
