@@ -137,6 +137,8 @@ def test_every_frame_is_in_the_film_and_its_table_one_a_second_on_the_page(make,
         assert (classes == model.class_map(frames[index])).all()
         assert Image.open(done.path / f"overlays/{name}.jpg").size == SIZE[::-1]
         assert (done.path / f"thumbnails/{name}.jpg").is_file()
+    page = (done.path / "index.html").read_text(encoding="utf-8")
+    assert all(f"videos/clip.{kind}" in page for kind in ("mp4", "csv", "svg"))
     assert facts(done.path) == {
         "name": "clip",
         "file": "videos/clip.mp4",

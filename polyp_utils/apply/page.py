@@ -34,7 +34,7 @@ def write_page(folder: Path) -> Path:
     """
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     videos = [
-        {key: value if key == "name" else quote(value) for key, value in video.items()}
+        video | {key: quote(video[key]) for key in ("file", "timeline", "csv")}
         for video in summary.get("videos", [])
     ]
     doubt = summary["doubt"]
