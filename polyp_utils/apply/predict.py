@@ -98,6 +98,7 @@ def predict_paths(
     device: str = "auto",
     precision: str = "auto",
     runtime: str = "auto",
+    keys: str | Path = "",
 ) -> Done:
     """Predicts every image and video among paths, and writes what is found into a folder.
 
@@ -114,6 +115,7 @@ def predict_paths(
         device: as in `load_model`.
         precision: as in `load_model`.
         runtime: as in `load_model`.
+        keys: as in `load_model`.
 
     Returns:
         What was done; the unreadable inputs are listed in ``unreadable.csv``.
@@ -127,7 +129,12 @@ def predict_paths(
     out = Path(out).expanduser()
     inputs = find_inputs(paths, out)
     model = load_model(
-        weights, device=device, mirrored=mirrored, precision=precision, runtime=runtime
+        weights,
+        device=device,
+        mirrored=mirrored,
+        precision=precision,
+        runtime=runtime,
+        keys=keys,
     )
     wanted = Wanted(pictures, probabilities)
     settings = {"mirrored": mirrored, "probabilities": probabilities, "pictures": pictures}
@@ -161,13 +168,13 @@ def predict_paths(
 
 
 def facts_of(model: Model) -> dict[str, Any]:
-    """What tells a model from others: its file's hash, and what its output means."""
+    """What tells a model from others: its file's hash, its key map, what its output means."""
     assert model.path is not None  # it was loaded from a file
     name = model.path.parent.name if model.path.name == "model.safetensors" else model.path.name
     digest = hashlib.sha256(model.path.read_bytes()).hexdigest()[:16]
     scheme = model.scheme
     facts = {"name": name, "sha256": digest, "scheme": scheme.name, "classes": [*scheme.classes]}
-    return facts | {"image_size": model.image_size}
+    return facts | {"image_size": model.image_size, "choices": model.choices or None}
 
 
 def _workers() -> ThreadPoolExecutor:
