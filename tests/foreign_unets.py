@@ -4,6 +4,9 @@ Nothing here comes from the package: each is the reference for its own weights. 
 statistics come from noise like the network's input, so that no layer is dead.
 """
 
+import itertools
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -31,7 +34,7 @@ class DoubleConv(nn.Module):
 class UpsampledFirst(nn.Module):
     """Stages named one by one; the upsampled maps come first in the concatenation."""
 
-    choices = {"skip": "last"}
+    choices: ClassVar = {"skip": "last"}
 
     def __init__(self, w=WIDTH):
         super().__init__()
@@ -66,12 +69,12 @@ class UpsampledFirst(nn.Module):
 class ImageNetNormalised(nn.Module):
     """Flat lists of layers, one per kind; the input is normalised by ImageNet's mean and std."""
 
-    choices = {"mean": [*IMAGENET_MEAN], "std": [*IMAGENET_STD]}
+    choices: ClassVar = {"mean": [*IMAGENET_MEAN], "std": [*IMAGENET_STD]}
 
     def __init__(self, w=WIDTH):
         super().__init__()
         down = [3, w, w, 2 * w, 2 * w, 4 * w, 4 * w, 8 * w, 8 * w, 16 * w, 16 * w]
-        pairs = [*zip(down, down[1:], strict=False)]
+        pairs = [*itertools.pairwise(down)]
         for c in (8 * w, 4 * w, 2 * w, w):
             pairs += [(2 * c, c), (c, c)]
         pairs.append((w, w // 2))
@@ -137,7 +140,7 @@ class Level(nn.Module):
 class Biased(nn.Module):
     """Nested level in level; convolutions have biases, and the reduction is 1×1; one logit."""
 
-    choices = {"scheme": "binary"}
+    choices: ClassVar = {"scheme": "binary"}
 
     def __init__(self, w=WIDTH):
         super().__init__()
@@ -155,14 +158,19 @@ class Biased(nn.Module):
 class Wrapped(nn.Module):
     """Trained on OpenCV's frames, BGR from 0 to 255, with Keras's eps; saved from wrappers."""
 
-    choices = {"channels": "BGR", "range": 255, "eps": 1e-3}
-    choices |= {"mean": [103.5, 116.3, 123.7], "std": [57.4, 57.1, 58.4]}
+    choices: ClassVar = {
+        "channels": "BGR",
+        "range": 255,
+        "mean": [103.5, 116.3, 123.7],
+        "std": [57.4, 57.1, 58.4],
+        "eps": 1e-3,
+    }
 
     def __init__(self, w=WIDTH):
         super().__init__()
         widths = [w * 2**i for i in range(5)]
         self.enc = nn.ModuleDict(
-            {f"s{i}": self.stage(a, b) for i, (a, b) in enumerate(zip([3, *widths], widths))}  # noqa: B905
+            {f"s{i}": self.stage(a, b) for i, (a, b) in enumerate(itertools.pairwise([3, *widths]))}
         )
         self.dec = nn.ModuleDict({f"s{i}": self.stage(2 * widths[i], widths[i]) for i in range(4)})
         self.tconv = nn.ModuleDict(

@@ -130,10 +130,12 @@ def read_checkpoint(path: Path, keys: str | Path = "") -> Checkpoint:
     left, choices = list[str](), dict[str, Any]()
     if keys:
         names, choices = _read_keys(Path(keys))
-        tensors = {ours: state[theirs] for ours, theirs in names.items() if theirs in state}
-        left = [name for name in state if name not in names.values()]
+        if unknown := [theirs for theirs in names.values() if theirs and theirs not in state]:
+            raise WeightsError(f"{keys} names what {path} does not hold: {_few(unknown)}")
         if twice := [name for name, uses in Counter(names.values()).items() if uses > 1 and name]:
             raise WeightsError(f"{keys} names more than once: {_few(twice)}")
+        tensors = {ours: state[theirs] for ours, theirs in names.items() if theirs}
+        left = [name for name in state if name not in names.values()]
     elif state.keys() >= {*_ENDS}:
         tensors = state
     else:
@@ -160,7 +162,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state, metadata = read_tensors(path), read_metadata(path)
         state = {name: state[name] for name in sorted(state, key=_natural)}  # the order is lost
     stripped = ""
-    while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in state)), ""):
+    while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in state or [""])), ""):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         stripped += prefix
     said += [f"prefix {stripped!r} stripped"] if stripped else []
@@ -185,22 +187,25 @@ def _unpickle(path: Path) -> Any:
 
 
 def _state_dicts(value: Any, where: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Non-empty dicts of tensors in dicts, by the way to them: ``model.state_dict``."""
+    """Dicts of tensors, kernels among them, by the way to them: ``model.state_dict``."""
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         return
-    if value and all(isinstance(tensor, Tensor) for tensor in value.values()):
-        yield where, {name: tensor.detach() for name, tensor in value.items()}
+    if all(isinstance(tensor, Tensor) for tensor in value.values()):
+        if any(tensor.ndim > 1 for tensor in value.values()):
+            yield where, {name: tensor.detach() for name, tensor in value.items()}
         return
     for key, inner in value.items():
         yield from _state_dicts(inner, f"{where}.{key}" if where else key)
 
 
-def _read_keys(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+def _read_keys(path: Path) -> tuple[dict[str, str | None], dict[str, Any]]:
     """Our names -> theirs, and the choices."""
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
         choices = dict(there["choices"])
         names = {ours.split()[0]: theirs for ours, theirs in there["names"].items()}
+        if wrong := [theirs for theirs in names.values() if not isinstance(theirs, str | None)]:
+            raise TypeError(f"{wrong[0]!r} is not a name")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise WeightsError(
             f"{path} is no key map: a JSON file with 'choices' and 'names', like the template that "
