@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     apply.add_argument("--out", required=True, help="folder for the results")
     apply.add_argument("--weights", default="", help="run, file or Hub id; default: the released")
     apply.add_argument("--keys", default="", help="key map of weights that other programs made")
+    apply.add_argument("--scheme", help="label scheme of weights that do not say it")
+    apply.add_argument("--image-size", type=int, help="likewise, size of the network's input")
     apply.add_argument("--mirrored", action="store_true", help="see mirror images too; 4 × slower")
     apply.add_argument("--probabilities", action="store_true", help="P(polyp) per pixel too")
     apply.add_argument("--maps-only", action="store_true", help="no pictures and no page")

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from polyp_utils import cli
 from polyp_utils.common.exceptions import WeightsError
-from polyp_utils.deploy.foreign import CHOICES, Normalised
+from polyp_utils.deploy.foreign import Normalised
+from polyp_utils.deploy.key_map import CHOICES
 from polyp_utils.deploy.load import load_model
 from polyp_utils.deploy.onnx import export_onnx
 from polyp_utils.deploy.openvino import OpenVINONetwork, threads_for

@@ -99,6 +99,8 @@ def predict_paths(
     precision: str = "auto",
     runtime: str = "auto",
     keys: str | Path = "",
+    scheme: str | None = None,
+    image_size: int | None = None,
 ) -> Done:
     """Predicts every image and video among paths, and writes what is found into a folder.
 
@@ -116,6 +118,8 @@ def predict_paths(
         precision: as in `load_model`.
         runtime: as in `load_model`.
         keys: as in `load_model`.
+        scheme: as in `load_model`.
+        image_size: as in `load_model`.
 
     Returns:
         What was done; the unreadable inputs are listed in ``unreadable.csv``.
@@ -130,6 +134,8 @@ def predict_paths(
     inputs = find_inputs(paths, out)
     model = load_model(
         weights,
+        scheme,
+        image_size,
         device=device,
         mirrored=mirrored,
         precision=precision,
