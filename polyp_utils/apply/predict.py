@@ -104,6 +104,9 @@ def predict_paths(
     device: str = "auto",
     precision: str = "auto",
     runtime: str = "auto",
+    keys: str | Path = "",
+    scheme: str | None = None,
+    image_size: int | None = None,
 ) -> Done:
     """Predicts every image and video among paths, and writes what is found into a folder.
 
@@ -120,6 +123,9 @@ def predict_paths(
         device: as in `load_model`.
         precision: as in `load_model`.
         runtime: as in `load_model`.
+        keys: as in `load_model`.
+        scheme: as in `load_model`.
+        image_size: as in `load_model`.
 
     Returns:
         What was done; the unreadable inputs are listed in ``unreadable.csv``.
@@ -136,7 +142,14 @@ def predict_paths(
     refuse_shared(inputs)
     lengths = {each.name: count_frames(each) if each.is_video else 1 for each in inputs}
     model = load_model(
-        weights, device=device, mirrored=mirrored, precision=precision, runtime=runtime
+        weights,
+        scheme,
+        image_size,
+        device=device,
+        mirrored=mirrored,
+        precision=precision,
+        runtime=runtime,
+        keys=keys,
     )
     wanted = Wanted(pictures, probabilities)
     settings = {"mirrored": mirrored, "probabilities": probabilities, "pictures": pictures}
@@ -179,13 +192,13 @@ def predict_paths(
 
 
 def facts_of(model: Model) -> dict[str, Any]:
-    """What tells a model from others: its file's hash, and what its output means."""
+    """What tells a model from others: its file's hash, its key map, what its output means."""
     assert model.path is not None  # it was loaded from a file
     name = model.path.parent.name if model.path.name == "model.safetensors" else model.path.name
     digest = hashlib.sha256(model.path.read_bytes()).hexdigest()[:16]
     scheme = model.scheme
     facts = {"name": name, "sha256": digest, "scheme": scheme.name, "classes": [*scheme.classes]}
-    return facts | {"image_size": model.image_size}
+    return facts | {"image_size": model.image_size, "choices": model.choices or None}
 
 
 def _colours(model: Model) -> dict[str, str]:

@@ -1,11 +1,11 @@
 """A trained model for frames of any size: from a run folder, a file or the Hub.
 
-Only safetensors files are read, never a pickle. Without Python: see the README.
+Of pickles only tensors are read (`deploy.foreign`). Without Python: see the README.
 """
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,10 @@ from polyp_utils.common.exceptions import HubError, WeightsError
 from polyp_utils.common.paths import repo_root
 from polyp_utils.data.labels import SCHEMES, Scheme, get_scheme
 from polyp_utils.data.transforms import resize_image
+from polyp_utils.deploy.foreign import PICKLED, normalised, read_checkpoint
 from polyp_utils.deploy.openvino import for_frames, threads_for
 from polyp_utils.model.enlarge import to_class_map
 from polyp_utils.model.predict import predict, to_original, to_polyp_mask
-from polyp_utils.model.unet import UNet
-from polyp_utils.model.weights import load_weights, read_header
 from polyp_utils.runs.run import list_runs
 
 FILE = "model.safetensors"
@@ -35,13 +34,15 @@ class Model:
     """A trained network and what its output means.
 
     Attributes:
-        network: the network that `predict` runs, from `for_frames`.
+        network: the network that `predict` runs, from `for_frames`; within a `Normalised` if it
+            was trained on other than RGB in [0, 1].
         scheme: what the class indices mean.
         image_size: side S of the square that frames are resized to, in pixels.
         compute: device and precision.
         metadata: what training wrote into the file's header; empty if another program wrote it.
         mirrored: whether predictions are averaged over mirrored copies, see `predict`.
         path: of the weights file.
+        choices: what its key map says, see `Checkpoint`; empty without one.
     """
 
     network: nn.Module
@@ -51,6 +52,7 @@ class Model:
     metadata: dict[str, Any]
     mirrored: bool = False
     path: Path | None = None
+    choices: dict[str, Any] = field(default_factory=dict)
 
     def at_network_size(self, image: np.ndarray) -> Tensor:
         """Class probabilities, float32 (C, S, S), of an RGB frame uint8 (H, W, 3) of any size.
@@ -90,8 +92,9 @@ def load_model(
     mirrored: bool = False,
     precision: str = "auto",
     runtime: str = "auto",
+    keys: str | Path = "",
 ) -> Model:
-    """Loads a model from a run folder, a safetensors file or the Hub.
+    """Loads a model from a run folder, a file of weights or the Hub.
 
     Args:
         source: name or folder of a run, a file, or a repository id of the Hub, ``user/name`` or
@@ -104,18 +107,22 @@ def load_model(
         runtime: ``auto``, ``openvino`` or ``torch``; ``auto`` is OpenVINO (extra ``fast``) on an
             x86 CPU if it is installed. An OpenVINO model can be neither copied nor pickled, and
             while it predicts PyTorch uses one thread, see `threads_for`.
+        keys: key map, a JSON file, for weights that another program named and trained otherwise;
+            the refusal without it writes a template.
 
     Raises:
         FileNotFoundError: no such folder or file, and not a repository id.
         HubError: the file could not be downloaded from the Hub.
         ExtraError: the runtime is not installed.
         DeviceError: the GPU has too little memory, is in use, or is not supported.
-        WeightsError: not safetensors, not our U-Net, or a scheme that is unknown or does not fit.
+        WeightsError: not our U-Net, whole, or a file that cannot be read, see `read_checkpoint`; or
+            a scheme that is unknown or does not fit.
     """
     path = _find(source)
-    header = read_header(path)
-    logits, stored = header.logits, header.settings.get("scheme", "")
-    size = image_size or header.settings.get("image_size")
+    unet, metadata, choices = read_checkpoint(path, keys)
+    settings = choices or metadata.get("settings", {})
+    logits, stored = unet.output.out_channels, settings.get("scheme", "")
+    size = image_size or settings.get("image_size")
     fitting = [name for name, known in SCHEMES.items() if known.logits == logits]
     if not (scheme or stored) or not size:
         raise WeightsError(
@@ -131,8 +138,8 @@ def load_model(
             f"use one of {', '.join(fitting)}"
         )
     compute = get_compute(device, precision)
-    network = for_frames(load_weights(UNet(3, logits, header.width), path), compute, runtime)
-    return Model(network, found, size, compute, header.metadata, mirrored, path)
+    network = normalised(for_frames(unet, compute, runtime), choices, compute.device)
+    return Model(network, found, size, compute, metadata, mirrored, path, choices)
 
 
 def _released() -> Path:
@@ -164,7 +171,7 @@ def _find(source: str | Path) -> Path:
         return found[0]
     match = _REPO.fullmatch(str(source))
     here = path.parts and any(Path(root, path.parts[0]).is_dir() for root in (".", repo_root()))
-    if not match or here or path.suffix == ".safetensors":
+    if not match or here or path.suffix in (".safetensors", *PICKLED):
         runs = ", ".join(run.name for run in named) or "none"
         raise FileNotFoundError(
             f"{source} is not a run, a file, or a repository id of the Hub (user/name or "
@@ -187,7 +194,7 @@ def _download(repo_id: str, revision: str) -> Path:
         errors.RevisionNotFoundError: f"{repo_id} has no revision {revision!r}",
         errors.LocalEntryNotFoundError: unreachable,  # listed before its base class
         errors.EntryNotFoundError: f"{repo_id} has no {FILE} at revision {revision!r}; other "
-        "formats of weights are not loaded",
+        "formats are loaded from a file: download it and give its path",
     }
     try:
         return Path(hf_hub_download(repo_id, FILE, revision=revision))

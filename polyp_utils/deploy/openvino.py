@@ -65,7 +65,8 @@ def threads_for(network: nn.Module) -> Iterator[None]:
     OpenVINO's threads need. A thread that first uses PyTorch while another is inside keeps the
     limit for good: PyTorch gives it the number that was set last.
     """
-    if not isinstance(network, OpenVINONetwork) or getattr(_here, "within", False):
+    compiled = any(isinstance(module, OpenVINONetwork) for module in network.modules())
+    if not compiled or getattr(_here, "within", False):
         yield
         return
     global _within, _before
