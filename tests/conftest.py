@@ -1,6 +1,7 @@
 """Shared fixtures: no test writes into the repository, and none reaches the network."""
 
 import functools
+import importlib.util
 import pickle
 import shutil
 from concurrent.futures import Future
@@ -132,6 +133,11 @@ def pytest_runtest_protocol(item):
 
 
 def pytest_runtest_setup(item):
+    if item.get_closest_marker("browser"):
+        missing = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
+        missing += [] if importlib.util.find_spec("selenium") else ["selenium"]
+        if missing:
+            pytest.skip(f"{' and '.join(missing)} not installed: Debian's chromium-driver has both")
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("no CUDA GPU is visible")
     if item.get_closest_marker("data") and not (REAL_DATA / "Kvasir-SEG").is_dir():
@@ -162,6 +168,22 @@ def kvasir_like(drawn_folder, tmp_path, monkeypatch) -> Path:
     shutil.copytree(drawn_folder, folder)
     monkeypatch.setenv("POLYP_DATA", str(folder.parent))
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium that reaches nothing but files and this machine, at 1280×900."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    options.add_argument("--headless=new")
+    options.add_argument("--no-sandbox")  # containers often lack what it needs
+    options.add_argument("--window-size=1280,900")
+    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost")
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    with webdriver.Chrome(options=options, service=service) as driver:
+        yield driver
 
 
 class Here:

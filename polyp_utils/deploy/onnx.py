@@ -79,7 +79,8 @@ def export_onnx(source: str | Path, path: str | Path, **settings: Any) -> Path:
     )
     assert program is not None  # None only without dynamo
     (output,) = program.model.graph.outputs
-    output.shape = type(output.shape)([names[0], output.shape[1], *names[1:]])  # was a formula
+    assert output.shape is not None
+    output.shape[2], output.shape[3] = names[1:]  # were formulas
     program.model.metadata_props["polyp_utils"] = json.dumps(_metadata(model), ensure_ascii=False)
     with atomic(Path(path)) as temporary:
         program.save(temporary)
