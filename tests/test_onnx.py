@@ -1,7 +1,9 @@
 """The ONNX files predict what the network predicts, for frames of every size and batch."""
 
 import hashlib
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +11,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import polyp_utils
 from polyp_utils import cli
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import ExtraError, WeightsError
+from polyp_utils.data import phantom
 from polyp_utils.data.catalog import CATALOG
-from polyp_utils.deploy.onnx import export_int8, export_onnx, read_metadata
+from polyp_utils.deploy.load import load_model
+from polyp_utils.deploy.onnx import describe_onnx, export_int8, export_onnx
 from polyp_utils.model.predict import to_probabilities
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import save_weights
@@ -144,7 +150,7 @@ def test_the_file_is_self_contained_and_describes_itself(file, request, exported
         "images": ["batch", "height", "width", 3],
         "probabilities": ["batch", 3, "height", "width"],
     }
-    metadata = read_metadata(path)
+    metadata = describe_onnx(path)
     assert metadata.keys() > shapes.keys()  # and says in words what they are
     terms = metadata.pop("terms")
     assert CATALOG["kvasir-seg"].licence in terms
@@ -153,6 +159,48 @@ def test_the_file_is_self_contained_and_describes_itself(file, request, exported
     expected = {"classes": ["background", "polyp", "boundary"], "polyp": [1, 2], **SETTINGS}
     expected |= {**PROVENANCE, "sha256": digest[:16]}
     assert {key: metadata[key] for key in metadata.keys() - shapes.keys()} == expected
+
+
+EXAMPLE = """
+import importlib.abc, sys
+from pathlib import Path
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in ("torch", "polyp_utils"):
+            raise ModuleNotFoundError(f"{name} is absent")
+
+sys.meta_path.insert(0, Absent())
+exec(Path("example.py").read_text(encoding="utf-8"))
+"""
+
+
+def test_the_readmes_example_needs_no_pytorch(tmp_path, trained_like):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    readme = Path(polyp_utils.__file__).with_name("README.md").read_text(encoding="utf-8")
+    code = next(b for b in re.findall(r"```python\n(.*?)```", readme, re.S) if "onnxruntime" in b)
+    assert len([line for line in code.splitlines() if line]) <= 15
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+    network = trained_like()
+    frame = phantom.draw_phantom(0)[0]
+    weights = tmp_path / "model.safetensors"
+    save(weights, network)
+    settings = {"device": "cpu", "precision": "fp32", "runtime": "torch"}
+    background, *polyps = load_model(weights, **settings).probabilities(frame)
+    with torch.no_grad():  # makes half of the frame polyp
+        network.output.bias[0] += (sum(polyps) / background).log().median()
+    save(weights, network)
+    export_onnx(weights, tmp_path / re.search(r'"(.*\.onnx)"', code)[1])
+    Image.fromarray(frame).save(tmp_path / "frame.jpg", format="PNG")
+    command = [sys.executable, "-c", EXAMPLE]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    mask = np.asarray(Image.open(tmp_path / "mask.png"))
+    assert f"{PROVENANCE['run']}: {mask.mean():.1%} of" in done.stdout
+    ours = load_model(weights, **settings).polyp_mask(frame)
+    assert 0.4 < ours.mean() < 0.6
+    assert (mask != ours).mean() < 0.02  # Pillow rounds otherwise than PyTorch, by one level
 
 
 def test_weights_without_metadata_need_scheme_and_size(tmp_path):

@@ -148,7 +148,7 @@ def calibration_images(config: RunConfig, count: int = 64) -> Tensor:
     return dataset.images[dataset.rows(ids[:: max(1, len(ids) // count)][:count])]
 
 
-def read_metadata(path: str | Path) -> dict[str, Any]:
+def describe_onnx(path: str | Path) -> dict[str, Any]:
     """What `export_onnx` wrote into a file about its model."""
     import onnx
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from polyp_utils.common.exceptions import UserError
 from polyp_utils.common.files import atomic, write_text
-from polyp_utils.deploy.onnx import read_metadata
+from polyp_utils.deploy.onnx import describe_onnx
 
 ORT = "onnxruntime-web@1.30.0"  # as npm names a package and its version
 FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
@@ -22,7 +22,7 @@ _PLACE = "{{ data }}"
 
 
 def write_page(model: Path) -> Path:
-    """Writes ``index.html`` beside an ONNX file of `export_onnx` or `export_int8`; returns its path.
+    """Writes ``index.html`` beside an ONNX file, in float32 or int8; returns its path.
 
     The page loads that file and, from the folder ``ort`` beside it, what `copy_ort` puts there, and
     nothing else. It needs a web server, any one.
@@ -30,7 +30,7 @@ def write_page(model: Path) -> Path:
     Raises:
         ImportError: onnx is not installed.
     """
-    data = {**read_metadata(model), "file": quote(model.name)}
+    data = {**describe_onnx(model), "file": quote(model.name)}
     data["mb"] = round(model.stat().st_size / 1e6)
     inline = json.dumps(data).replace("<", "\\u003c")  # else a name could end the script
     page = model.with_name("index.html")
