@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from polyp_utils import cli
+from polyp_utils.common.config import RELEASED
 from polyp_utils.common.exceptions import UserError
 from polyp_utils.data import phantom
 from polyp_utils.data.transforms import resize_image
@@ -32,10 +33,12 @@ from polyp_utils.deploy.onnx import export_onnx
 from polyp_utils.deploy.web import FILES, ORT, copy_ort, write_page
 from polyp_utils.model.predict import to_original
 from polyp_utils.model.weights import save_weights
+from polyp_utils.runs.run import find_run
 
 browser = pytest.mark.browser
 SIDE = 48
 ABOUT = {"classes": ["background", "polyp", "boundary"], "polyp": [1, 2], "image_size": SIDE}
+PLAIN = {"device": "cpu", "precision": "fp32", "runtime": "torch"}
 ABOUT |= {"run": "a </script><b>run", "commit": "0123456789", "sha256": "abc", "terms": "some"}
 # P(polyp) is the red of the frame: 0.25 of it in one class, the rest in the other.
 STAND_IN = """
@@ -474,39 +477,76 @@ def test_both_themes_can_be_read_at_both_widths(seen, emulate, theme, width, tmp
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory, trained_like):
-    """A page with ONNX Runtime Web, and its model, which takes about half of a frame for polyp."""
+def write_real(tmp_path_factory):
+    """Writes a page with ONNX Runtime Web; returns its folder."""
     pytest.importorskip("onnxscript")
-    folder = tmp_path_factory.mktemp("real")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("npm_config_offline", "true")  # tests reach no network
-        try:
-            copy_ort(folder)
-        except UserError as error:
-            pytest.skip(f"{error} (before the tests: npm cache add {ORT})")
-    weights, network = folder / "model.safetensors", trained_like()
-    settings = {"scheme": "trimap", "image_size": 64}
-    save_weights(weights, network, {"settings": settings})
-    frame = phantom.draw_phantom(0)[0]
-    options = {"device": "cpu", "precision": "fp32", "runtime": "torch"}
-    background, *polyps = load_model(weights, **options).probabilities(frame)
+
+    def write(source):
+        folder = tmp_path_factory.mktemp("real")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("npm_config_offline", "true")  # tests reach no network
+            try:
+                copy_ort(folder)
+            except UserError as error:
+                pytest.skip(f"{error} (before the tests: npm cache add {ORT})")
+        write_page(export_onnx(source, folder / "model.onnx"))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory, trained_like):
+    """Weights that take about half of the first phantom for polyp."""
+    weights, network = tmp_path_factory.mktemp("half") / "model.safetensors", trained_like()
+    metadata = {"settings": {"scheme": "trimap", "image_size": 64}}
+    save_weights(weights, network, metadata)
+    background, *polyps = load_model(weights, **PLAIN).probabilities(phantom.draw_phantom(0)[0])
     with torch.no_grad():
         network.output.bias[0] += (sum(polyps) / background).log().median()
-    save_weights(weights, network, {"settings": settings})
-    write_page(export_onnx(weights, folder / "model.onnx"))
-    return folder, load_model(weights, **options)
+    save_weights(weights, network, metadata)
+    return weights
+
+
+def overlap(mask, other):
+    return 2 * (mask & other).sum() / (mask.sum() + other.sum())
 
 
 @browser
-@pytest.mark.parametrize("isolated", [False, True])
 def test_the_network_finds_in_the_browser_what_load_model_finds(
-    chromium, real, serve, isolated, tmp_path
+    chromium, write_real, half, serve, tmp_path
 ):
-    folder, model = real
-    seen = Seen(chromium, serve(folder, isolated))
-    frame = phantom.draw_phantom(0)[0]
-    seen.give(save(frame, tmp_path / "frame.png"), seconds=60)
-    mask, ours = seen.canvas("fill")[..., 3] > 0, model.polyp_mask(frame)
+    folder, frame = write_real(half), phantom.draw_phantom(0)[0]
+    ours = load_model(half, **PLAIN).polyp_mask(frame)
     assert 0.4 < ours.mean() < 0.6
-    assert 2 * (mask & ours).sum() / (mask.sum() + ours.sum()) > 0.98
-    assert seen.js("return crossOriginIsolated") is isolated
+    path = save(frame, tmp_path / "frame.png")
+    for isolated in (False, True):
+        seen = Seen(chromium, serve(folder, isolated))
+        seen.give(path, seconds=60)
+        assert overlap(seen.canvas("fill")[..., 3] > 0, ours) > 0.98
+        assert seen.js("return crossOriginIsolated") is isolated
+
+
+@browser
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["release-trimap-w16-s0-image-size-128", RELEASED])
+def test_released_weights_mark_in_the_browser_what_load_model_marks(
+    chromium, write_real, serve, kvasir_root, name, capsys
+):
+    """Ten test frames, decoded by the browser; prints what `results/speed.md` says."""
+    if name == RELEASED and "POLYP_SLOW" not in os.environ:
+        pytest.skip("half a minute, and nothing else than at width 16: set POLYP_SLOW to measure")
+    run = find_run(name)
+    model, folder = load_model(run.path, **PLAIN), write_real(run.path)
+    for isolated in (False, True):
+        seen, dice, seconds = Seen(chromium, serve(folder, isolated)), [], []
+        for frame_id in run.split.test[:10]:
+            path = kvasir_root / f"Kvasir-SEG/images/{frame_id}.jpg"
+            seen.give(path, seconds=60)
+            ours = model.polyp_mask(np.asarray(Image.open(path).convert("RGB")))
+            dice.append(overlap(seen.canvas("fill")[..., 3] > 0, ours))
+            seconds.append(float(seen.numbers()["Time"].split()[0]))
+        assert min(dice) > 0.99
+        with capsys.disabled():
+            print(f"{name}, isolated {isolated}: Dice with ours {min(dice):.4f} to {max(dice):.4f}")
+            print(f"seconds per frame: median {np.median(seconds):.2f}, all {sorted(seconds)}")
