@@ -15,7 +15,7 @@ from PIL import Image
 
 import polyp_utils
 from polyp_utils import cli
-from polyp_utils.common.config import RunConfig
+from polyp_utils.common.config import RELEASED, RunConfig
 from polyp_utils.common.exceptions import ExtraError, WeightsError
 from polyp_utils.data import phantom
 from polyp_utils.data.catalog import CATALOG
@@ -23,8 +23,8 @@ from polyp_utils.deploy.load import load_model
 from polyp_utils.deploy.onnx import describe_onnx, export_int8, export_onnx
 from polyp_utils.model.predict import to_probabilities
 from polyp_utils.model.unet import UNet
-from polyp_utils.model.weights import save_weights
-from polyp_utils.runs.run import Run
+from polyp_utils.model.weights import load_weights, save_weights
+from polyp_utils.runs.run import Run, find_run
 
 SETTINGS = {"scheme": "trimap", "image_size": 64, "dataset": "kvasir-seg"}
 PROVENANCE = {"run": "a-run", "commit": "0123abc"}
@@ -132,6 +132,19 @@ def test_one_logit_becomes_two_probabilities(tmp_path, trained_like):
     assert polyp.std() > 0.01  # else the test says nothing
     expected = torch.cat([1 - polyp, polyp], dim=1)
     torch.testing.assert_close(run_onnx(path, images), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.data
+def test_probabilities_of_the_released_weights_on_real_frames(kvasir_root, tmp_path):
+    pytest.importorskip("onnxscript")
+    run = find_run(RELEASED)
+    path = export_onnx(run.path, tmp_path / "model.onnx")
+    network = load_weights(UNet(3, 3, run.config.width), run.weights).eval()
+    for frame_id in run.split.test[:5]:
+        frame = Image.open(kvasir_root / f"Kvasir-SEG/images/{frame_id}.jpg").resize((256, 256))
+        images = np.array(frame)[None]
+        off = (run_onnx(path, images) - of_network(network, images)).abs().max()
+        assert off < 1e-3  # on the 100 test frames at most 0.000008
 
 
 @pytest.mark.parametrize("file", ["exported", "quantised"])
