@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from polyp_utils.common.config import RECIPES, RunConfig
@@ -40,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     onnx.add_argument("--run", default="", help="name or path; default: the newest")
     onnx.add_argument("--path", default="", help="output file; default: ./<run>.onnx")
     onnx.add_argument("--int8", action="store_true", help="also <run>.int8.onnx; needs the data")
+    onnx.add_argument("--web", default="", help="folder for a page that runs it in a browser")
+    onnx.add_argument("--ort", default="", help="onnxruntime-web unpacked; default: by npm")
     apply = verbs.add_parser("predict", help="class maps, tables and a page of frames and videos")
     apply.add_argument("paths", nargs="+", metavar="PATH", help="image, folder, pattern or video")
     apply.add_argument("--out", required=True, help="folder for the results")
@@ -160,16 +163,26 @@ def _publish(run: str, light: bool) -> None:
     print(f"published as {publish(find_run(run), light).path}")
 
 
-def _export(run: str, path: str, int8: bool) -> None:
+def _export(run: str, path: str, int8: bool, web: str, ort: str) -> None:
     from polyp_utils.deploy.onnx import calibration_images, export_int8, export_onnx
+    from polyp_utils.deploy.web import copy_ort, write_page
     from polyp_utils.runs.run import find_run
 
+    if path and web:
+        raise ValueError("give --path or --web: the page and its file have one folder")
+    if ort and not web:
+        raise ValueError("--ort is for the page: give --web, its folder")
     found = find_run(run)
-    file = export_onnx(found.path, path or f"{found.name}.onnx")
+    if web:
+        copy_ort(Path(web), ort)  # first: it may be refused
+    file = export_onnx(found.path, path or Path(web, f"{found.name}.onnx"))
     print(f"wrote {file}")
     if int8:
         images = calibration_images(found.config)
-        print(f"wrote {export_int8(file, file.with_suffix('.int8.onnx'), images)}")
+        file = export_int8(file, file.with_suffix(".int8.onnx"), images)
+        print(f"wrote {file}")
+    if web:
+        print(f"wrote {write_page(file)}: python -m http.server --directory {web}")
 
 
 def _predict(paths: list[str], out: str, maps_only: bool, **options: Any) -> int:

@@ -5,6 +5,7 @@ reads HF_ENDPOINT when it is imported, so it runs in its own process.
 """
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -27,13 +28,14 @@ from polyp_utils.common.files import write_json
 from polyp_utils.data import phantom
 from polyp_utils.data.labels import SCHEMES
 from polyp_utils.deploy.load import load_model
+from polyp_utils.deploy.onnx import describe_onnx
 from polyp_utils.model.predict import to_original
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import load_weights, read_metadata, save_weights
 from polyp_utils.publish import published as published_module
 from polyp_utils.publish.published import publish
 from polyp_utils.publish.run_card import write_run_card
-from polyp_utils.runs.run import Run
+from polyp_utils.runs.run import Run, find_run
 
 SUMMARY = {
     "part": "test",
@@ -295,32 +297,42 @@ def stand_in():
 
 
 # One process for everything, as importing torch takes longest. argv: sources, then the runs to push
-# as user/<scheme> and to use as their cards say.
+# as user/<name> and to use as their cards say. An export takes seconds: one is enough.
 CLIENT = """
-import json, re, sys
+import importlib.util, json, re, sys
 from pathlib import Path
-from huggingface_hub import hf_hub_download
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from polyp_utils.data import phantom
 from polyp_utils.deploy.load import load_model
-from polyp_utils.publish.hub import push
+from polyp_utils.model import UNet
+from polyp_utils.publish import hub
 from polyp_utils.runs.run import Run
+class HubUNet(UNet, PyTorchModelHubMixin):
+    pass
+export = hub.export_onnx
 answers = {}
 for source in json.loads(sys.argv[1]):
     try:
         answers[source] = load_model(source, device="cpu").scheme.name
     except Exception as error:
         answers[source] = f"{type(error).__name__}: {error}"
-for scheme, folder in json.loads(sys.argv[2]).items():
-    repo_id = f"user/{scheme}"
-    address = push(Run(Path(folder)), repo_id)
+for name, folder in json.loads(sys.argv[2]).items():
+    repo_id = f"user/{name}"
+    whole = name == "released" and importlib.util.find_spec("onnxscript")
+    stub = lambda source, path: path.write_bytes(b"onnx") and path
+    hub.export_onnx = export if whole else stub
+    address = hub.push(Run(Path(folder)), repo_id)
     card = Path(hf_hub_download(repo_id, "README.md")).read_text(encoding="utf-8")
     scope = {"frame": phantom.draw_phantom(0)[0]}
     for block in re.findall(r"```python\\n(.*?)```", card, re.S):
         exec(block, scope)
     state = scope["model"].state_dict()
-    answers[scheme] = {
+    again = HubUNet.from_pretrained(repo_id).state_dict()
+    answers[name] = {
         "address": str(address),
         "state": {key: value.double().sum().item() for key, value in state.items()},
+        "from_pretrained": all(value.equal(again[key]) for key, value in state.items()),
+        "polyp": int(scope["mask"].sum()),
         "shapes": [list(scope[name].shape) for name in ("classes", "mask", "frame")],
         "values": scope["classes"].unique().tolist(),
     }
@@ -342,6 +354,8 @@ def answers(stand_in, tiny_runs, tmp_path_factory):
     names = ("good", "good@v1", "good@v2", "old", "bad", "none")
     sources = json.dumps([f"user/{name}" for name in names])
     runs = {scheme: str(evaluated(copy_run(r, folder)).path) for scheme, r in tiny_runs.items()}
+    released = find_run(RELEASED)
+    runs["released"] = str(copy_run(released, folder).path)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     mine = {
         "HF_ENDPOINT": stand_in.url,
@@ -385,14 +399,49 @@ def test_a_pushed_run_is_used_as_its_card_says(scheme, answers, stand_in, tiny_r
     answer = answers[scheme]
     assert answer["address"] == f"{stand_in.url}/user/{scheme}/commit/{COMMIT}"
     assert set(stand_in.repos[f"user/{scheme}"]) == {
-        *("README.md", "config.json", "history.csv"),
+        *("README.md", "config.json", "history.csv", "model.onnx"),
         *("model.safetensors", "summary.json", "training.json"),
     }
-    tensors = load_file(tiny_runs[scheme].weights)
-    assert answer["state"] == {key: value.double().sum().item() for key, value in tensors.items()}
+    assert answer["state"] == sums(tiny_runs[scheme].weights)
     classes, mask, frame = answer["shapes"]
     assert (classes, mask) == ([1, 32, 32], frame[:2])
     assert set(answer["values"]) <= set(range(len(SCHEMES[scheme].classes)))
+
+
+def sums(weights):
+    return {key: value.double().sum().item() for key, value in load_file(weights).items()}
+
+
+@pytest.mark.parametrize("name", ["trimap", "binary", "released"])
+def test_config_is_the_record_and_what_from_pretrained_needs(name, answers, stand_in, tiny_runs):
+    run = tiny_runs.get(name) or find_run(RELEASED)
+    config = json.loads(stand_in.repos[f"user/{name}"]["config.json"])
+    assert config == {**run.record, **config}
+    network = {"in_channels": 3, "num_classes": run.scheme.logits, "width": run.config.width}
+    assert {key: config[key] for key in config.keys() - run.record.keys()} == network
+    assert answers[name]["from_pretrained"]
+
+
+def test_the_released_weights_come_back_from_the_hub(answers, stand_in, tmp_path):
+    run, files = find_run(RELEASED), stand_in.repos["user/released"]
+    assert files["model.safetensors"] == run.weights.read_bytes()
+    assert answers["released"]["state"] == sums(run.weights)
+    model = load_model(device="cpu")
+    assert answers["released"]["polyp"] == model.polyp_mask(phantom.draw_phantom(0)[0]).sum()
+    card = files["README.md"].decode()
+    assert "`model.onnx` takes RGB uint8" in card
+    assert "onnx" in hub_card(card).data.tags
+    assert "model.onnx" not in write_run_card(copy_run(run, tmp_path)).read_text(encoding="utf-8")
+
+
+def test_the_onnx_file_on_the_hub_is_of_the_released_weights(answers, stand_in, tmp_path):
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(stand_in.repos["user/released"]["model.onnx"])
+    about = describe_onnx(path)
+    assert about["run"] == RELEASED
+    digest = hashlib.sha256(find_run(RELEASED).weights.read_bytes()).hexdigest()
+    assert about["sha256"] == digest[:16]
 
 
 def test_without_a_network_the_error_says_what_to_download(tmp_path, monkeypatch):

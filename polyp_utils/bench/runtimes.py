@@ -71,12 +71,17 @@ def _onnx_runtime(precision: str, weights: Path, device: str) -> Forward:
     options.intra_op_num_threads = torch.get_num_threads()
     file, providers = _onnx_file(weights, precision), ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(file, options, providers=providers)
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    return lambda images: torch.from_numpy(session.run(None, {"images": _frames(images)})[0])
 
 
 def _openvino_int8(weights: Path, device: str) -> Forward:
     compiled = compile_openvino(_onnx_file(weights, "int8"))
-    return lambda images: torch.from_numpy(compiled([images.numpy()])[0].copy())
+    return lambda images: torch.from_numpy(compiled([_frames(images)])[0].copy())
+
+
+def _frames(images: Tensor) -> np.ndarray:
+    """What the ONNX files take, uint8 (B, H, W, 3)."""
+    return (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def _onnx_file(weights: Path, precision: str) -> Path:

@@ -1,11 +1,13 @@
 """Exports a trained network as an ONNX file, for programs without PyTorch."""
 
+import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polyp_utils.common.config import RunConfig
@@ -14,32 +16,41 @@ from polyp_utils.common.files import atomic
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.splits import split_of
-from polyp_utils.data.transforms import to_input
 from polyp_utils.deploy.load import Model, load_model
 from polyp_utils.model.predict import to_probabilities
 from polyp_utils.model.unet import STRIDE
 
 
-class _Probabilities(nn.Module):
-    """The network followed by `to_probabilities`."""
+class _OfFrames(nn.Module):
+    """From frames as programs hold them to class probabilities: what the ONNX graph computes."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        return to_probabilities(self.network(images))
+        """uint8 (B, H, W, 3) -> float32 (B, C, H, W), at any size."""
+        height, width = images.shape[1:3]
+        x = images.permute(0, 3, 1, 2).float() * (1 / 255)
+        missing = [(n + STRIDE - 1) // STRIDE * STRIDE - n for n in (width, height)]
+        x = F.pad(x, (0, missing[0], 0, missing[1]), mode="replicate")
+        return to_probabilities(self.network(x))[..., :height, :width]
 
 
 def export_onnx(source: str | Path, path: str | Path, **settings: Any) -> Path:
     """Writes a model as ONNX, in float32 with batch norm folded; atomically.
 
-    The graph maps ``images``, float32 (B, 3, H, W), RGB in [0, 1], to ``probabilities``, float32
-    (B, C, H, W), of the scheme's classes, background first; they sum to 1 (C is 2 with one logit).
-    B is free, H and W are any multiples of 16; the caller resizes frames of other sizes, as
-    `Model.probabilities` does. The file's metadata (``polyp_utils``, one JSON string) holds
-    ``classes``, ``polyp`` (indices of the polyp classes), ``scheme``, ``image_size`` (the side to
-    resize frames to), ``dataset`` and ``terms``.
+    The graph maps ``images``, uint8 (B, H, W, 3), RGB, to ``probabilities``, float32 (B, C, H, W),
+    of the scheme's classes, background first; they sum to 1 (C is 2 with one logit). Scaling to
+    [0, 1], any normalisation that the model has, and softmax are inside. B, H and W are free. The
+    caller resizes frames to ``image_size``, as `Model.at_network_size` does. Where H or W is no
+    multiple of 16, the last row or column is repeated up to the next one; what that adds is cut
+    off again.
+
+    The file's metadata (``polyp_utils``, one JSON string) holds ``classes``, ``polyp`` (indices of
+    the polyp classes), ``scheme``, ``image_size`` (the side to resize frames to), ``images`` and
+    ``probabilities`` (what they are, in words), ``run``, ``commit``, ``dataset``, ``sha256`` (the
+    first 16 digits, of the weights file) and ``terms``.
 
     Args:
         source: run folder, weights file or Hub repository, as in `load_model`.
@@ -56,17 +67,20 @@ def export_onnx(source: str | Path, path: str | Path, **settings: Any) -> Path:
     except ImportError as error:
         raise ExtraError(str(error.name), "export") from error
     model = load_model(source, device="cpu", precision="fp32", runtime="torch", **settings)
-    batch, rows, columns = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))
+    names = ("batch", "height", "width")
     program = torch.onnx.export(
-        _Probabilities(model.network).eval(),
-        (torch.rand(2, 3, 2 * STRIDE, 3 * STRIDE),),  # a size of 1 would be fixed
+        _OfFrames(model.network).eval(),
+        (torch.zeros(2, 2 * STRIDE + 1, 3 * STRIDE + 1, 3, dtype=torch.uint8),),  # 1 would be fixed
         dynamo=True,
-        dynamic_shapes=({0: batch, 2: STRIDE * rows, 3: STRIDE * columns},),
+        dynamic_shapes=({i: torch.export.Dim(name) for i, name in enumerate(names)},),
         input_names=["images"],
         output_names=["probabilities"],
         verbose=False,
     )
     assert program is not None  # None only without dynamo
+    (output,) = program.model.graph.outputs
+    assert output.shape is not None
+    output.shape[2], output.shape[3] = names[1:]  # were formulas
     program.model.metadata_props["polyp_utils"] = json.dumps(_metadata(model), ensure_ascii=False)
     with atomic(Path(path)) as temporary:
         program.save(temporary)
@@ -111,8 +125,7 @@ def export_int8(source: str | Path, path: str | Path, images: Tensor) -> Path:
         raise ValueError("no images to calibrate with: give some of the training part")
     model = onnx.load(source)
     add_pre_process_metadata(model)  # nothing to do: batch norm is folded, shapes are inferred
-    floats = (to_input(image[None], torch.device("cpu")).numpy() for image in images)
-    feeds = ({"images": batch} for batch in floats)
+    feeds = ({"images": image[None].permute(0, 2, 3, 1).numpy()} for image in images)
     with atomic(Path(path)) as temporary:
         quantization.quantize_static(
             model,
@@ -135,16 +148,32 @@ def calibration_images(config: RunConfig, count: int = 64) -> Tensor:
     return dataset.images[dataset.rows(ids[:: max(1, len(ids) // count)][:count])]
 
 
+def describe_onnx(path: str | Path) -> dict[str, Any]:
+    """What `export_onnx` wrote into a file about its model."""
+    import onnx
+
+    properties = onnx.load(path, load_external_data=False).metadata_props
+    return json.loads({p.key: p.value for p in properties}["polyp_utils"])
+
+
 def _metadata(model: Model) -> dict[str, Any]:
     dataset = model.metadata.get("settings", {}).get("dataset", "")
     terms = "not known to this package: ask whoever trained the weights"
     if dataset in CATALOG:
         terms = f"derived from {CATALOG[dataset].title}: {CATALOG[dataset].licence}"
+    assert model.path is not None  # it was loaded from there
+    side = model.image_size
     return {
         "classes": model.scheme.classes,
         "polyp": model.scheme.polyp,
         "scheme": model.scheme.name,
-        "image_size": model.image_size,
+        "image_size": side,
+        "images": f"RGB, uint8 (B, H, W, 3); trained at {side}×{side}, resized with antialias",
+        "probabilities": "of the classes, float32 (B, C, H, W); polyp where those of polyp exceed "
+        "0.5 together",
+        "run": model.metadata.get("run", ""),
+        "commit": model.metadata.get("commit", ""),
         "dataset": dataset,
+        "sha256": hashlib.sha256(model.path.read_bytes()).hexdigest()[:16],
         "terms": f"{terms}; for research and teaching, not a medical device",
     }

@@ -1,23 +1,38 @@
-"""Uploads a run's weights, card and record to the Hugging Face Hub."""
+"""Uploads a run to the Hugging Face Hub: weights, ONNX file, card and record."""
 
-from polyp_utils.deploy.load import FILE
+import json
+import tempfile
+from pathlib import Path
+
+from polyp_utils.deploy.onnx import export_onnx
 from polyp_utils.publish.run_card import write_run_card
 from polyp_utils.runs.run import Run
 
 
 def push(run: Run, repo_id: str, private: bool = False) -> str:
-    """Uploads card, weights and record (log in with ``hf auth login``); returns the address.
+    """Uploads a run in one commit (log in with ``hf auth login``); returns the commit's address.
 
-    Figures are not uploaded: they show frames, which are not ours to redistribute.
+    That is the card, the weights, ``model.onnx``, the tables in JSON and ``history.csv``. Names and
+    form are those of huggingface_hub's ``PyTorchModelHubMixin``: ``config.json``, the run's record,
+    begins with the arguments of `UNet`, so a class of both has ``from_pretrained``. Figures are not
+    uploaded: they show frames, which are not ours to redistribute.
 
     Raises:
         FileNotFoundError: the run has no weights.
+        ExtraError: onnx or onnxscript is not installed.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     if not run.weights.is_file():
         raise FileNotFoundError(f"{run.weights} is missing: push a run that has its weights")
-    write_run_card(run, repo_id)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = export_onnx(run.path, Path(folder, "model.onnx"))
+        files = [write_run_card(run, repo_id), run.weights, onnx, run.path / "history.csv"]
+        tables = (path for path in run.path.glob("*.json") if path.name != "config.json")
+        added = {path.name: path.read_bytes() for path in (*files, *tables) if path.is_file()}
+    network = {"in_channels": 3, "num_classes": run.scheme.logits, "width": run.config.width}
+    added["config.json"] = json.dumps({**network, **run.record}, indent=2).encode()
     HfApi().create_repo(repo_id, private=private, exist_ok=True)
-    files = ["README.md", FILE, "*.json", "history.csv"]
-    return HfApi().upload_folder(repo_id=repo_id, folder_path=run.path, allow_patterns=files)
+    operations = [CommitOperationAdd(name, content) for name, content in added.items()]
+    message = f"Upload {run.name}"
+    return HfApi().create_commit(repo_id, operations, commit_message=message).commit_url

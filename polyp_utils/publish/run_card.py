@@ -33,7 +33,8 @@ def write_run_card(run: Run, repo_id: str = "") -> Path:
 
     Args:
         run: a finished run; the card has results once the run has been evaluated.
-        repo_id: Hub repository of the weights; without it the card shows a placeholder.
+        repo_id: Hub repository of the weights and of the ONNX file; without it the card shows a
+            placeholder and no ONNX file.
 
     Raises:
         RunError: the run is not finished.
@@ -43,7 +44,7 @@ def write_run_card(run: Run, repo_id: str = "") -> Path:
     summary = run.summary if (run.path / "summary.json").is_file() else {}
     card = run.path / "README.md"
     with atomic(card) as temporary:
-        temporary.write_text(_card(run, summary, repo_id or f"user/{run.name}"), encoding="utf-8")
+        temporary.write_text(_card(run, summary, repo_id), encoding="utf-8")
     return card
 
 
@@ -60,9 +61,10 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
         keep_trailing_newline=True,
     )
     return template.render(
-        front_matter=_front_matter(run, summary),
+        front_matter=_front_matter(run, summary, ["onnx"] if repo_id else []),
         run=run,
-        repo_id=repo_id,
+        repo_id=repo_id or f"user/{run.name}",
+        pushed=bool(repo_id),
         config=config,
         record=record,
         training=run.training,
@@ -88,7 +90,7 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
     )
 
 
-def _front_matter(run: Run, summary: dict[str, Any]) -> str:
+def _front_matter(run: Run, summary: dict[str, Any], tags: list[str]) -> str:
     from huggingface_hub import EvalResult, ModelCardData  # only needed here
 
     info, drawn = get_info(run.config.dataset), _drawn(run.config)
@@ -111,7 +113,7 @@ def _front_matter(run: Run, summary: dict[str, Any]) -> str:
         license_link=info.homepage or None,
         library_name="pytorch",
         pipeline_tag=task,
-        tags=["polyp-segmentation", "colonoscopy", "medical", "unet", "safetensors"],
+        tags=["polyp-segmentation", "colonoscopy", "medical", "unet", "safetensors", *tags],
         datasets=[info.name],
         metrics=list(dict.fromkeys(["dice", *(result.metric_type for result in results)])),
         model_name=run.name if results else None,  # read with the results only
