@@ -296,6 +296,18 @@ def test_all_that_is_wrong_is_named_and_cut_with_a_count(trained_like):
     assert shapes == "of another shape: head.0.weight [3, 4, 3, 3] for [2, 4, 3, 3]"
 
 
+def test_predict_takes_scheme_and_size_of_weights_that_do_not_say_them(trained_like, capsys):
+    torch.save(trained_like().state_dict(), "mine.pt")
+    Image.new("RGB", (40, 30), (200, 90, 80)).save("frame.png")
+    command = ["predict", "frame.png", "--out", "out", "--weights", "mine.pt", "--device", "cpu"]
+    assert cli.main(command) == 2
+    assert "does not say its label scheme and input size" in capsys.readouterr().err
+    assert cli.main([*command, "--scheme", "trimap", "--image-size", "64"]) == 0
+    recorded = json.loads(Path("out/summary.json").read_text())["model"]
+    assert (recorded["scheme"], recorded["image_size"]) == ("trimap", 64)
+    assert recorded["choices"] is None
+
+
 # --- what is no such file ------------------------------------------------------------------------
 
 
