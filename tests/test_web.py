@@ -303,9 +303,7 @@ def test_frames_are_resized_and_masks_enlarged_as_by_load_model(seen, tmp_path, 
     assert seen.js("return [seen.type, ...seen.dims]") == ["uint8", 1, SIDE, SIDE, 3]
     small = torch.tensor(given, dtype=torch.uint8).view(SIDE, SIDE, 3).permute(2, 0, 1)
     expected = resize_image(torch.from_numpy(frame).permute(2, 0, 1), (SIDE, SIDE))
-    off = (small.int() - expected.int()).abs()
-    assert off.max() <= 1  # PyTorch computes in fixed point
-    assert (off > 0).float().mean() < 0.05
+    assert torch.equal(small, expected)
     polyp = to_original(small[:1] / 255, (height, width))[0]
     clear = (polyp - 0.5).abs() > 1e-5
     mask = seen.canvas("fill")[..., 3] == 255
@@ -523,7 +521,7 @@ def test_the_network_finds_in_the_browser_what_load_model_finds(
     for isolated in (False, True):
         seen = Seen(chromium, serve(folder, isolated))
         seen.give(path, seconds=60)
-        assert overlap(seen.canvas("fill")[..., 3] > 0, ours) > 0.98
+        assert overlap(seen.canvas("fill")[..., 3] > 0, ours) > 0.999
         assert seen.js("return crossOriginIsolated") is isolated
 
 
@@ -546,7 +544,7 @@ def test_released_weights_mark_in_the_browser_what_load_model_marks(
             ours = model.polyp_mask(np.asarray(Image.open(path).convert("RGB")))
             dice.append(overlap(seen.canvas("fill")[..., 3] > 0, ours))
             seconds.append(float(seen.numbers()["Time"].split()[0]))
-        assert min(dice) > 0.99
+        assert min(dice) > 0.999
         with capsys.disabled():
             print(f"{name}, isolated {isolated}: Dice with ours {min(dice):.4f} to {max(dice):.4f}")
             print(f"seconds per frame: median {np.median(seconds):.2f}, all {sorted(seconds)}")
