@@ -174,6 +174,15 @@ def test_the_file_is_self_contained_and_describes_itself(file, request, exported
     assert {key: metadata[key] for key in metadata.keys() - shapes.keys()} == expected
 
 
+def test_a_file_of_another_program_is_refused(exported, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(exported[1])
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    with pytest.raises(WeightsError, match="does not say what its classes are"):
+        describe_onnx(tmp_path / "bare.onnx")
+
+
 EXAMPLE = """
 import importlib.abc, sys
 from pathlib import Path

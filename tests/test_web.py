@@ -102,8 +102,12 @@ def test_npm_brings_the_pinned_version(package, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="npm's stand-in is a shell script")
 def test_when_npm_fails_the_error_has_its_words_and_the_other_way(tmp_path, monkeypatch):
-    fake_npm(tmp_path / "bin", monkeypatch, "echo a long story >&2; echo offline >&2; exit 1")
-    with pytest.raises(UserError, match=rf"could not download {ORT} \(offline\): .* with --ort"):
+    said = (
+        "echo npm error code 404 >&2; echo npm error not there >&2; echo npm error log >&2; exit 1"
+    )
+    fake_npm(tmp_path / "bin", monkeypatch, said)
+    message = rf"could not download {ORT} \(code 404 not there\): .* with --ort"
+    with pytest.raises(UserError, match=message):
         copy_ort(tmp_path / "page")
     assert not (tmp_path / "page").exists()
 

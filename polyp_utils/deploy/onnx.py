@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polyp_utils.common.config import RunConfig
-from polyp_utils.common.exceptions import ExtraError
+from polyp_utils.common.exceptions import ExtraError, WeightsError
 from polyp_utils.common.files import atomic
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
@@ -149,11 +149,17 @@ def calibration_images(config: RunConfig, count: int = 64) -> Tensor:
 
 
 def describe_onnx(path: str | Path) -> dict[str, Any]:
-    """What `export_onnx` wrote into a file about its model."""
+    """What `export_onnx` wrote into a file about its model.
+
+    Raises:
+        WeightsError: another program wrote the file.
+    """
     import onnx
 
-    properties = onnx.load(path, load_external_data=False).metadata_props
-    return json.loads({p.key: p.value for p in properties}["polyp_utils"])
+    properties = {p.key: p.value for p in onnx.load(path).metadata_props}
+    if "polyp_utils" not in properties:
+        raise WeightsError(f"{path} does not say what its classes are: use a file of `export`")
+    return json.loads(properties["polyp_utils"])
 
 
 def _metadata(model: Model) -> dict[str, Any]:

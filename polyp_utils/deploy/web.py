@@ -4,6 +4,7 @@ Nothing of ONNX Runtime Web is in this package: npm brings it, or the user gives
 """
 
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -29,6 +30,7 @@ def write_page(model: Path) -> Path:
 
     Raises:
         ImportError: onnx is not installed.
+        WeightsError: a file of another program.
     """
     data = {**describe_onnx(model), "file": quote(model.name)}
     data["mb"] = round(model.stat().st_size / 1e6)
@@ -78,11 +80,11 @@ def _pack(folder: Path) -> Path:
     by_hand = f"give a folder that holds {ORT} unpacked with --ort"
     if not npm:
         raise UserError(f"the page needs {ORT}: install npm, which downloads it, or {by_hand}")
-    command = [npm, "pack", ORT, "--silent", "--ignore-scripts"]
+    command = [npm, "pack", ORT, "--loglevel=error", "--ignore-scripts"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     archives = list(folder.glob("*.tgz"))
     if done.returncode or len(archives) != 1:
-        said = (done.stderr.strip() or done.stdout.strip() or "it says nothing").splitlines()[-1]
+        said = " ".join(re.sub(r"^npm \S+ ", "", line) for line in done.stderr.splitlines()[:2])
         raise UserError(f"npm could not download {ORT} ({said}): try again online, or {by_hand}")
     with tarfile.open(archives[0]) as archive:
         archive.extractall(folder, filter="data")
