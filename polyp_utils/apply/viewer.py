@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Iterable
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,24 +71,32 @@ class Viewer:
         self._make(threshold, opacity)
 
     def _make(self, threshold: float, opacity: float) -> None:
-        wide = widgets.Layout(width="100%")
-        self.folder = widgets.Text(placeholder="folder or file with frames", layout=wide)
-        self.look = widgets.Button(description="Look at these", icon="eye")
-        self.upload = widgets.FileUpload(accept="image/*", multiple=True, description="or upload")
-        self.order = widgets.Dropdown(options=list(_ORDERS), description="order")
-        self.position = widgets.IntSlider(min=1, max=1, description="frame", layout=wide)
-        self.back = widgets.Button(description="◀ previous")
-        self.on = widgets.Button(description="next ▶")
-        self.threshold = widgets.FloatSlider(
-            threshold, min=0.05, max=0.95, step=0.05, description="threshold"
+        fits = widgets.Layout(width="auto")
+        grows = widgets.Layout(width="auto", flex="1 1 220px")  # rows wrap in a narrow window
+        self.folder = widgets.Text(placeholder="folder or file with frames", layout=grows)
+        self.look = widgets.Button(description="Look at these", icon="eye", layout=fits)
+        self.upload = widgets.FileUpload(
+            accept="image/*", multiple=True, description="or upload", layout=fits
         )
-        self.opacity = widgets.FloatSlider(opacity, min=0, max=1, step=0.1, description="opacity")
-        self.picture = widgets.Image(format="jpeg", layout=widgets.Layout(max_width="100%"))
-        self.caption = widgets.Label()
-        self.wrong = widgets.Checkbox(description="this is wrong", indent=False)
-        self.note = widgets.Text(placeholder="what is wrong?", layout=wide, continuous_update=False)
-        self.export = widgets.Button(description="Export masks", icon="download")
-        self.said = widgets.Label()
+        self.order = widgets.Dropdown(options=list(_ORDERS), description="order", layout=fits)
+        self.position = widgets.IntSlider(min=1, max=1, description="frame", layout=fits)
+        self.back = widgets.Button(description="◀ previous", layout=fits)
+        self.on = widgets.Button(description="next ▶", layout=fits)
+        self.threshold = widgets.FloatSlider(
+            threshold, min=0.05, max=0.95, step=0.05, description="threshold", layout=grows
+        )
+        self.opacity = widgets.FloatSlider(
+            opacity, min=0, max=1, step=0.1, description="opacity", layout=grows
+        )
+        whole = widgets.Layout(max_height="55vh", object_fit="contain", object_position="left")
+        self.picture = widgets.Image(format="jpeg", layout=whole)
+        self.caption = widgets.HTML()
+        self.wrong = widgets.Checkbox(description="this is wrong", indent=False, layout=fits)
+        self.note = widgets.Text(
+            placeholder="what is wrong?", layout=grows, continuous_update=False
+        )
+        self.export = widgets.Button(description="Export masks", icon="download", layout=fits)
+        self.said = widgets.HTML()
         self._flagging = True
 
         self.look.on_click(lambda _: self._open_text())
@@ -100,17 +109,18 @@ class Viewer:
         for control in (self.wrong, self.note):
             control.observe(lambda _: self._flag(), "value")
         self.export.on_click(lambda _: self.export_masks())
+        row = widgets.Layout(flex_flow="row wrap", align_items="center")
         self.widget = widgets.VBox(
             [
-                widgets.HBox([self.folder, self.look, self.upload]),
-                widgets.HBox([self.order, self.back, self.on]),
+                widgets.Box([self.folder, self.look, self.upload], layout=row),
+                widgets.Box([self.order, self.back, self.on], layout=row),
                 self.position,
                 self.picture,
                 self.caption,
-                widgets.HBox([self.threshold, self.opacity]),
-                widgets.HBox([self.wrong, self.note, self.export]),
+                widgets.Box([self.threshold, self.opacity], layout=row),
+                widgets.Box([self.wrong, self.note, self.export], layout=row),
                 self.said,
-                widgets.Label("For research and teaching. Not a medical device."),
+                widgets.HTML("For research and teaching. Not a medical device."),
             ]
         )
 
@@ -142,7 +152,7 @@ class Viewer:
         self.frames = frames
         self._sort()
         rest = f"; {len(skipped)} files skipped, the first: {skipped[0]}" if skipped else ""
-        self.said.value = f"{len(frames)} frames{rest}"
+        self._say(self.said, f"{len(frames)} frames{rest}")
         return skipped
 
     def _see(self, each: Input) -> Seen:
@@ -171,15 +181,20 @@ class Viewer:
         buffer = io.BytesIO()
         Image.fromarray(drawn).save(buffer, "JPEG", quality=90, subsampling=0)
         self.picture.value = buffer.getvalue()
-        self.caption.value = (
+        self._say(
+            self.caption,
             f"{seen.name}: {100 * mask.mean():.1f} % marked, doubt {seen.doubt:.2f} "
-            f"({self.position.value} of {len(self.frames)})"
+            f"({self.position.value} of {len(self.frames)})",
         )
         self._flagging = False  # what the boxes show of a frame is no new flag
         self.wrong.value = seen.name in self.flags
         self.note.value = self.flags.get(seen.name, {}).get("note", "")
         self._flagging = True
         return drawn
+
+    @staticmethod
+    def _say(place: widgets.HTML, text: str) -> None:
+        place.value = escape(text, quote=False)  # a name of a file may hold < or &
 
     def _mask(self, seen: Seen, size: tuple[int, int]) -> np.ndarray:
         polyp = to_original(torch.from_numpy(seen.levels)[None].float() / 255, size)[0]
@@ -225,14 +240,14 @@ class Viewer:
             mask = self._mask(seen, read_frame(seen.path).shape[:2])
             with atomic(folder / f"{seen.name}.png") as temporary:
                 Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, "PNG")
-        self.said.value = f"{len(self.frames)} masks in {folder}"
+        self._say(self.said, f"{len(self.frames)} masks in {folder}")
         return folder
 
     def _open_text(self) -> None:
         try:
             self.open([self.folder.value])
         except (ValueError, UserError, OSError) as error:
-            self.said.value = str(error)
+            self._say(self.said, str(error))
 
     def _open_uploads(self) -> None:
         if not self.upload.value:
@@ -245,4 +260,4 @@ class Viewer:
         try:
             self.open(paths)
         except (ValueError, UserError, OSError) as error:
-            self.said.value = str(error)
+            self._say(self.said, str(error))
