@@ -120,11 +120,12 @@ def test_onnx_carries_the_normalisation():
     reference, path = save(ImageNetNormalised)
     keys = filled(template_of(path), **ImageNetNormalised.choices)
     file = export_onnx(path, "model.onnx", keys=keys)
-    images = torch.rand(1, 3, 32, 32)
+    levels = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
+    images = levels.permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         expected = to_probabilities(reference(reference.seen(images)))
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    (found,) = session.run(["probabilities"], {"images": images.numpy()})
+    (found,) = session.run(["probabilities"], {"images": levels.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-4)
 
 
