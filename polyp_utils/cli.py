@@ -84,6 +84,11 @@ def main(arguments: list[str] | None = None) -> int:
     dice.add_argument("--split", help=f"split used in training{of_file}")
     dice.add_argument("--scheme", help=f"label scheme{of_file}")
     dice.add_argument("--image-size", type=int, help=f"network input side in pixels{of_file}")
+    many = verbs.add_parser("folder", help="time predict on a folder against the card's snippet")
+    many.add_argument("--runs", default="", help="runs with weights, comma-separated")
+    many.add_argument("--dataset", default="kvasir-seg", help="data set of the frames; any will do")
+    many.add_argument("--frames", type=int, default=48, help="number of frames")
+    many.add_argument("--rounds", type=int, default=3, help="turns of each way")
     which = verbs.add_parser("ablate", help="train or resume the ablation study")
     which.add_argument("--width", type=int, default=16, help="network width")
     which.add_argument("--image-size", type=int, default=128, help="network input side in pixels")
@@ -278,6 +283,23 @@ def _runtimes(runs: str, **settings: Any) -> None:
     print(f"written to {path}")
 
 
+def _folder(runs: str, dataset: str, frames: int, rounds: int) -> None:
+    from polyp_utils.bench.folder import folder_speed
+    from polyp_utils.bench.folder_findings import folder_findings
+    from polyp_utils.bench.run import FOLDER, describe_machine
+    from polyp_utils.common.device import get_compute
+    from polyp_utils.common.files import write_csv, write_json
+    from polyp_utils.common.paths import results_root
+    from polyp_utils.runs.run import find_run
+
+    path, measured = results_root() / FOLDER / "folder.csv", describe_machine(get_compute("cpu"))
+    table = folder_speed([find_run(name) for name in runs.split(",")], dataset, frames, rounds)
+    write_csv(path, table)
+    write_json(path.with_suffix(".json"), {**measured, "frames": frames, "rounds": rounds})
+    print(folder_findings(table).to_string(index=False))
+    print(f"written to {path}")
+
+
 def _ablate(seeds: int, width: int, image_size: int, device: str) -> None:
     from polyp_utils.train.ablation import ablate, folder_of
 
@@ -302,6 +324,7 @@ _VERBS: dict[str, Callable[..., int | None]] = {
     "bench": _bench,
     "equivalence": _equivalence,
     "runtimes": _runtimes,
+    "folder": _folder,
     "ablate": _ablate,
     "report": _report,
 }

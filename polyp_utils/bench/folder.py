@@ -23,6 +23,7 @@ from PIL import Image
 
 from polyp_utils.apply import outputs
 from polyp_utils.apply.predict import interpret, predict_paths, squared
+from polyp_utils.bench.folder_findings import ALL, LOOP, MAPS
 from polyp_utils.bench.runtimes import CARD, load_forward
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.pixels import read_frame
@@ -33,7 +34,6 @@ from polyp_utils.model.predict import predict_copies, to_original
 from polyp_utils.runs.run import Run
 
 SIZE = (1280, 1024)  # of the frames, width and height
-LOOP, MAPS, ALL = "card's snippet, class maps", "predict, class maps", "predict, all outputs"
 
 
 def folder_speed(
@@ -48,19 +48,17 @@ def folder_speed(
         rounds: turns that each way takes.
 
     Returns:
-        Rows ``run``, ``width``, ``image_size``, ``what``, ``milliseconds`` per frame (median of
-        the turns). ``what`` is one of the ways, or ``network``, or a stage.
+        Rows ``run``, ``width``, ``image_size``, ``cores`` (of the machine), ``what`` (one of the
+        ways, ``network``, or a stage), ``milliseconds`` per frame (median of the turns).
     """
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder) / "frames"
         _frames(given, dataset, frames)
         for run in runs:
-            facts = {
-                "run": run.name,
-                "width": run.config.width,
-                "image_size": run.config.image_size,
-            }
+            config = run.config
+            facts = {"run": run.name, "width": config.width, "image_size": config.image_size}
+            facts["cores"] = os.cpu_count() or 1
             turns: dict[str, list[float]] = {}
             for turn in range(rounds):
                 for what, work in _WAYS.items():
@@ -70,35 +68,6 @@ def folder_speed(
                     for name, seconds in found.items():
                         turns.setdefault(name or what, []).append(1e3 * seconds / frames)
             rows += [facts | {"what": k, "milliseconds": np.median(v)} for k, v in turns.items()]
-    return pd.DataFrame(rows)
-
-
-def folder_findings(table: pd.DataFrame) -> pd.DataFrame:
-    """What `folder_speed` comes to, a row per run and way of ``predict``.
-
-    Returns:
-        ``frames_per_second``; ``ratio`` to the plain loop; ``beside_network``, milliseconds per
-        frame that the network does not take, and ``floor``, what the stages add up to over the
-        machine's cores; ``of_floor``, the former over the latter.
-    """
-    rows = []
-    for run, of_run in table.groupby("run", sort=False):
-        took = of_run.set_index("what")["milliseconds"]
-        for what, stages in ((MAPS, _OF_MAPS), (ALL, [*_OF_MAPS, *_OF_PICTURES])):
-            floor = took[stages].sum() / (os.cpu_count() or 1)
-            beside = took[what] - took["network"]
-            rows.append(
-                {
-                    "run": run,
-                    "what": what,
-                    "frames_per_second": 1e3 / took[what],
-                    "ratio": took[LOOP] / took[what],
-                    "network": took["network"],
-                    "beside_network": beside,
-                    "floor": floor,
-                    "of_floor": beside / floor,
-                }
-            )
     return pd.DataFrame(rows)
 
 
@@ -171,5 +140,3 @@ def _stages(weights: Path, folder: Path, out: Path) -> dict[str, float]:
 
 
 _WAYS = {LOOP: _plain, MAPS: _maps, ALL: _all, "stages": _stages}
-_OF_MAPS = ["decode", "resize", "class map and regions", "PNG"]
-_OF_PICTURES = ["outlines", "thumbnail"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from polyp_utils.bench.agreement import LEVEL, differences
+from polyp_utils.bench.folder_findings import folder_findings
 from polyp_utils.bench.layers import PASSES, layers_of
 from polyp_utils.bench.profile import KINDS
 from polyp_utils.common.exceptions import RunError
@@ -237,6 +238,29 @@ def live_runtimes() -> str:
         for sentence in live_findings(dice_table(bench, pd.read_csv(folder / "runtimes.csv")))
     ]
     return "\n".join(sentences) or "- (No published measurement has both for one network.)"
+
+
+def folders() -> pd.DataFrame:
+    """`folder_findings` of each published machine, formatted as text."""
+    rows = []
+    for machine, _, folder in _published():
+        if (folder / "folder.csv").is_file():
+            found = folder_findings(pd.read_csv(folder / "folder.csv"))
+            for row in found.to_dict("records"):
+                rows.append(
+                    {
+                        "machine": machine,
+                        "weights": f"`{row['run']}`",
+                        "way": row["what"],
+                        "frames/s": f"{row['frames_per_second']:.1f}",
+                        "card's snippet": f"{row['frames_per_second'] / row['ratio']:.1f}",
+                        "ratio": f"{row['ratio']:.1f}×",
+                        "network (ms)": f"{row['network']:.0f}",
+                        "beside it (ms)": f"{row['beside_network']:.0f}",
+                        "of the stages' floor": f"{row['of_floor']:.2f}×",
+                    }
+                )
+    return pd.DataFrame(rows)
 
 
 def equivalence_table() -> pd.DataFrame:

@@ -10,6 +10,7 @@ from pathlib import Path
 from polyp_utils.analyse.ablation_results import comparisons, load, shown
 from polyp_utils.bench.report import (
     equivalence_table,
+    folders,
     inference_dice,
     inference_speed,
     live_runtimes,
@@ -88,6 +89,7 @@ TABLES = {
     "inference Dice": lambda _: whole_table(inference_dice()),
     "live": lambda _: live_runtimes(),
     "equivalence": lambda _: whole_table(equivalence_table()),
+    "folders": lambda _: whole_table(folders()),
     "classes": class_table,
     "kinds": polyp_kind_table,
     "ablation": lambda _: whole_table(shown(comparisons(load(folder_of(16, 128))))),
