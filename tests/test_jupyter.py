@@ -26,8 +26,6 @@ SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "notebook-extension/tracker": {"windowingMode": "none"},
 }
-
-
 KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
 
 
@@ -66,7 +64,7 @@ class Lab:
     def wait(self, condition):
         from selenium.webdriver.support.wait import WebDriverWait
 
-        return WebDriverWait(self.driver, 120, 0.1).until(lambda _: condition())
+        return WebDriverWait(self.driver, 300, 0.1).until(lambda _: condition())
 
     def js(self, script, *arguments):
         return self.driver.execute_script(script, *arguments)
@@ -135,8 +133,8 @@ def check(lab):
     assert not lab.each(".jp-Dialog", "textContent")
 
 
-def test_01_runs_all_cells(lab):
-    lab.open("01", recipe="quick", sheet=4)
+def test_01_runs_all_cells(lab, drawn_folder):
+    lab.open("01", dataset=str(drawn_folder), image_size=64, sheet=4)
     lab.run_all()
     check(lab)
     assert len(lab.each(".jp-RenderedImage img", "src")) >= 9

@@ -164,6 +164,13 @@ def test_07_doubts_from_its_folder(execute, run):
     assert (run.path / "uncertainty.csv").is_file()
 
 
+def test_10_looks_at_phantoms_from_elsewhere(execute, run, tmp_path):
+    looked = execute("10_use_the_model", tmp_path, weights=str(run.path), device="cpu")
+    assert re.search(r"- 6 frames were looked at, and something is marked in \d", texts(looked))
+    assert "0 frames are flagged so far" in texts(looked)
+    assert len(list(run.path.parent.glob("viewer/synthetic/*.png"))) == 6
+
+
 def test_a_bad_parameter_stops_with_its_message(execute):
     """As every notebook checks its parameters first, see below, one may stand for all."""
     with pytest.raises(papermill.PapermillExecutionError, match="'run_': did you mean 'run'"):
