@@ -568,6 +568,9 @@ def test_publishing_leaves_out_heavy_weights_and_state(run, tmp_path, monkeypatc
     text = (published.path / "README.md").read_text()
     assert "MB, in this folder, kernels in float16 (scored in float32)." in text
     assert publish(published) == published
+    monkeypatch.chdir(tmp_path)
+    there = Run(published.path.relative_to(tmp_path))
+    assert publish(there) == there
 
     shutil.rmtree(published.path)
     light = publish(run, light=True)

@@ -40,7 +40,7 @@ def publish(run: Run, light: bool = False) -> Run:
     if not run.finished:
         raise RunError(f"{run.path} is not finished: train it to its end before publishing it")
     target = repo_root() / "results/published" / run.name
-    if target == run.path:
+    if target.resolve() == run.path.resolve():
         _hide_frames(run)
         return run
     if (target / "config.json").is_file() and Run(target).record != run.record:
