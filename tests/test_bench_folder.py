@@ -34,7 +34,7 @@ class Here:
 def test_every_way_and_stage_is_measured(run, monkeypatch, tmp_path):
     monkeypatch.setattr(folder, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(folder, "SIZE", (80, 64))
-    table = folder.folder_speed([run], "phantom", frames=2, rounds=1)
+    table = folder.folder_speed([run], "phantom", frames=2, rounds=2)
     ways = {LOOP, MAPS, ALL, "network", *OF_MAPS, *OF_PICTURES}
     assert set(table["what"]) == ways
     assert (table["milliseconds"] > 0).all()

@@ -61,8 +61,8 @@ def folder_speed(
             facts["cores"] = os.cpu_count() or 1
             turns: dict[str, list[float]] = {}
             for turn in range(rounds):
-                for what, work in _WAYS.items():
-                    out = Path(folder) / f"{run.name}-{turn}-{len(turns)}"
+                for way, (what, work) in enumerate(_WAYS.items()):
+                    out = Path(folder) / f"{run.name}-{turn}-{way}"
                     with ProcessPoolExecutor(1, get_context("spawn")) as process:
                         found = process.submit(work, run.weights, given, out).result()
                     for name, seconds in found.items():
