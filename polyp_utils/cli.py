@@ -170,7 +170,7 @@ def _publish(run: str, light: bool) -> None:
 
 def _export(run: str, path: str, int8: bool, web: str, ort: str) -> None:
     from polyp_utils.deploy.onnx import calibration_images, export_int8, export_onnx
-    from polyp_utils.deploy.web import copy_ort, write_page
+    from polyp_utils.deploy.web import copy_ort, write_web_page
     from polyp_utils.runs.run import find_run
 
     if path and web:
@@ -187,7 +187,7 @@ def _export(run: str, path: str, int8: bool, web: str, ort: str) -> None:
         file = export_int8(file, file.with_suffix(".int8.onnx"), images)
         print(f"wrote {file}")
     if web:
-        print(f"wrote {write_page(file)}: python -m http.server --directory {web}")
+        print(f"wrote {write_web_page(file)}: python -m http.server --directory {web}")
 
 
 def _predict(paths: list[str], out: str, maps_only: bool, **options: Any) -> int:

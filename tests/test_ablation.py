@@ -6,7 +6,7 @@ import pytest
 
 from polyp_utils import plots
 from polyp_utils.analyse import ablation_results
-from polyp_utils.analyse.ablation_results import Results, comparisons, load
+from polyp_utils.analyse.ablation_results import AblationResults, comparisons, load
 from polyp_utils.common.config import RECIPES
 from polyp_utils.common.exceptions import TakenError
 from polyp_utils.runs.run import list_runs
@@ -119,7 +119,7 @@ def test_gains_are_paired_by_seed_and_frame():
     )
     records["release", 5] = record([1.0])
     del scores["longer", 2], records["longer", 2]
-    rows = comparisons(Results(records, scores)).set_index("choice")
+    rows = comparisons(AblationResults(records, scores)).set_index("choice")
     longer = rows.loc["40 epochs instead of 20"]
     assert longer["seeds"] == 2
     assert longer["gain"] == pytest.approx((0.1, 0.1, 0.1, 40))
@@ -147,7 +147,7 @@ def test_findings_are_said_and_drawn():
             scores[name, seed], records[name, seed] = table, record([1.0, 1.0])
     scores["release", 0] = pd.DataFrame({"group": ["a", "b"], "plain": [0.9, 0.7]})
     records["release", 0] = record([1.0])
-    found = comparisons(Results(records, scores))
+    found = comparisons(AblationResults(records, scores))
     said = ablation_results.ablation_findings(found)
     assert said[0] == (
         "40 epochs instead of 20 (`longer` against `card`): +0.100 [+0.100, +0.100], a gain."
@@ -160,9 +160,8 @@ def test_findings_are_said_and_drawn():
     (axes,) = plots.ablation_gains(found).axes
     assert len([line for line in axes.lines if line.get_marker() == "o"]) == 4
     assert [text.get_text() for text in axes.texts] == ["not run yet"] * 7
-    assert (
-        len(plots.ablation_curves(Results(records, scores)).axes[0].get_legend().get_texts()) == 4
-    )
+    axes = plots.ablation_curves(AblationResults(records, scores)).axes[0]
+    assert len(axes.get_legend().get_texts()) == 4
 
 
 def test_published_runs_can_be_read():

@@ -243,9 +243,9 @@ def test_the_loss_terms_are_drawn_as_they_were_measured():
     assert cost.get_title().startswith("2 polyps overlooked")
 
 
-def test_bootstrap_means_show_the_resamples_and_the_interval_of_the_score():
+def test_the_bootstrap_histogram_shows_the_resamples_and_the_interval_of_the_score():
     values, groups = pd.Series(RNG.uniform(size=30)), pd.Series(range(30))
-    (axes,) = drawn(plots.bootstrap_means(values, groups))
+    (axes,) = drawn(plots.bootstrap_histogram(values, groups))
     *bars, band = axes.patches
     assert sum(bar.get_height() for bar in bars) == RESAMPLES
     expected = mean_interval(values)

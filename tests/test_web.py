@@ -30,7 +30,7 @@ from polyp_utils.data.transforms import resize_image
 from polyp_utils.deploy import web
 from polyp_utils.deploy.load import load_model
 from polyp_utils.deploy.onnx import export_onnx
-from polyp_utils.deploy.web import FILES, ORT, copy_ort, write_page
+from polyp_utils.deploy.web import FILES, ORT, copy_ort, write_web_page
 from polyp_utils.model.predict import to_original
 from polyp_utils.model.weights import save_weights
 from polyp_utils.runs.run import find_run
@@ -223,7 +223,7 @@ def folder(tmp_path_factory):
     (folder / "a model.onnx").write_bytes(b"onnx")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(web, "describe_onnx", lambda path: ABOUT)
-        write_page(folder / "a model.onnx")
+        write_web_page(folder / "a model.onnx")
     return folder
 
 
@@ -491,7 +491,7 @@ def write_real(tmp_path_factory):
                 copy_ort(folder)
             except UserError as error:
                 pytest.skip(f"{error} (before the tests: npm cache add {ORT})")
-        write_page(export_onnx(source, folder / "model.onnx"))
+        write_web_page(export_onnx(source, folder / "model.onnx"))
         return folder
 
     return write

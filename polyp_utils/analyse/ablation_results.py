@@ -11,7 +11,7 @@ from polyp_utils.score.intervals import Interval, seeds_interval
 from polyp_utils.train.ablation import ALL, MIRRORED, NOISE, PLAIN, SETTINGS, UNAVERAGED
 
 
-class Results(NamedTuple):
+class AblationResults(NamedTuple):
     """The stored runs of a folder.
 
     Attributes:
@@ -23,7 +23,7 @@ class Results(NamedTuple):
     scores: dict[tuple[str, int], pd.DataFrame]
 
 
-def load(folder: Path) -> Results:
+def load(folder: Path) -> AblationResults:
     """Reads the stored runs of a folder whose settings are in `SETTINGS`."""
     records, scores = {}, {}
     for name in SETTINGS:
@@ -32,10 +32,10 @@ def load(folder: Path) -> Results:
             records[name, seed] = json.loads(path.read_text(encoding="utf-8"))
             table = pd.read_csv(path.with_suffix(".csv"), dtype={"id": str, "group": str})
             scores[name, seed] = table.set_index("id")
-    return Results(records, scores)
+    return AblationResults(records, scores)
 
 
-def comparisons(results: Results) -> pd.DataFrame:
+def comparisons(results: AblationResults) -> pd.DataFrame:
     """Compares each choice with its baseline, on validation.
 
     A trained setting is compared with its ``against`` over the seeds that both have, and
@@ -102,7 +102,7 @@ def ablation_findings(found: pd.DataFrame) -> list[str]:
 
 
 def _row(
-    results: Results, name: str, way: str, against: str, other: str, choice: str
+    results: AblationResults, name: str, way: str, against: str, other: str, choice: str
 ) -> dict[str, Any]:
     own = _values(results, name, way)
     base = _values(results, against, other)
@@ -118,7 +118,7 @@ def _row(
     return row | {"times": min(times, default=np.nan)}
 
 
-def _values(results: Results, name: str, way: str) -> dict[int, pd.Series]:
+def _values(results: AblationResults, name: str, way: str) -> dict[int, pd.Series]:
     return {
         seed: table[way]
         for (setting, seed), table in results.scores.items()
@@ -132,7 +132,7 @@ def _over(columns: list[pd.Series], groups: list[str]) -> Interval:
     return seeds_interval(np.stack([column.to_numpy() for column in columns]), groups)
 
 
-def seconds_of(results: Results, name: str) -> dict[str, float]:
+def seconds_of(results: AblationResults, name: str) -> dict[str, float]:
     """Seconds that a run of a setting takes, by device: its fastest epoch times all epochs.
 
     Validation is included. The fastest epoch counts because other jobs can only slow one down.

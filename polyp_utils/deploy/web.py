@@ -22,7 +22,7 @@ _TEMPLATE = Path(__file__).with_suffix(".html")
 _PLACE = "{{ data }}"
 
 
-def write_page(model: Path) -> Path:
+def write_web_page(model: Path) -> Path:
     """Writes ``index.html`` beside an ONNX file, in float32 or int8; returns its path.
 
     The page loads that file and, from the folder ``ort`` beside it, what `copy_ort` puts there, and

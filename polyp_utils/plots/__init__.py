@@ -21,7 +21,7 @@ _HOMES = {
     "hypotheses": ("hypothesis_clouds", "hypothesis_scores"),
     "inline": ("frames_as_jpeg",),
     "scores": (
-        "bootstrap_means",
+        "bootstrap_histogram",
         "confusion",
         "reliability",
         "risk_coverage",

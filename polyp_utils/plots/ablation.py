@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from polyp_utils.analyse.ablation_results import Results
+from polyp_utils.analyse.ablation_results import AblationResults
 from polyp_utils.train.ablation import SETTINGS
 
 _COLOURS = {"card": "0.5", "longer": "#56b4e9", "augmented": "#009e73", "release": "#d55e00"}
@@ -40,7 +40,7 @@ def ablation_gains(found: pd.DataFrame) -> Figure:
     return figure
 
 
-def ablation_curves(results: Results) -> Figure:
+def ablation_curves(results: AblationResults) -> Figure:
     """Validation Dice per epoch, from the card's recipe to ``release``: each seed and the mean.
 
     At network size, as in training.

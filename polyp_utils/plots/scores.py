@@ -9,8 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from polyp_utils.score.intervals import bootstrap_means as resampled_means
-from polyp_utils.score.intervals import mean_interval
+from polyp_utils.score.intervals import bootstrap_means, mean_interval
 
 
 def score_distributions(per_image: pd.DataFrame, groups: Mapping[str, int]) -> Figure:
@@ -35,7 +34,7 @@ def score_distributions(per_image: pd.DataFrame, groups: Mapping[str, int]) -> F
     return figure
 
 
-def bootstrap_means(values: pd.Series, groups: pd.Series) -> Figure:
+def bootstrap_histogram(values: pd.Series, groups: pd.Series) -> Figure:
     """The means of bootstrap samples, with the mean of all values and its 95 % interval.
 
     Args:
@@ -44,7 +43,7 @@ def bootstrap_means(values: pd.Series, groups: pd.Series) -> Figure:
     """
     interval = mean_interval(values, groups=groups)
     figure, axes = plt.subplots(figsize=(7, 3.2))
-    axes.hist(resampled_means(values, groups), bins=60, color="0.7")
+    axes.hist(bootstrap_means(values, groups), bins=60, color="0.7")
     axes.axvspan(interval.low, interval.high, color="#d55e00", alpha=0.2, label="95 % interval")
     axes.axvline(interval.mean, color="k", label=f"mean of the {interval.n} frames")
     axes.set(xlabel="mean polyp Dice of a resample", ylabel="resamples")
