@@ -26,7 +26,12 @@ def save_class_map(path: Path, classes: np.ndarray, scheme: Scheme) -> None:
 
     Its palette has `COLOURS`, background transparent; the text ``classes`` in it, a JSON object,
     has the name of each index.
+
+    Raises:
+        ValueError: a scheme of more classes than there are `COLOURS`.
     """
+    if len(scheme.classes) > len(COLOURS):
+        raise ValueError(f"scheme {scheme.name} has more classes than COLOURS: add colours there")
     image = Image.fromarray(classes, "P")
     image.putpalette([level for colour in COLOURS for level in colour])
     text = PngInfo()

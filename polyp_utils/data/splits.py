@@ -85,7 +85,7 @@ def leak_warning(split: Split, dataset: str) -> str:
             f"split {split.name} leaks: {' and '.join(crossing)} of {get_info(dataset).title} "
             "cross it; split grouped has none"
         )
-    if dataset not in CATALOG and known_pairs(dataset) is None:
+    if known_pairs(dataset) is None:
         return (
             f"split {split.name} is not checked for near-duplicates: `python -m polyp_utils audit "
             f"--dataset {dataset}` looks for them"

@@ -9,11 +9,7 @@ import torch
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.runs.run import Run
 from polyp_utils.score.literature import CARD
-from polyp_utils.score.overlap import (
-    Counts,
-    card_dice,
-    count,
-)
+from polyp_utils.score.overlap import Counts, card_dice, count
 
 VAL_COUNTS = "val_counts"  # the table of `validation_table` in a published run
 

@@ -28,9 +28,7 @@ from polyp_utils.runs.run import Run
 from polyp_utils.score.card import card_scores
 from polyp_utils.score.image import OVERLAP, score_image
 from polyp_utils.score.intervals import Interval, mean_interval
-from polyp_utils.score.overlap import (
-    Counts,
-)
+from polyp_utils.score.overlap import Counts
 from polyp_utils.score.protocols import NETWORK, ORIGINAL, protocol_table
 
 _NO_SCORE = {"id", "size", "class", *Counts._fields}

@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 
 from polyp_utils.common import processes
-from polyp_utils.common.device import (
-    peak_memory_mib,
-)
+from polyp_utils.common.device import peak_memory_mib
 from polyp_utils.common.exceptions import DivergedError
 from polyp_utils.common.files import atomic, write_csv, write_json
 from polyp_utils.common.progress import Progress, duration
