@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -104,12 +105,24 @@ def test_the_second_command_is_what_ci_runs():
 # --- each notebook on phantoms, by parameters alone (02 is the first command of the README) ------
 
 
-def test_01_explores_from_the_root(execute):
-    explored = execute("01_explore_data", recipe="quick", sheet=6)
-    pairs = int(re.search(r"(\d+) pairs are flagged .* frames are in none", texts(explored))[1])
+def drawn(folder, count):
+    """A folder of drawn frames and masks, named by their index."""
+    for index in range(count):
+        for kind, pixels in zip(("images", "masks"), phantom.draw_phantom(index), strict=True):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / kind / f"{index}.png")
+    return folder
+
+
+def test_01_explores_from_the_root(execute, tmp_path):
+    folder = drawn(tmp_path / "drawn", 12)
+    for kind in ("images", "masks"):  # one frame twice
+        shutil.copy(folder / kind / "0.png", folder / kind / "copy.png")
+    explored = execute("01_explore_data", dataset=str(folder), image_size=64, sheet=6)
+    assert int(re.search(r"(\d+) pairs are flagged .* frames are in none", texts(explored))[1])
     copied = "A copied mask scores Dice" in texts(explored)
-    assert figures(explored) == 9 + (pairs > 0) + copied
     assert copied or "No such pair was found here" in texts(explored)
+    assert figures(explored) == 10 + copied
     assert "0.00 % of the pixels (brightest channel) are neither 0 nor 255" in texts(explored)
 
 
@@ -179,11 +192,7 @@ def test_a_bad_parameter_stops_with_its_message(execute):
 
 def test_a_broken_folder_is_audited_before_it_is_refused(execute, tmp_path, monkeypatch):
     monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "broken"
-    for index in range(3):
-        for kind, pixels in zip(("images", "masks"), phantom.draw_phantom(index), strict=True):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(folder / kind / f"{index}.png")
+    folder = drawn(tmp_path / "broken", 3)
     (folder / "images/0.png").write_bytes((folder / "images/0.png").read_bytes()[:999])
     (folder / "masks/1.png").unlink()
     with pytest.raises(papermill.PapermillExecutionError, match=r"images/1\.png has no mask"):
