@@ -24,7 +24,7 @@ from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import unknown
 from polyp_utils.common.paths import repo_root
 from polyp_utils.data.catalog import CATALOG, get_info
-from polyp_utils.data.known import FOLDER, is_listed, known_pairs, leaks, read_table
+from polyp_utils.data.known import FOLDER, is_listed, known_ids, leaks, read_table
 from polyp_utils.data.split import Split, parse_split, whole
 
 FOLDS = 5
@@ -85,7 +85,7 @@ def leak_warning(split: Split, dataset: str) -> str:
             f"split {split.name} leaks: {' and '.join(crossing)} of {get_info(dataset).title} "
             "cross it; split grouped has none"
         )
-    if known_pairs(dataset) is None:
+    if known_ids(dataset) is None:
         return (
             f"split {split.name} is not checked for near-duplicates: `python -m polyp_utils audit "
             f"--dataset {dataset}` looks for them"
