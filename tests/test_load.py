@@ -35,7 +35,7 @@ from polyp_utils.model.weights import load_weights, read_metadata, save_weights
 from polyp_utils.publish import published as published_module
 from polyp_utils.publish.published import publish
 from polyp_utils.publish.run_card import write_run_card
-from polyp_utils.runs.run import Run, find_run
+from polyp_utils.runs.run import Run
 
 SUMMARY = {
     "part": "test",
@@ -53,6 +53,7 @@ SUMMARY = {
         )
     ],
 }
+PUBLISHED = Path(__file__).parents[1] / "results/published"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -354,7 +355,7 @@ def answers(stand_in, tiny_runs, tmp_path_factory):
     names = ("good", "good@v1", "good@v2", "old", "bad", "none")
     sources = json.dumps([f"user/{name}" for name in names])
     runs = {scheme: str(evaluated(copy_run(r, folder)).path) for scheme, r in tiny_runs.items()}
-    released = find_run(RELEASED)
+    released = Run(PUBLISHED / RELEASED)  # not one of that name that was trained here
     runs["released"] = str(copy_run(released, folder).path)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     mine = {
@@ -414,7 +415,7 @@ def sums(weights):
 
 @pytest.mark.parametrize("name", ["trimap", "binary", "released"])
 def test_config_is_the_record_and_what_from_pretrained_needs(name, answers, stand_in, tiny_runs):
-    run = tiny_runs.get(name) or find_run(RELEASED)
+    run = tiny_runs.get(name) or Run(PUBLISHED / RELEASED)
     config = json.loads(stand_in.repos[f"user/{name}"]["config.json"])
     assert config == {**run.record, **config}
     network = {"in_channels": 3, "num_classes": run.scheme.logits, "width": run.config.width}
@@ -423,7 +424,7 @@ def test_config_is_the_record_and_what_from_pretrained_needs(name, answers, stan
 
 
 def test_the_released_weights_come_back_from_the_hub(answers, stand_in, tmp_path):
-    run, files = find_run(RELEASED), stand_in.repos["user/released"]
+    run, files = Run(PUBLISHED / RELEASED), stand_in.repos["user/released"]
     assert files["model.safetensors"] == run.weights.read_bytes()
     assert answers["released"]["state"] == sums(run.weights)
     model = load_model(device="cpu")
@@ -440,7 +441,7 @@ def test_the_onnx_file_on_the_hub_is_of_the_released_weights(answers, stand_in, 
     path.write_bytes(stand_in.repos["user/released"]["model.onnx"])
     about = describe_onnx(path)
     assert about["run"] == RELEASED
-    digest = hashlib.sha256(find_run(RELEASED).weights.read_bytes()).hexdigest()
+    digest = hashlib.sha256(Run(PUBLISHED / RELEASED).weights.read_bytes()).hexdigest()
     assert about["sha256"] == digest[:16]
 
 
