@@ -196,7 +196,10 @@ class Seen:
     def press(self, *keys):
         from selenium.webdriver import ActionChains
 
-        ActionChains(self.driver).send_keys(*keys).perform()
+        drawn = "requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(arguments[0])))"
+        for key in keys:  # a person sees what one key did before pressing the next
+            ActionChains(self.driver).send_keys(key).perform()
+            self.driver.execute_async_script(drawn)
 
     def choose(self, selector, value):
         self.find(f"{selector} [value='{value}']").click()
