@@ -210,6 +210,15 @@ def test_another_model_or_setting_is_refused_with_what_differs(frames, tiny_runs
         predict_paths([frames], tmp_path / "mine", tiny_runs["trimap"].weights)
 
 
+def test_other_files_of_the_same_names_are_refused(frames, weights, tmp_path):
+    out = predict_paths([frames], tmp_path / "out", weights).path
+    before = contents(out)
+    others = shutil.copytree(frames, tmp_path / "others")
+    with pytest.raises(RunError, match=r"holds results of .*frames/0.jpg as '0', not of .*others"):
+        predict_paths([others], out, weights)
+    assert contents(out) == before
+
+
 def test_unreadable_files_are_listed_and_the_rest_is_done(frames, weights, tmp_path, capsys):
     (frames / "0.jpg").write_bytes(b"<html>")
     (frames / "empty, with a comma.png").touch()

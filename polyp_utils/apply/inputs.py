@@ -1,13 +1,12 @@
 """Which files are looked at, and what the results of each are called."""
 
 import glob
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from polyp_utils.common.exceptions import DataError
-from polyp_utils.data.layout import SUFFIXES, is_clutter
+from polyp_utils.data.layout import SUFFIXES, is_clutter, walk_files
 
 IMAGES = (*SUFFIXES, ".webp", ".gif")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".mpg", ".mpeg", ".m4v", ".webm", ".wmv")
@@ -82,20 +81,11 @@ def _expanded(text: str) -> list[Path]:
 
 
 def _in_folder(folder: Path, below: str) -> list[Input]:
-    found = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        here = Path(root)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not is_clutter(name)
-            and not here.resolve().is_relative_to((here / name).resolve())  # a link in a circle
-        )
-        for name in sorted(names):
-            path = here / name
-            if not is_clutter(name) and path.suffix.lower() in (*IMAGES, *VIDEOS):
-                relative = path.relative_to(folder).with_suffix("")
-                found.append(Input(path, (Path(below) / relative).as_posix()))
+    found = [
+        Input(path, (Path(below) / path.relative_to(folder).with_suffix("")).as_posix())
+        for path in walk_files(folder)
+        if path.suffix.lower() in (*IMAGES, *VIDEOS)
+    ]
     if not found:
         kinds = ", ".join(IMAGES + VIDEOS)
         raise DataError(f"{folder} holds no images or videos ({kinds}), in no folder of it")

@@ -157,6 +157,8 @@ def predict_paths(
     start = time.perf_counter()
     with Results(out, facts_of(model), settings, doubt) as results, _workers() as pool:
         finished = results.done | {video["name"] for video in results.videos}
+        for each in inputs:
+            results.check_source(each.name, each.path)
         todo = [each for each in inputs if each.name not in finished]
         if before := len(results.done):
             print(f"{out}: {before} frames are done already; going on with the others", flush=True)

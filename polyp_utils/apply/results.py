@@ -77,10 +77,15 @@ class Results:
         self.videos = [video for video in there.get("videos", []) if self._has(video)]
         self._facts["videos"] = self.videos
         whole = {video["name"] for video in self.videos}
-        self.done = {
-            row["frame"]
+        rows = [
+            row
             for row in self._whole_rows("frames")
             if not row["time"] or row["frame"].rpartition("/")[0] in whole
+        ]
+        self.done = {row["frame"] for row in rows}
+        self._sources = {  # of an image, or of the video that a frame is of
+            row["frame"].rpartition("/")[0] if row["time"] else row["frame"]: row["source"]
+            for row in rows
         }
         self._trim()
         if not self._summary.is_file():
@@ -165,6 +170,19 @@ class Results:
         """Adds a video whose files and rows are written: now it is done."""
         self.videos.append(facts)
         write_json(self._summary, self._facts)
+
+    def check_source(self, name: str, source: Path) -> None:
+        """Refuses another file than the one that finished results were made of.
+
+        Raises:
+            RunError: the results of that name are of another file.
+        """
+        there = self._sources.get(name)
+        if there is not None and Path(there).resolve() != source.resolve():
+            raise RunError(
+                f"{self.path} holds results of {there} as {name!r}, not of {source}: name another "
+                "folder with --out"
+            )
 
     def skip(self, source: Path, reason: str) -> None:
         """Lists an input that cannot be read."""

@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -86,6 +86,19 @@ def _list(folder: Path, ignore: set[str]) -> tuple[dict[PurePosixPath, list[Path
     """
     files: dict[PurePosixPath, list[Path]] = defaultdict(list)
     problems = []
+    for path in walk_files(folder, ignore):
+        if path.suffix.lower() in SUFFIXES:
+            files[PurePosixPath(path.parent.relative_to(folder).as_posix())].append(path)
+        elif path.suffix.lower() not in _SIDE_FILES:
+            problems.append(f"{path} is in an unsupported format: save it as PNG, or remove it")
+    return files, problems
+
+
+def walk_files(folder: Path, ignore: Collection[str] = ()) -> Iterator[Path]:
+    """All files below a folder, sorted within each, without clutter and folders to ignore.
+
+    Links to folders are followed, except those that lead back to a folder above them.
+    """
     for root, folders, names in os.walk(folder, followlinks=True):
         here = Path(root)
         folders[:] = sorted(
@@ -94,12 +107,7 @@ def _list(folder: Path, ignore: set[str]) -> tuple[dict[PurePosixPath, list[Path
             if not (is_clutter(name) or name in ignore)
             and not here.resolve().is_relative_to((here / name).resolve())
         )
-        for path in (here / name for name in sorted(names) if not is_clutter(name)):
-            if path.suffix.lower() in SUFFIXES:
-                files[PurePosixPath(here.relative_to(folder).as_posix())].append(path)
-            elif path.suffix.lower() not in _SIDE_FILES:
-                problems.append(f"{path} is in an unsupported format: save it as PNG, or remove it")
-    return files, problems
+        yield from (here / name for name in sorted(names) if not is_clutter(name))
 
 
 def is_clutter(name: str) -> bool:
