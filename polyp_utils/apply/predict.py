@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 import polyp_utils
-from polyp_utils.analyse.mirrors import combine
-from polyp_utils.analyse.uncertainty import self_doubt
 from polyp_utils.apply import outputs
 from polyp_utils.apply.inputs import Input, find_inputs
+from polyp_utils.apply.interpret import Prediction, interpret
 from polyp_utils.apply.page import write_page
-from polyp_utils.apply.regions import find_regions
 from polyp_utils.apply.results import Results
 from polyp_utils.apply.stream import Loaded, in_order, predictions
 from polyp_utils.apply.video import Film, count_frames, film_of, open_video, refuse_shared
@@ -34,28 +32,8 @@ from polyp_utils.data.pixels import read_frame
 from polyp_utils.data.transforms import resize_image
 from polyp_utils.deploy.load import Model, load_model
 from polyp_utils.deploy.openvino import threads_for
-from polyp_utils.model.enlarge import to_class_map
-from polyp_utils.model.predict import to_original
 
 SELF_DOUBT, DISAGREEMENT = "self_doubt", "disagreement"  # what the tables call the doubt
-
-
-class Prediction(NamedTuple):
-    """What a model says of a frame of (H, W) pixels.
-
-    Attributes:
-        classes: the likeliest class per pixel, uint8 (H, W).
-        polyp: P(any polyp class), float32 (H, W).
-        regions: rows of `find_regions`.
-        doubt: of the frame, in [0, 1].
-        kinds: per kind of polyp where it stands, bool (H, W).
-    """
-
-    classes: np.ndarray
-    polyp: np.ndarray
-    regions: list[dict[str, Any]]
-    doubt: float
-    kinds: list[np.ndarray]
 
 
 class Done(NamedTuple):
@@ -322,34 +300,3 @@ def row_of(loaded: Loaded, seen: Prediction, doubt: str, seconds: float) -> dict
 
 def _named(region: dict[str, Any], doubt: str) -> dict[str, Any]:
     return {doubt if key == "doubt" else key: value for key, value in region.items()}
-
-
-def interpret(copies: Tensor, model: Model, size: tuple[int, int]) -> Prediction:
-    """Class probabilities of a frame's copies, float32 (K, C, S, S), at the frame's ``size``.
-
-    K is 1, or 4 where the model sees frames mirrored too.
-    """
-    scheme = model.scheme
-    if len(copies) == 1:
-        per_class, others = copies[0], []
-        doubt = self_doubt(per_class, scheme)
-    else:
-        mirrored = combine(copies, scheme)
-        per_class, doubt = mirrored.mean, mirrored.disagreement
-        others = [_enlarged(p, size) for p in scheme.polyp_probability(copies)]
-    kinds = {
-        kind: _enlarged(per_class[list(indices)].sum(dim=0), size)
-        for kind, indices in scheme.kinds.items()
-    }
-    classes = to_class_map(per_class, size)
-    if len(kinds) == 1:
-        (polyp,) = kinds.values()
-        where = [polyp > 0.5]
-    else:
-        polyp = np.sum([*kinds.values()], axis=0)
-        where = [np.isin(classes, indices) for indices in scheme.kinds.values()]
-    return Prediction(classes, polyp, find_regions(polyp, kinds, others), doubt, where)
-
-
-def _enlarged(p: Tensor, size: tuple[int, int]) -> np.ndarray:
-    return to_original(p[None], size)[0].numpy()

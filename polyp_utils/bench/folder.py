@@ -22,7 +22,8 @@ import torch
 from PIL import Image
 
 from polyp_utils.apply import outputs
-from polyp_utils.apply.predict import interpret, predict_paths, squared
+from polyp_utils.apply.interpret import interpret
+from polyp_utils.apply.predict import predict_paths, squared
 from polyp_utils.bench.folder_findings import ALL, LOOP, MAPS
 from polyp_utils.bench.runtimes import CARD, load_forward
 from polyp_utils.data.catalog import get_info
