@@ -11,6 +11,7 @@ from typing import Any
 
 from polyp_utils.common.config import RECIPES, RunConfig
 from polyp_utils.common.exceptions import ExtraError, UserError
+from polyp_utils.common.names import printable
 
 _SHEET_PAIRS = 120  # on the contact sheet of an audit
 
@@ -116,7 +117,7 @@ def _run(verb: str, options: dict[str, Any]) -> int:
     try:
         return _VERBS[verb](**options) or 0
     except (ValueError, OSError, UserError, ExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: what is finished stays; the same command resumes", file=sys.stderr)
@@ -226,7 +227,7 @@ def _audit(dataset: str, duplicate_recall: int) -> int:
     there = found.summary.query("findings > 0").drop(columns="for example")
     print(there.to_string(index=False) if len(there) else "nothing to report")
     for row in found.errors.itertuples():
-        print(f"error: {row.check}: {row.detail}")
+        print(f"error: {row.check}: {printable(row.detail)}")
     if duplicate_recall:
         write_csv(folder / "recall.csv", recall_of_copies(dataset, duplicate_recall))
     print(f"{len(found.frames)} frames in {found.seconds:.0f} s; all findings are in {folder}")

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polyp_utils.common.exceptions import RunError
+
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_LONGEST = 230  # bytes of a name; file systems take 255, with what `atomic` adds
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; renames it at the end, removes it on error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()
+        temporary.unlink(missing_ok=True)
+        temporary.touch(exist_ok=False)  # never through a link that others put there
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # the user's default: safetensors makes its files private
@@ -38,6 +48,39 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes indented JSON, atomically."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a file of `write_json`.
+
+    Raises:
+        RunError: the file does not hold such values.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is damaged ({error}): restore it, or use another folder") from error
+    if not isinstance(values, dict):
+        kind = type(values).__name__
+        raise RunError(
+            f"{path} holds a {kind}, not named values: restore it, or use another folder"
+        )
+    return values
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuses a folder with links in it: what is written there could land elsewhere.
+
+    Raises:
+        RunError: there is a link below it.
+    """
+    for root, folders, names in os.walk(folder):
+        for path in (Path(root, name) for name in (*folders, *names)):
+            if path.is_symlink():
+                raise RunError(
+                    f"{path} is a link to {os.readlink(path)}, and nothing is written or published "
+                    "through links: put a copy in its place, or remove it"
+                )
 
 
 def write_csv(path: Path, table: pd.DataFrame | list[dict[str, Any]]) -> None:

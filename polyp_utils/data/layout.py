@@ -8,17 +8,19 @@ is dropped silently.
 import itertools
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from polyp_utils.common.exceptions import DataError
+from polyp_utils.common.names import unfit
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 _SIDE_FILES = {".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".pdf"}
 _SIDE_FILES |= {".zip", ".tar", ".gz", ".7z", ".rar", ".xlsx", ".xls", ".py", ".m", ".ipynb"}
 _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}  # and anything that begins with a dot
+_MOST_WAYS = 16  # to a folder, by links: two that lead to each other make more
 _IMAGE_WORDS = {"image", "images", "img", "imgs", "original", "originals", "frames", "bbdd"}
 _MASK_WORDS = {"mask", "masks", "gt", "groundtruth", "ground", "truth", "label", "labels"}
 _MASK_WORDS |= {"annotation", "annotations", "segmentation", "segmentations", "seg", "gtpolyp"}
@@ -32,7 +34,7 @@ class Pairs:
         pairs: id -> (image, mask), in the order of the ids. The id is the image's stem, preceded by
             its place (``Kvasir/1``) if the folder holds several pairs of folders.
         problems: a message for each file without a partner, with a shared stem, or in an
-            unsupported format.
+            unsupported format, and for each image whose name is `unfit`.
     """
 
     pairs: dict[str, tuple[Path, Path]]
@@ -58,7 +60,10 @@ def find_pairs(folder: Path, ignore: Iterable[str] = ()) -> Pairs:
         if problems:  # an unsupported format best explains why nothing fits
             raise DataError(problems[0]) from None
         raise
-    return Pairs(dict(sorted(pairs.items())), (*problems, *left_over))
+    odd = {i: why for i in pairs if (why := unfit(i))}
+    problems += [f"{pairs[i][0]} {why}: rename it, and its mask" for i, why in odd.items()]
+    used = {i: pair for i, pair in sorted(pairs.items()) if i not in odd}
+    return Pairs(used, (*problems, *left_over))
 
 
 def _pair(
@@ -98,9 +103,19 @@ def walk_files(folder: Path, ignore: Collection[str] = ()) -> Iterator[Path]:
     """All files below a folder, sorted within each, without clutter and folders to ignore.
 
     Links to folders are followed, except those that lead back to a folder above them.
+
+    Raises:
+        DataError: links lead to one folder in more than `_MOST_WAYS` ways.
     """
+    ways: Counter[Path] = Counter()
     for root, folders, names in os.walk(folder, followlinks=True):
         here = Path(root)
+        ways[here.resolve()] += 1
+        if ways[here.resolve()] > _MOST_WAYS:
+            raise DataError(
+                f"{here} is one of more than {_MOST_WAYS} ways to {here.resolve()}: remove the "
+                "links that lead in circles"
+            )
         folders[:] = sorted(
             name
             for name in folders

@@ -14,21 +14,18 @@ Reading a run never changes it.
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from filelock import FileLock, Timeout
-from PIL import Image
 
 from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
 from polyp_utils.common.exceptions import RunError, TakenError, unknown
 from polyp_utils.common.figures import file_format
-from polyp_utils.common.files import atomic, write_csv
+from polyp_utils.common.files import atomic, read_json, refuse_links, write_csv
+from polyp_utils.common.names import unfit
 from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.split import Split
@@ -54,13 +51,27 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """``config.json``: ``settings``, fingerprints, versions, device, commit."""
-        return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        """``config.json``: ``settings``, fingerprints, versions, device, commit.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        return read_json(self.path / "config.json")
 
     @property
     def config(self) -> RunConfig:
-        """The settings."""
-        return RunConfig.from_record(self.record["settings"])
+        """The settings.
+
+        Raises:
+            RunError: the file holds none, or others than this version knows.
+        """
+        try:
+            return RunConfig.from_record(self.record["settings"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{self.path / 'config.json'} holds no settings of this version ({error}): use the "
+                "version that made the run, or restore the file"
+            ) from error
 
     @property
     def scheme(self) -> Scheme:
@@ -80,7 +91,7 @@ class Run:
     @property
     def training(self) -> dict[str, Any]:
         """``training.json``: seconds, images/s, peak memory, kept epoch and its polyp Dice."""
-        stored = json.loads((self.path / "training.json").read_text(encoding="utf-8"))
+        stored = read_json(self.path / "training.json")
         return {key.replace("best_", "kept_"): value for key, value in stored.items()}  # older runs
 
     @property
@@ -91,7 +102,7 @@ class Run:
             RunError: the run is not evaluated, or by a version that wrote another table.
         """
         path = self._evaluated("summary.json")
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_json(path)
         if any("size" not in row for row in summary.get("scores", ())):
             raise RunError(f"{path} was written by an earlier version: evaluate {self.name} again")
         return summary
@@ -142,28 +153,21 @@ class Run:
         Raises:
             RunError: the prediction is not in the folder or its archive, or cannot be read.
         """
-        import torch  # not needed to read scores
+        from polyp_utils.runs.levels import from_levels, from_png
 
-        from polyp_utils.runs.levels import from_levels
-
-        with Image.open(io.BytesIO(self._stored(part, frame_id))) as image:
-            pixels = torch.from_numpy(np.array(image))
-        levels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-        if len(levels) != len(scheme.classes) - 1:
-            raise RunError(
-                f"{self.prediction_path(part, frame_id)} holds {len(levels) + 1} classes, scheme "
-                f"{scheme.name} has {len(scheme.classes)}"
-            )
-        return from_levels(levels)
+        stored = self._stored(part, frame_id)
+        try:
+            return from_levels(from_png(stored, self.config.image_size, len(scheme.classes)))
+        except ValueError as error:
+            path = self.prediction_path(part, frame_id)
+            raise RunError(f"{path} is {error}: restore it, or train the run again") from error
 
     def save_probabilities(self, part: str, frame_id: str, probabilities: Tensor) -> None:
-        """Stores probabilities (C, H, W), C from 2 to 4, as a PNG of `levels` (L, LA or RGB)."""
-        from polyp_utils.runs.levels import to_levels
+        """Stores probabilities (C, H, W), C from 2 to 4, as a PNG of `levels`."""
+        from polyp_utils.runs.levels import to_levels, to_png
 
-        levels = to_levels(probabilities).cpu().numpy()
-        image = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
         with atomic(self.prediction_path(part, frame_id)) as temporary:
-            image.save(temporary, "PNG", optimize=True)
+            to_png(to_levels(probabilities), temporary)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -171,8 +175,9 @@ class Run:
 
         Raises:
             TakenError: another process holds the lock.
-            RunError: the folder cannot be written.
+            RunError: the folder cannot be written, or holds links that would lead out of it.
         """
+        refuse_links(self.path)
         lock = FileLock(make_folder(self.path) / ".lock", timeout=0)
         try:
             lock.acquire()
@@ -194,6 +199,7 @@ class Run:
 
     def save_figure(self, name: str, figure: Figure) -> None:
         """Stores a figure as ``figures/<name>.png``, or ``.jpg`` if it shows frames."""
+        refuse_links(self.path)
         suffix, options = file_format(figure)
         with atomic(self.path / "figures" / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, format=suffix, dpi=100, **options)
@@ -211,7 +217,8 @@ class Run:
         if path.is_file():
             return path.read_bytes()
         if packed.is_file():
-            return archive.read(packed, f"{frame_id}.png")
+            most = 2**16 + 4 * self.config.image_size**2  # a PNG that nothing could compress
+            return archive.read(packed, f"{frame_id}.png", most)
         hint = ""
         if part == "val" and self.archive_path("test").is_file():
             hint = (
@@ -263,7 +270,7 @@ def list_runs() -> list[Run]:
     runs: list[Run] = []
     for folder in dict.fromkeys(folders):
         found = [Run(path.parent) for path in folder.glob("*/training.json")]
-        found.sort(key=lambda run: run.training["finished"], reverse=True)
+        found.sort(key=lambda run: str(run.training.get("finished")), reverse=True)
         runs += sorted(found, key=lambda run: run.published and run.name != RELEASED)
     return runs
 
@@ -274,19 +281,25 @@ def find_run(name: str = "") -> Run:
     Without a name, runs that do not score the test part (``score_test``) are the last resort.
 
     Raises:
-        RunError: there is no finished run.
+        RunError: there is no finished run, or its name is `unfit`.
         ValueError: no run of that name; the message suggests the nearest one.
     """
     for path in (Path(name), repo_root() / name):
         if name and (path / "training.json").is_file():
-            return Run(path)
+            return _fit_to_use(Run(path if path.name not in ("", "..") else path.resolve()))
     runs = list_runs()
     if not runs:
         raise RunError(f"no finished run under {results_root()}: train one (02_train.ipynb)")
     if not name:
-        scored = (run for run in runs if run.record["settings"].get("score_test", True))
-        return next(scored, runs[0])
+        scored = (run for run in runs if run.config.score_test)
+        return _fit_to_use(next(scored, runs[0]))
     for run in runs:
         if run.name == name:
-            return run
+            return _fit_to_use(run)
     raise unknown("run", name, [run.name for run in runs])
+
+
+def _fit_to_use(run: Run) -> Run:
+    if why := unfit(run.name):
+        raise RunError(f"{run.path} {why}: rename the folder")
+    return run
