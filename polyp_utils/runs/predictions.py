@@ -148,7 +148,7 @@ def of_folder(folder: str | Path, ids: Iterable[str] = (), name: str = "") -> Pr
 def _read_map(path: Path) -> np.ndarray:
     """P(polyp) float32 (h, w) from a grey image; a colour image with equal channels is grey."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG", "TIFF", "BMP"]) as image:
             image.load()
     except Exception as error:  # Pillow raises a dozen types
         raise DataError(f"{path} cannot be decoded ({error}): write it again") from error
