@@ -237,7 +237,7 @@ def _of_known_types(given: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{key} is {value!r}; it must be of type {types[key].__name__}")
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise ValueError(f"{key} has more than 64 bits; use a smaller number")
-    return {key: types[key](value) for key, value in given.items()}
+    return {key: float(v) if types[key] is float else v for key, v in given.items()}
 
 
 def check_parameters(cells: Sequence[str] | None = None) -> None:
