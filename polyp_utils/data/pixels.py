@@ -27,6 +27,7 @@ _MODES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 _DEEP = {"I;16", "I;16L", "I;16B", "I", "F"}
 _PHOTOMETRIC, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 262, 338, 339  # TIFF tags
+_PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BEGINNINGS = {
     b"version https://git-lfs": "a git-lfs pointer instead of the file: run `git lfs pull`",
@@ -190,6 +191,8 @@ def _opened(path: Path, data: bytes) -> Image.Image:
 
 
 def _read_with_pillow(path: Path, data: bytes) -> Pixels:
+    if data.startswith(_PNG):  # its checksums, which decoding does not look at
+        _opened(path, data).verify()
     with _opened(path, data) as image:
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: previews
         if pages > 1:
