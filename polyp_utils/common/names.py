@@ -16,8 +16,11 @@ def unfit(name: str) -> str:
             return f"has a name with {letter!a}, which breaks tables and terminals"
         if letter in "<>":
             return f"has a name with {letter!r}, which notebooks take for HTML"
-    if name.startswith(("=", "+", "-", "@")):
-        return f"has a name that begins with {name[0]!r}, which spreadsheets take for a formula"
+    if name.startswith(("=", "+", "-", "@")) and (calls := set(name) & set("(|!")):
+        return (
+            f"has a name that begins with {name[0]!r} and holds {min(calls)!r}, which spreadsheets "
+            "take for a formula"
+        )
     return ""
 
 
