@@ -172,11 +172,10 @@ class Run:
         except Exception as error:  # Pillow raises a dozen kinds
             raise RunError(f"{path} is damaged ({error}): {_PREDICT_AGAIN}") from error
         levels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-        count, (height, width) = len(levels) + 1, levels.shape[1:]
-        if count != len(scheme.classes) or height != width or levels.dtype != np.uint8:
+        if len(levels) != len(scheme.classes) - 1 or levels.dtype != np.uint8:
             raise RunError(
-                f"{path} holds {count} classes at {width}×{height} px in {levels.dtype}; scheme "
-                f"{scheme.name} has {len(scheme.classes)}, in a square of 8 bits: {_PREDICT_AGAIN}"
+                f"{path} holds {len(levels) + 1} classes in {levels.dtype}; scheme {scheme.name} "
+                f"has {len(scheme.classes)}, in 8 bits: {_PREDICT_AGAIN}"
             )
         return from_levels(torch.from_numpy(levels))
 
