@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageFile
 
 import polyp_utils
 from polyp_utils.apply import video
@@ -188,11 +188,11 @@ def test_settings_of_a_strangers_run_are_checked(tmp_path, settings, message):
 def test_what_is_no_record_is_named(tmp_path, content):
     run = stored_run(tmp_path / "run")
     (run.path / "config.json").write_text(content)
-    with pytest.raises(RunError, match=r"config\.json (is damaged|holds a)"):
+    with pytest.raises(RunError, match=r"config\.json (is damaged|lacks)"):
         _ = run.config
     results(tmp_path / "out")
     (tmp_path / "out/summary.json").write_text(content)
-    with pytest.raises(RunError, match=r"summary\.json (is damaged|holds a)"):
+    with pytest.raises(RunError, match=r"summary\.json (is damaged|lacks)"):
         results(tmp_path / "out")
 
 
@@ -250,8 +250,8 @@ def test_a_prediction_of_another_size_is_not_decoded(tmp_path, monkeypatch):
     path = run.prediction_path("test", "a")
     path.parent.mkdir(parents=True)
     Image.new("LA", (3000, 3000)).save(path)
-    monkeypatch.setattr(Image.Image, "load", None)
-    with pytest.raises(RunError, match=r"is 3000×3000 px of mode LA, not 32×32 px"):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    with pytest.raises(RunError, match=r"3000×3000 px of mode LA, not 32×32 px"):
         run.probabilities("test", "a", SCHEME)
 
 

@@ -129,7 +129,7 @@ def read_pixels(path: Path) -> Pixels:
 
 
 @dataclass(frozen=True)
-class Header:
+class ImageHeader:
     """What an image file says of itself: ``size`` (height, width) when upright, EXIF."""
 
     size: tuple[int, int]
@@ -141,21 +141,21 @@ class Header:
         return self.size[::-1] if self.orientation >= 5 else self.size
 
 
-def read_header(path: Path) -> Header:
+def read_image_header(path: Path) -> ImageHeader:
     """Size and orientation, without decoding if the format allows; errors as in `read_pixels`."""
     data = _read_bytes(path)
     try:
         with _opened(path, data) as image:
             size, orientation = image.size[::-1], _orientation(image, data)
             if image.format != "TIFF":  # Pillow gives a TIFF's size upright
-                return Header(size[::-1] if orientation >= 5 else size, orientation)
+                return ImageHeader(size[::-1] if orientation >= 5 else size, orientation)
     except DataError:
         raise
     except Exception as error:
         if not data.startswith(_TIFF):
             raise _undecodable(path, data, error) from error
     pixels = read_pixels(path)
-    return Header((pixels.values.shape[0], pixels.values.shape[1]), pixels.orientation)
+    return ImageHeader((pixels.values.shape[0], pixels.values.shape[1]), pixels.orientation)
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -39,15 +39,17 @@ def from_png(stored: bytes, side: int, classes: int) -> Tensor:
     Raises:
         ValueError: another file.
     """
-    mode = _MODES[classes - 2]
+    mode, content = _MODES[classes - 2], io.BytesIO(stored)
     try:
-        with Image.open(io.BytesIO(stored), formats=["PNG"]) as image:
+        with Image.open(content, formats=["PNG"]) as image:
             found = f"{image.width}×{image.height} px of mode {image.mode}"
-            if (image.mode, *image.size) == (mode, side, side):
-                pixels = torch.from_numpy(np.array(image))
-                return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+            if (image.mode, *image.size) != (mode, side, side):
+                raise ValueError(f"{found}, not {side}×{side} px of mode {mode}")
+            image.verify()  # its checksums
+        with Image.open(content, formats=["PNG"]) as image:
+            pixels = torch.from_numpy(np.array(image))
     except UnidentifiedImageError:
-        raise ValueError("no PNG") from None
+        raise ValueError("damaged: it is no PNG") from None
     except Exception as error:  # Pillow raises a dozen kinds
         raise ValueError(f"damaged ({error})") from error
-    raise ValueError(f"{found}, not {side}×{side} px of mode {mode}, for {classes} classes")
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_RESTORE = "restore it from a copy, or train the run again under another name"
+_PREDICT_AGAIN = "restore it from a copy, or train the run again"
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder."""
@@ -54,9 +58,9 @@ class Run:
         """``config.json``: ``settings``, fingerprints, versions, device, commit.
 
         Raises:
-            RunError: the file is damaged.
+            RunError: the file is missing or damaged.
         """
-        return read_json(self.path / "config.json")
+        return read_json(self.path / "config.json", ("settings",), _RESTORE)
 
     @property
     def config(self) -> RunConfig:
@@ -91,7 +95,7 @@ class Run:
     @property
     def training(self) -> dict[str, Any]:
         """``training.json``: seconds, images/s, peak memory, kept epoch and its polyp Dice."""
-        stored = read_json(self.path / "training.json")
+        stored = read_json(self.path / "training.json", cure=_RESTORE)
         return {key.replace("best_", "kept_"): value for key, value in stored.items()}  # older runs
 
     @property
@@ -102,8 +106,8 @@ class Run:
             RunError: the run is not evaluated, or by a version that wrote another table.
         """
         path = self._evaluated("summary.json")
-        summary = read_json(path)
-        if any("size" not in row for row in summary.get("scores", ())):
+        summary = read_json(path, ("scores",), _RESTORE)
+        if any("size" not in row for row in summary["scores"]):
             raise RunError(f"{path} was written by an earlier version: evaluate {self.name} again")
         return summary
 
@@ -112,9 +116,22 @@ class Run:
         """``per_image.csv``: a row per test image, size and class.
 
         Raises:
-            RunError: the run is not evaluated.
+            RunError: the run is not evaluated, or the table is not one of scores.
         """
-        return _table(self._evaluated("per_image.csv"))
+        path = self._evaluated("per_image.csv")
+        table, key = _table(path), ["id", "size", "class"]
+        if missing := [name for name in (*key, "dice") if name not in table]:
+            raise RunError(f"{path} has no column {missing[0]}: evaluate {self.name} again")
+        for name in table.columns.difference(key):
+            if table[name].dtype.kind not in "fiub":
+                seen = table.loc[~table[name].map(_is_number), name]
+                raise RunError(
+                    f"{path}, column {name} holds {seen.iloc[0]!r}, not a number: evaluate "
+                    f"{self.name} again"
+                )
+        if (again := table[table.duplicated(key)]["id"]).any():
+            raise RunError(f"{path} holds {again.iloc[0]} twice: evaluate {self.name} again")
+        return table
 
     def _evaluated(self, name: str) -> Path:
         path = self.path / name
@@ -160,7 +177,7 @@ class Run:
             return from_levels(from_png(stored, self.config.image_size, len(scheme.classes)))
         except ValueError as error:
             path = self.prediction_path(part, frame_id)
-            raise RunError(f"{path} is {error}: restore it, or train the run again") from error
+            raise RunError(f"{path} is {error}: {_PREDICT_AGAIN}") from error
 
     def save_probabilities(self, part: str, frame_id: str, probabilities: Tensor) -> None:
         """Stores probabilities (C, H, W), C from 2 to 4, as a PNG of `levels`."""
@@ -228,10 +245,23 @@ class Run:
         raise RunError(f"{path} is missing: the run holds no prediction of {frame_id}{hint}")
 
 
+def _is_number(cell: object) -> bool:
+    try:
+        float(str(cell))
+    except ValueError:
+        return False
+    return True
+
+
 def _table(path: Path) -> pd.DataFrame:
     import pandas as pd  # see `write_csv`
 
-    return pd.read_csv(path, dtype={"id": str})
+    try:
+        return pd.read_csv(path, dtype={"id": str})
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing: {_RESTORE}") from error
+    except ValueError as error:  # those of pandas' parser too
+        raise RunError(f"{path} is damaged ({error}): {_RESTORE}") from error
 
 
 def make_folder(path: Path) -> Path:
