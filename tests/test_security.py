@@ -27,7 +27,7 @@ from polyp_utils.cli import main
 from polyp_utils.common import files
 from polyp_utils.common.config import MAX_IMAGE_SIZE, MAX_WIDTH, RunConfig
 from polyp_utils.common.exceptions import DataError, RunError
-from polyp_utils.common.names import printable
+from polyp_utils.common.names import as_code, printable
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.layout import find_pairs
@@ -40,7 +40,8 @@ from polyp_utils.runs.predictions import of_folder
 from polyp_utils.runs.run import Run, find_run
 
 PACKAGE = Path(polyp_utils.__file__).parent
-BAD_NAMES = ["<img src=x onerror=alert(1)>", "a\nb", "a\rb", "a\x1b[2J", "a\x85b", "a\u2028b"]
+NOTEBOOKS = PACKAGE.parent / "notebooks"
+BAD_NAMES = ["a\nb", "a\rb", "a\x1b[2J", "a\x85b", "a\u2028b"]
 BAD_NAMES += ["caf\udce9", "=LINK(1)", "+cmd|' C calc'!A0", "-2+SUM(3)", "@SUM(1)"]
 SCHEME = get_scheme("trimap")
 
@@ -67,10 +68,10 @@ def stored_run(folder, **settings):
 def test_a_name_that_means_more_than_itself_is_refused(name, tmp_path):
     for folder in ("images", "masks"):
         picture(tmp_path / "set" / folder / f"{name}.png")
-        for usual in ("-1", "息肉 (1) & 'b'"):
+        for usual in ("-1", "<b>息肉 (1) & 'c'"):
             picture(tmp_path / "set" / folder / f"{usual}.png")
     found = find_pairs(tmp_path / "set")
-    assert list(found.pairs) == ["-1", "息肉 (1) & 'b'"]
+    assert list(found.pairs) == ["-1", "<b>息肉 (1) & 'c'"]
     assert re.search(r"has a name .*: rename it, and its mask$", found.problems[0])
     with pytest.raises(DataError, match=r"has a name .*: rename it$"):
         find_inputs([tmp_path / "set/images"], tmp_path / "out")
@@ -107,6 +108,13 @@ def test_what_is_printed_moves_no_cursor(capsys, tmp_path):
     assert main(["predict", "a\x1b\udce9.png", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "error: a\\x1b\\udce9.png does not exist\n"
     assert printable("Fälle\n息肉 1") == "Fälle\n息肉 1"
+
+
+def test_a_name_in_a_sentence_of_a_notebook_is_code():
+    assert as_code("`<img src=x>` [a](b)\x1b") == "`'<img src=x>' [a](b)\\x1b`"
+    text = (NOTEBOOKS / "10_use_the_model.ipynb").read_text(encoding="utf-8")
+    assert "{as_code(doubtful.name)}" in text
+    assert "{as_code(reason)}" in text
 
 
 # Links
@@ -357,7 +365,7 @@ def test_the_package_runs_nothing_that_it_reads():
 
 
 def test_notebooks_show_no_html_of_their_own():
-    for path in (PACKAGE.parent / "notebooks").glob("*.ipynb"):
+    for path in NOTEBOOKS.glob("*.ipynb"):
         source = "".join(
             "".join(cell["source"])
             for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]

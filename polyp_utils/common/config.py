@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from polyp_utils.common.exceptions import unknown
-from polyp_utils.common.names import unfit
+from polyp_utils.common.names import unfit_title
 
 _SCHEMES = "trimap, binary, unused-third, jpeg-levels or neopolyp (what the classes are)"
 _DICE_ABSENT = "a class absent from the batch, in the Dice loss"
@@ -82,7 +82,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name, value in self.to_dict().items():
-            if isinstance(value, str) and (why := unfit(value)):
+            if isinstance(value, str) and (why := unfit_title(value)):
                 raise ValueError(f"{name} is {value!r}; it {why}: use another name")
         for name in ("width", "epochs", "batch_size"):
             if getattr(self, name) < 1:

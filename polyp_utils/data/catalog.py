@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polyp_utils.common.exceptions import DataError, unknown
-from polyp_utils.common.names import unfit
+from polyp_utils.common.names import unfit_title
 from polyp_utils.common.paths import data_root, repo_root
 
 
@@ -169,14 +169,14 @@ def get_info(name: str) -> DatasetInfo:
 
     Raises:
         ValueError: neither; the message suggests the nearest valid name.
-        DataError: a folder whose name is `unfit`.
+        DataError: a folder whose name is `unfit_title`.
         FileNotFoundError: a path of several parts that is not a folder.
     """
     if name in CATALOG:
         return CATALOG[name]
     for folder in (Path(name).expanduser(), repo_root() / name):
         if name and folder.is_dir():
-            if why := unfit(folder.resolve().name):
+            if why := unfit_title(folder.resolve().name):
                 raise DataError(f"{folder.resolve()} {why}: rename the folder")
             return DatasetInfo(
                 name=re.sub(r"[^\w.-]+", "-", folder.resolve().name),

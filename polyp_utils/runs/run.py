@@ -25,7 +25,7 @@ from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
 from polyp_utils.common.exceptions import RunError, TakenError, unknown
 from polyp_utils.common.figures import file_format
 from polyp_utils.common.files import atomic, read_json, refuse_links, write_csv
-from polyp_utils.common.names import unfit
+from polyp_utils.common.names import unfit_title
 from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.split import Split
@@ -311,7 +311,7 @@ def find_run(name: str = "") -> Run:
     Without a name, runs that do not score the test part (``score_test``) are the last resort.
 
     Raises:
-        RunError: there is no finished run, or its name is `unfit`.
+        RunError: there is no finished run, or its name is `unfit_title`.
         ValueError: no run of that name; the message suggests the nearest one.
     """
     for path in (Path(name), repo_root() / name):
@@ -330,6 +330,6 @@ def find_run(name: str = "") -> Run:
 
 
 def _fit_to_use(run: Run) -> Run:
-    if why := unfit(run.name):
+    if why := unfit_title(run.name):
         raise RunError(f"{run.path} {why}: rename the folder")
     return run
