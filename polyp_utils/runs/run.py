@@ -1,6 +1,7 @@
 """The run folder: settings, history, weights, predictions. All writes are atomic.
 
 config.json          settings, fingerprints, versions, device, processes, commit
+split.csv            ids per part, unless the split is one of the package's lists
 history.csv          a row per epoch
 model.safetensors    weights of the kept epoch, averaged if the settings say so
 unaveraged.safetensors  beside averaged weights: those of the last step
@@ -28,11 +29,11 @@ from PIL import Image
 from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
 from polyp_utils.common.exceptions import RunError, TakenError, unknown
 from polyp_utils.common.figures import file_format
-from polyp_utils.common.files import atomic, write_csv
+from polyp_utils.common.files import atomic, read_csv, write_csv
 from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.data.labels import Scheme, get_scheme
-from polyp_utils.data.split import Split
-from polyp_utils.data.splits import split_of
+from polyp_utils.data.split import Split, parse_split
+from polyp_utils.data.splits import load_split
 from polyp_utils.runs import archive
 
 if TYPE_CHECKING:
@@ -69,13 +70,20 @@ class Run:
 
     @property
     def split(self) -> Split:
-        """The split, cut to the ``limit`` in the settings."""
+        """The split, cut to the ``limit`` in the settings; a user's as it was read in training."""
+        if self.stored_split.is_file():
+            return parse_split(self.config.split, self.stored_split.read_bytes().decode())
         return split_of(self.config)
+
+    @property
+    def stored_split(self) -> Path:
+        """``split.csv``: the ids of a split that the package does not list."""
+        return self.path / "split.csv"
 
     @property
     def history(self) -> pd.DataFrame:
         """``history.csv``: a row per epoch."""
-        return _table(self.path / "history.csv")
+        return read_csv(self.path / "history.csv")
 
     @property
     def training(self) -> dict[str, Any]:
@@ -103,7 +111,7 @@ class Run:
         Raises:
             RunError: the run is not evaluated.
         """
-        return _table(self._evaluated("per_image.csv"))
+        return read_csv(self._evaluated("per_image.csv"), "id")
 
     def _evaluated(self, name: str) -> Path:
         path = self.path / name
@@ -221,12 +229,6 @@ class Run:
         raise RunError(f"{path} is missing: the run holds no prediction of {frame_id}{hint}")
 
 
-def _table(path: Path) -> pd.DataFrame:
-    import pandas as pd  # see `write_csv`
-
-    return pd.read_csv(path, dtype={"id": str})
-
-
 def make_folder(path: Path) -> Path:
     """Makes a folder for results.
 
@@ -252,6 +254,34 @@ def run_of(config: RunConfig) -> Run:
         if (former.path / "config.json").is_file():
             return former
     return run
+
+
+def split_of(config: RunConfig, fingerprint: str = "") -> Split:
+    """The split that settings name, cut to their ``limit``.
+
+    Once a user's file is gone, it is taken from the folder of the run with these settings.
+
+    Args:
+        config: the settings.
+        fingerprint: which it must have, if known.
+
+    Raises:
+        ValueError: as in `load_split`, or another fingerprint.
+        FileNotFoundError: as in `load_split`.
+    """
+    try:
+        split = load_split(config.split, config.dataset).limited(config.limit)
+    except FileNotFoundError:
+        run = run_of(config)
+        if not run.stored_split.is_file() or run.config.split != config.split:
+            raise
+        split = run.split
+    if fingerprint not in ("", split.fingerprint):
+        raise ValueError(
+            f"split {split.name} has fingerprint {split.fingerprint}, not {fingerprint}: it has "
+            "changed; bring back the file that the weights were trained with"
+        )
+    return split
 
 
 def list_runs() -> list[Run]:

@@ -20,9 +20,10 @@ from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.parts import Data, load_parts
-from polyp_utils.data.splits import leak_warning, split_of
+from polyp_utils.data.split import Split
+from polyp_utils.data.splits import leak_warning
 from polyp_utils.model.losses import inverse_sqrt_weights
-from polyp_utils.runs.run import Run, run_of
+from polyp_utils.runs.run import Run, run_of, split_of
 from polyp_utils.train.initial import Initial, find_initial
 from polyp_utils.train.learner import Learner, micro_batches
 from polyp_utils.train.start import open_run
@@ -46,10 +47,11 @@ def fit(config: RunConfig) -> Run:
     with processes.joined(), explaining(settings), contextlib.ExitStack() as held:
         with processes.agreed():
             initial, leak = _initial(config), ""  # before frames are decoded
-            scheme, compute, parts, fingerprints = prepare_training(config)
+            split = split_of(config)
+            scheme, compute, parts, fingerprints = prepare_training(config, split)
             if initial:
                 fingerprints["init_weights"], leak = initial.fingerprint, initial.leak
-            opened = open_run(config, fingerprints, compute.describe(), init_leak=leak)
+            opened = open_run(config, fingerprints, compute.describe(), split, init_leak=leak)
             run = held.enter_context(opened)
         if processes.from_first(lambda: run.finished):
             print(f"{run.name} is finished: nothing to train")
@@ -60,8 +62,8 @@ def fit(config: RunConfig) -> Run:
         frames += f" at {config.image_size} px, {len(parts['val'])} for validation"
         slow = "" if config.compile_mode == "none" else "; the first steps take minutes to compile"
         print(f"{run.name}: {frames}, on {compute.describe()}{slow}", flush=True)
-        if warning := leak_warning(split_of(config), config.dataset):
-            print(warning)
+        for remark in filter(None, (split.remark, leak_warning(split, config.dataset))):
+            print(remark)
         learner = Learner(config, scheme, compute, _class_weights(config, parts["train"]))
         trainer = Trainer(learner, run)
         if not trainer.resume() and initial:
@@ -73,10 +75,11 @@ def fit(config: RunConfig) -> Run:
     return run
 
 
-def prepare_training(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[str, str]]:
+def prepare_training(
+    config: RunConfig, split: Split
+) -> tuple[Scheme, Compute, dict[str, Data], dict[str, str]]:
     """Checks the settings; returns scheme, device, parts of the data, and fingerprints."""
     scheme = get_scheme(config.scheme)
-    split = split_of(config)
     compute = get_compute(config.device, config.precision)
     micro_batches(config)
     _check_compiler(config, compute)
