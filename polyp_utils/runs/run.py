@@ -1,7 +1,7 @@
 """The run folder: settings, history, weights, predictions. All writes are atomic.
 
 config.json          settings, fingerprints, versions, device, processes, commit
-split.csv            ids per part, unless the split is one of the package's lists
+split.csv            ids per part, cut to the limit in the settings
 history.csv          a row per epoch
 model.safetensors    weights of the kept epoch, averaged if the settings say so
 unaveraged.safetensors  beside averaged weights: those of the last step
@@ -70,14 +70,14 @@ class Run:
 
     @property
     def split(self) -> Split:
-        """The split, cut to the ``limit`` in the settings; a user's as it was read in training."""
+        """The split as it was in training, cut to the ``limit`` in the settings."""
         if self.stored_split.is_file():
             return parse_split(self.config.split, self.stored_split.read_bytes().decode())
         return split_of(self.config)
 
     @property
     def stored_split(self) -> Path:
-        """``split.csv``: the ids of a split that the package does not list."""
+        """``split.csv``: the ids of each part; older runs lack it."""
         return self.path / "split.csv"
 
     @property

@@ -20,7 +20,6 @@ from polyp_utils.common.files import write_json, write_text
 from polyp_utils.common.paths import repo_root
 from polyp_utils.common.processes import rank, size
 from polyp_utils.data.split import Split
-from polyp_utils.data.splits import split_names
 from polyp_utils.runs.run import Run, run_of
 
 
@@ -41,7 +40,7 @@ def open_run(
         config: the requested settings.
         fingerprints: of data and split.
         device: description, for the record.
-        split: stored unless it is one of the package's lists.
+        split: cut to the limit in the settings; its ids are stored.
         remarks: for the record: ``note`` (who made weights that were trained elsewhere) and
             ``init_leak`` (how much of the test part the initial weights have seen).
 
@@ -67,7 +66,7 @@ def open_run(
             remarks["split_remark"] = split.remark if split else ""
             record |= {name: text for name, text in remarks.items() if text}
             write_json(run.path / "config.json", {**record, **_circumstances(device)})
-        if split and split.name not in split_names():
+        if split:
             write_text(run.stored_split, split.to_csv())
         yield run
 
