@@ -26,8 +26,9 @@ from polyp_utils.common.files import write_csv
 from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.labels import SPECK_SHARE, THRESHOLD
+from polyp_utils.data.masks import MaskFile
 from polyp_utils.data.pairs import near_duplicates
-from polyp_utils.data.sources import MaskFile, Source, open_source
+from polyp_utils.data.sources import Source, open_source
 
 OUTLIER_Z = 3.5  # robust z-score, Iglewicz and Hoaglin 1993
 
