@@ -97,7 +97,7 @@ def _leak(config: RunConfig, path: Path, metadata: dict[str, Any]) -> str:
     try:
         theirs = RunConfig.from_record(metadata["settings"])
         beside, fingerprint = Run(path.parent), metadata.get("split_ids", "")
-        stored = beside.stored_split.is_file()
+        stored = beside.stored_split.is_file() and beside.config == theirs
         seen_split = beside.split if stored else split_of(theirs, fingerprint)
     except (KeyError, TypeError, ValueError, OSError):  # not recorded, or no longer available
         return "The frames they were trained on are not known: none should be in the test part"
