@@ -8,7 +8,7 @@ from PIL import Image
 
 from polyp_utils.common.exceptions import DataError
 from polyp_utils.data import phantom, pixels
-from polyp_utils.data.pixels import ORIENTATION, read_frame, read_header, read_pixels
+from polyp_utils.data.pixels import ORIENTATION, read_frame, read_image_header, read_pixels
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_both_views_of_a_turned_image(frame, tmp_path, suffix, orientation):
     exif[ORIENTATION] = orientation
     path = saved(tmp_path / f"x{suffix}", Image.fromarray(frame), exif=exif)
     plain = read_frame(saved(tmp_path / f"plain{suffix}", Image.fromarray(frame)))
-    pixels, header = read_pixels(path), read_header(path)
+    pixels, header = read_pixels(path), read_image_header(path)
     assert (pixels.stored().values == plain).all()
     assert pixels.orientation == header.orientation == orientation
     assert header.size == pixels.values.shape[:2]
@@ -194,7 +194,7 @@ def test_damaged_files_and_links(frame, tmp_path):
         with pytest.raises(DataError, match=reason):
             read_frame(tmp_path / name)
     with pytest.raises(DataError, match="is a link to a file that does not exist"):
-        read_header(tmp_path / "link.jpg")
+        read_image_header(tmp_path / "link.jpg")
 
 
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):

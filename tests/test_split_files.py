@@ -169,6 +169,9 @@ WRONG = {
     table().replace("test", "val"): "has no test part (train 6, val 4, test 0): scores are of "
     "frames that neither training nor the choice of its settings has seen. If nothing is chosen on "
     "val, name it test",
+    "id,fold\n000,1\n001,test\n": "s.csv, line 2: unknown part '1'",
+    "id,fold\n000,1\n001,\n": "s.csv, line 3: fold is empty: fill it in",
+    table().replace("002,train", "002,"): "s.csv, line 4: part is empty: fill it in",
     table().replace("train", "test"): "has no train part (train 0, val 2, test 8): name",
 }  # fmt: skip
 
@@ -201,6 +204,7 @@ def test_what_is_wrong_with_a_table_is_said(tmp_path, dataset, text, message):
         ("s.json", {"s.json": '{"train": ["000"], "train": []}'}, "'train' occurs twice in one"),
         ("s.json", {"s.json": '{"train": ["000"],}'}, "s.json is not valid JSON"),
         ("s.json", {"s.json": "[" * 100_000}, "s.json is not valid JSON"),
+        ("s.json", {"s.json": '[{"id": "0", "part": "test"}]'}, "s.json holds no lists named"),
         ("s.json", {"s.json": '["000"]'}, "s.json holds no lists named train and test"),
         ("s.json", {"s.json": '{"trian": ["000"]}'}, "unknown part 'trian': did you mean 'train'?"),
         ("s.json", {"s.json": '{"train": ["0", true]}'}, "s.json, train entry 2 is True: give"),

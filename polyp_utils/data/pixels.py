@@ -26,6 +26,7 @@ _MODES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 _DEEP = {"I;16", "I;16L", "I;16B", "I", "F"}
 _PHOTOMETRIC, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 262, 338, 339  # TIFF tags
+_PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BEGINNINGS = {
     b"version https://git-lfs": "a git-lfs pointer instead of the file: run `git lfs pull`",
@@ -127,7 +128,7 @@ def read_pixels(path: Path) -> Pixels:
 
 
 @dataclass(frozen=True)
-class Header:
+class ImageHeader:
     """What an image file says of itself: ``size`` (height, width) when upright, EXIF."""
 
     size: tuple[int, int]
@@ -139,21 +140,21 @@ class Header:
         return self.size[::-1] if self.orientation >= 5 else self.size
 
 
-def read_header(path: Path) -> Header:
+def read_image_header(path: Path) -> ImageHeader:
     """Size and orientation, without decoding if the format allows; errors as in `read_pixels`."""
     data = _read_bytes(path)
     try:
         with _opened(path, data) as image:
             size, orientation = image.size[::-1], _orientation(image, data)
             if image.format != "TIFF":  # Pillow gives a TIFF's size upright
-                return Header(size[::-1] if orientation >= 5 else size, orientation)
+                return ImageHeader(size[::-1] if orientation >= 5 else size, orientation)
     except DataError:
         raise
     except Exception as error:
         if not data.startswith(_TIFF):
             raise _undecodable(path, data, error) from error
     pixels = read_pixels(path)
-    return Header((pixels.values.shape[0], pixels.values.shape[1]), pixels.orientation)
+    return ImageHeader((pixels.values.shape[0], pixels.values.shape[1]), pixels.orientation)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -189,6 +190,8 @@ def _opened(path: Path, data: bytes) -> Image.Image:
 
 
 def _read_with_pillow(path: Path, data: bytes) -> Pixels:
+    if data.startswith(_PNG):  # its checksums, which decoding does not look at
+        _opened(path, data).verify()
     with _opened(path, data) as image:
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: previews
         if pages > 1:

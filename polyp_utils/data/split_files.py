@@ -137,9 +137,12 @@ def _of_table(path: Path, text: str, fold: str) -> tuple[list[Entry], str] | Non
     elif ids is None or column is None:
         return None
     else:
-        rows = _rows(path, text, separator, (ids, column))
-        found = [(row[ids], row[column], line) for line, row in rows]
-    if folds is not None and not all(word.lower() in _PART_OF for _, word, _ in found):
+        found = []
+        for line, row in _rows(path, text, separator, (ids, column)):
+            if not row[column]:
+                raise DataError(f"{path}, line {line}: {header[column]} is empty: fill it in")
+            found.append((row[ids], row[column], line))
+    if folds is not None and not any(word.lower() in _PART_OF for _, word, _ in found):
         chosen = _chosen(path, fold, dict.fromkeys(word for _, word, _ in found))
         found = [(id_, "test" if word == chosen else "train", line) for id_, word, line in found]
     elif fold:
@@ -262,7 +265,7 @@ def _of_json(path: Path, text: str, fold: str) -> tuple[list[Entry], str] | None
     content = _parsed(path, text)
     if isinstance(content, list) and _named(path)[1]:
         return None
-    if isinstance(content, list) and content and all(isinstance(f, dict) for f in content):
+    if isinstance(content, list) and content and all(map(_has_lists, content)):
         chosen = _chosen(path, fold, [str(number) for number in range(len(content))])
         content = content[int(chosen)]
     elif fold:
@@ -278,6 +281,10 @@ def _of_json(path: Path, text: str, fold: str) -> tuple[list[Entry], str] | None
     held_out = {"train": "train", "val": "test"}
     remark = f"its test part is the val list of fold {fold}"
     return [entry._replace(part=held_out[entry.part]) for entry in entries], remark
+
+
+def _has_lists(fold: Any) -> bool:
+    return isinstance(fold, dict) and any(isinstance(ids, list) for ids in fold.values())
 
 
 def _parsed(path: Path, text: str) -> Any:

@@ -8,7 +8,7 @@ from polyp_utils.common.device import (
 )
 from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.model.weights import save_weights
-from polyp_utils.runs.run import Run, split_of
+from polyp_utils.runs.run import Run
 from polyp_utils.train.fit import prepare_training
 from polyp_utils.train.initial import find_initial
 from polyp_utils.train.learner import Learner
@@ -37,8 +37,7 @@ def adopt(config: RunConfig, note: str) -> Run:
 
 
 def _adopted(config: RunConfig, note: str) -> Run:
-    split = split_of(config)
-    scheme, compute, parts, fingerprints = prepare_training(config, split)
+    split, scheme, compute, parts, fingerprints, doubts = prepare_training(config)
     initial = find_initial(config)
     if initial is None or initial.new_head:
         raise WeightsError(
@@ -46,7 +45,8 @@ def _adopted(config: RunConfig, note: str) -> Run:
         )
     fingerprints["init_weights"] = initial.fingerprint
     config = replace(config, init="")  # nothing was trained from these weights
-    with open_run(config, fingerprints, compute.describe(), split, note=note) as run:
+    remarks = {"note": note, "doubts": doubts}
+    with open_run(config, fingerprints, compute.describe(), split, **remarks) as run:
         if run.finished:
             print(f"{run.name} is finished: nothing to adopt")
             return run
