@@ -152,8 +152,8 @@ WRONG = {
     "000,train\n": "s.csv begins with '000,train', which is no split: give a CSV file with",
     "PK\x03\x04": "s.csv is a workbook or an archive: save the sheet as CSV",
     "\x89PNG\0\0": "s.csv is not text",
-    table().replace("003,train", "003,tset"): "s.csv, line 5: unknown part 'tset': did you mean "
-    "'test'? known are dev",
+    table().replace("003,train", "003,tset"): "s.csv, line 5: unknown part of 003 'tset': did you "
+    "mean 'test'? known are dev",
     table() + "000,test\n": "names 1 of its frames twice: 000 in train and test (s.csv, line 2; "
     "s.csv, line 12). Keep one line",
     table() + "0,train\n": "names 1 of its frames twice: 000 in train (s.csv, line 2; s.csv, line",
@@ -161,17 +161,17 @@ WRONG = {
     "line 14). Its 10 frames run from 000 to 009: use",
     table("z{},{}"): "10 of 10 ids are not in own: 'z000' (s.csv, line 2), 'z001' (s.csv, line 3), "
     "'z002' (s.csv, line 4) and 7 more",
-    table() + "009\n": "s.csv, line 12 has 1 cells where the header has 2",
-    table() + "a,b,test\n": "s.csv, line 12 has 3 cells where the header has 2",
+    table() + "009\n": "s.csv, line 12: '009' has 1 cells, the header 2",
+    table() + "a,b,test\n": "s.csv, line 12: 'a,b,test' has 3 cells, the header 2",
     table().replace("001,", '"001,'): "s.csv, line 3: unexpected end of data: correct the quotes",
     table("{},{},x", "image,set,subset"): "columns 'set' and 'subset' may both be the part: call",
     table("{0},{0},{1}", "image,path,part"): "columns 'image' and 'path' may both be the id: call",
     table().replace("test", "val"): "has no test part (train 6, val 4, test 0): scores are of "
     "frames that neither training nor the choice of its settings has seen. If nothing is chosen on "
     "val, name it test",
-    "id,fold\n000,1\n001,test\n": "s.csv, line 2: unknown part '1'",
-    "id,fold\n000,1\n001,\n": "s.csv, line 3: fold is empty: fill it in",
-    table().replace("002,train", "002,"): "s.csv, line 4: part is empty: fill it in",
+    "id,fold\n000,1\n001,test\n": "s.csv, line 2: unknown part of 000 '1'",
+    "id,fold\n000,1\n001,\n": "s.csv, line 3: the fold of 001 is empty: fill it in",
+    table().replace("002,train", "002,"): "s.csv, line 4: the part of 002 is empty: fill it in",
     table().replace("train", "test"): "has no train part (train 0, val 2, test 8): name",
 }  # fmt: skip
 

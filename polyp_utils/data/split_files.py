@@ -99,9 +99,9 @@ def _text(path: Path) -> str:
     raise DataError(f"{path} is not text: {_FORMS}, saved as UTF-8")
 
 
-def _part(word: str, where: str) -> str:
+def _part(word: str, where: str, what: str = "part") -> str:
     if (part := _PART_OF.get(word.strip().lower())) is None:
-        raise DataError(f"{where}: {unknown('part', word, _PART_OF)}")
+        raise DataError(f"{where}: {unknown(what, word, _PART_OF)}")
     return part
 
 
@@ -140,7 +140,8 @@ def _of_table(path: Path, text: str, fold: str) -> tuple[list[Entry], str] | Non
         found = []
         for line, row in _rows(path, text, separator, (ids, column)):
             if not row[column]:
-                raise DataError(f"{path}, line {line}: {header[column]} is empty: fill it in")
+                what = f"{header[column]} of {row[ids]}"
+                raise DataError(f"{path}, line {line}: the {what} is empty: fill it in")
             found.append((row[ids], row[column], line))
     if folds is not None and not any(word.lower() in _PART_OF for _, word, _ in found):
         chosen = _chosen(path, fold, dict.fromkeys(word for _, word, _ in found))
@@ -150,7 +151,7 @@ def _of_table(path: Path, text: str, fold: str) -> tuple[list[Entry], str] | Non
     entries = []
     for id_, word, line in found:
         where = f"{path.name}, line {line}"
-        entries.append(Entry(id_, _part(word, f"{path}, line {line}"), where))
+        entries.append(Entry(id_, _part(word, f"{path}, line {line}", f"part of {id_}"), where))
     return entries, ""
 
 
@@ -201,8 +202,9 @@ def _rows(
                 columns = len(cells)
             elif len(cells) <= last or any(cells[columns:]) or any("\n" in cell for cell in cells):
                 raise DataError(
-                    f"{path}, line {line} has {len(cells)} cells where the header has {columns}: "
-                    "write a line per frame, with double quotes around an id with a separator"
+                    f"{path}, line {line}: {separator.join(row)[:60]!r} has {len(cells)} cells, "
+                    f"the header {columns}: put double quotes around an id with a {separator!r}, and "
+                    "write one line per frame"
                 )
             else:
                 yield line, cells
