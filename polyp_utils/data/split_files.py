@@ -203,8 +203,8 @@ def _rows(
             elif len(cells) <= last or any(cells[columns:]) or any("\n" in cell for cell in cells):
                 raise DataError(
                     f"{path}, line {line}: {separator.join(row)[:60]!r} has {len(cells)} cells, "
-                    f"the header {columns}: put double quotes around an id with a {separator!r}, and "
-                    "write one line per frame"
+                    f"the header {columns}: put double quotes around an id with a {separator!r}, "
+                    "and write one line per frame"
                 )
             else:
                 yield line, cells
