@@ -1,6 +1,7 @@
 """The run folder: settings, history, weights, predictions. All writes are atomic.
 
 config.json          settings, fingerprints, versions, device, processes, commit
+split.csv            ids per part, cut to the limit in the settings
 history.csv          a row per epoch
 model.safetensors    weights of the kept epoch, averaged if the settings say so
 unaveraged.safetensors  beside averaged weights: those of the last step
@@ -14,6 +15,7 @@ Reading a run never changes it.
 from __future__ import annotations
 
 import contextlib
+import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +26,12 @@ from filelock import FileLock, Timeout
 from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
 from polyp_utils.common.exceptions import RunError, TakenError, unknown
 from polyp_utils.common.figures import file_format
-from polyp_utils.common.files import atomic, read_json, refuse_links, write_csv
+from polyp_utils.common.files import atomic, read_csv, read_json, refuse_links, write_csv
 from polyp_utils.common.names import unfit_title
 from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.data.labels import Scheme, get_scheme
-from polyp_utils.data.split import Split
-from polyp_utils.data.splits import split_of
+from polyp_utils.data.split import Split, parse_split
+from polyp_utils.data.splits import load_split
 from polyp_utils.runs import archive
 
 if TYPE_CHECKING:
@@ -84,8 +86,18 @@ class Run:
 
     @property
     def split(self) -> Split:
-        """The split, cut to the ``limit`` in the settings."""
+        """The split as it was in training, cut to the ``limit`` in the settings."""
+        if self.stored_split.is_file():
+            try:
+                return parse_split(self.config.split, self.stored_split.read_bytes().decode())
+            except (ValueError, csv.Error) as error:
+                raise RunError(f"{self.stored_split} is damaged ({error}): {_RESTORE}") from error
         return split_of(self.config)
+
+    @property
+    def stored_split(self) -> Path:
+        """``split.csv``: the ids of each part; older runs lack it."""
+        return self.path / "split.csv"
 
     @property
     def history(self) -> pd.DataFrame:
@@ -119,7 +131,7 @@ class Run:
             RunError: the run is not evaluated, or the table is not one of scores.
         """
         path = self._evaluated("per_image.csv")
-        table, key = _table(path), ["id", "size", "class"]
+        table, key = _table(path, "id"), ["id", "size", "class"]
         if missing := [name for name in (*key, "dice") if name not in table]:
             raise RunError(f"{path} has no column {missing[0]}: evaluate {self.name} again")
         for name in table.columns.difference(key):
@@ -253,11 +265,9 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def _table(path: Path) -> pd.DataFrame:
-    import pandas as pd  # see `write_csv`
-
+def _table(path: Path, *texts: str) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, dtype={"id": str})
+        return read_csv(path, *texts)
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing: {_RESTORE}") from error
     except ValueError as error:  # those of pandas' parser too
@@ -289,6 +299,34 @@ def run_of(config: RunConfig) -> Run:
         if (former.path / "config.json").is_file():
             return former
     return run
+
+
+def split_of(config: RunConfig, fingerprint: str = "") -> Split:
+    """The split that settings name, cut to their ``limit``.
+
+    Once a user's file is gone, it is taken from the folder of the run with these settings.
+
+    Args:
+        config: the settings.
+        fingerprint: which it must have, if known.
+
+    Raises:
+        ValueError: as in `load_split`, or another fingerprint.
+        FileNotFoundError: as in `load_split`.
+    """
+    try:
+        split = load_split(config.split, config.dataset).limited(config.limit)
+    except FileNotFoundError:
+        run = run_of(config)
+        if not run.stored_split.is_file() or run.config.split != config.split:
+            raise
+        split = run.split
+    if fingerprint not in ("", split.fingerprint):
+        raise ValueError(
+            f"split {split.name} has fingerprint {split.fingerprint}, not {fingerprint}: it has "
+            "changed; bring back the file that the weights were trained with"
+        )
+    return split
 
 
 def list_runs() -> list[Run]:
