@@ -117,7 +117,7 @@ class Run:
         """``per_image.csv``: a row per test image, size and class.
 
         Raises:
-            RunError: the run is not evaluated, or the table is not one of scores.
+            RunError: the run is not evaluated, or the table is not one of scores, or not whole.
         """
         path = self._evaluated("per_image.csv")
         table, key = _table(path, "id"), ["id", "size", "class"]
@@ -130,6 +130,13 @@ class Run:
                     f"{path}, column {name} holds {seen.iloc[0]!r}, not a number: evaluate "
                     f"{self.name} again"
                 )
+        summary = self.path / "summary.json"
+        n = _read_json(summary).get("n") if summary.is_file() else None
+        if n is not None and n != table["id"].nunique():
+            raise RunError(
+                f"{path} has scores of {table['id'].nunique()} frames, {summary.name} of {n}: "
+                f"evaluate {self.name} again"
+            )
         if (again := table[table.duplicated(key)]["id"]).any():
             raise RunError(f"{path} holds {again.iloc[0]} twice: evaluate {self.name} again")
         return table
