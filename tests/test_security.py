@@ -259,7 +259,7 @@ def test_a_prediction_of_another_size_is_not_decoded(tmp_path, monkeypatch):
     path.parent.mkdir(parents=True)
     Image.new("LA", (3000, 3000)).save(path)
     monkeypatch.setattr(ImageFile.ImageFile, "load", None)
-    with pytest.raises(RunError, match=r"3000×3000 px of mode LA, not 32×32 px"):
+    with pytest.raises(RunError, match=r"has 3000×3000 px, the run predicts 32×32"):
         run.probabilities("test", "a", SCHEME)
 
 

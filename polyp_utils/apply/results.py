@@ -23,13 +23,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from polyp_utils.common.exceptions import RunError, TakenError
-from polyp_utils.common.files import read_json, refuse_links, write_json, write_text
+from polyp_utils.common.files import refuse_links, write_json, write_text
 from polyp_utils.runs.run import make_folder
+from polyp_utils.runs.stored import read_json
 
 FRAMES = ["frame", "source", "time", "height", "width", "found", "regions", "area", "seconds"]
 REGIONS = ["frame", "region", "class", "left", "top", "width", "height", "area_px", "area"]
 REGIONS += ["mean_probability", "largest_probability", "touches_border"]
 UNREADABLE = ("source", "reason")
+_ANOTHER = "restore it, or name another folder with --out"
 _FILES = {"file": "mp4", "timeline": "svg", "csv": "csv"}  # of a video, and what they end with
 
 
@@ -76,7 +78,7 @@ class Results:
             "components": (*REGIONS, doubt),
             "unreadable": UNREADABLE,
         }
-        there = read_json(self._summary) if self._summary.is_file() else {}
+        there = read_json(self._summary, cure=_ANOTHER) if self._summary.is_file() else {}
         self.videos = self._whole_videos(there.get("videos", []))
         self._facts["videos"] = self.videos
         whole = {video["name"] for video in self.videos}
@@ -104,7 +106,7 @@ class Results:
                     "folder with --out"
                 )
             return
-        there = read_json(summary)
+        there = read_json(summary, cure=_ANOTHER)
         of = {part: there.get(part) for part in ("model", "settings")}
         facts = {part: found if isinstance(found, dict) else {} for part, found in of.items()}
         different = [

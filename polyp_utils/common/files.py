@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,32 +48,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes indented JSON, atomically."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(
-    path: Path,
-    keys: Iterable[str] = (),
-    cure: str = "restore it from a copy, or use another folder",
-) -> dict[str, Any]:
-    """The object that a file of `write_json` holds.
-
-    Args:
-        path: the file.
-        keys: that it has.
-        cure: what to do if it is not so.
-
-    Raises:
-        RunError: the file is missing, damaged, or lacks a key.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(f"{path} is missing: {cure}") from error
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} is damaged ({error}): {cure}") from error
-    if not isinstance(content, dict) or not content.keys() >= set(keys):
-        raise RunError(f"{path} lacks {' and '.join(keys) or 'its entries'}: {cure}")
-    return content
 
 
 def refuse_links(folder: Path) -> None:

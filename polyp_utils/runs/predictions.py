@@ -45,7 +45,10 @@ class Predictions:
 
 
 def of_run(run: Run, part: str = "test") -> Predictions:
-    """A run's stored predictions for ``val`` or ``test``, at network size."""
+    """A run's stored predictions for ``val`` or ``test``, at network size.
+
+    Reading raises RunError: a prediction is missing, damaged, or of another size.
+    """
     read = partial(run.probabilities, part, scheme=run.scheme)
     return Predictions(run.name, run.scheme, run.split.part(part), read)
 

@@ -22,26 +22,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+from PIL import Image
 
 from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
 from polyp_utils.common.exceptions import RunError, TakenError, unknown
 from polyp_utils.common.figures import file_format
-from polyp_utils.common.files import atomic, read_csv, read_json, refuse_links, write_csv
+from polyp_utils.common.files import atomic, refuse_links, write_csv
 from polyp_utils.common.names import unfit_title
 from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.split import Split, parse_split
 from polyp_utils.data.splits import load_split
 from polyp_utils.runs import archive
+from polyp_utils.runs.stored import RESTORE, decode_levels, read_json, read_scores, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor
-
-
-_RESTORE = "restore it from a copy, or train the run again under another name"
-_PREDICT_AGAIN = "restore it from a copy, or train the run again"
 
 
 @dataclass(frozen=True)
@@ -57,23 +55,19 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """``config.json``: ``settings``, fingerprints, versions, device, commit.
-
-        Raises:
-            RunError: the file is missing or damaged.
-        """
-        return read_json(self.path / "config.json", ("settings",), _RESTORE)
+        """``config.json``: ``settings``, fingerprints, versions, device, commit."""
+        return read_json(self.path / "config.json", ("settings",))
 
     @property
     def config(self) -> RunConfig:
         """The settings.
 
         Raises:
-            RunError: the file holds none, or others than this version knows.
+            RunError: they are missing, or none of this version's.
         """
         try:
             return RunConfig.from_record(self.record["settings"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:
             raise RunError(
                 f"{self.path / 'config.json'} holds no settings of this version ({error}): use the "
                 "version that made the run, or restore the file"
@@ -91,7 +85,7 @@ class Run:
             try:
                 return parse_split(self.config.split, self.stored_split.read_bytes().decode())
             except (ValueError, csv.Error) as error:
-                raise RunError(f"{self.stored_split} is damaged ({error}): {_RESTORE}") from error
+                raise RunError(f"{self.stored_split} is damaged ({error}): {RESTORE}") from error
         return split_of(self.config)
 
     @property
@@ -102,12 +96,12 @@ class Run:
     @property
     def history(self) -> pd.DataFrame:
         """``history.csv``: a row per epoch."""
-        return _table(self.path / "history.csv")
+        return read_table(self.path / "history.csv")
 
     @property
     def training(self) -> dict[str, Any]:
         """``training.json``: seconds, images/s, peak memory, kept epoch and its polyp Dice."""
-        stored = read_json(self.path / "training.json", cure=_RESTORE)
+        stored = read_json(self.path / "training.json")
         return {key.replace("best_", "kept_"): value for key, value in stored.items()}  # older runs
 
     @property
@@ -118,7 +112,7 @@ class Run:
             RunError: the run is not evaluated, or by a version that wrote another table.
         """
         path = self._evaluated("summary.json")
-        summary = read_json(path, ("scores",), _RESTORE)
+        summary = read_json(path, ("scores",))
         if any("size" not in row for row in summary["scores"]):
             raise RunError(f"{path} was written by an earlier version: evaluate {self.name} again")
         return summary
@@ -128,22 +122,11 @@ class Run:
         """``per_image.csv``: a row per test image, size and class.
 
         Raises:
-            RunError: the run is not evaluated, or the table is not one of scores.
+            RunError: the run is not evaluated, or the table is not one of scores, or not whole.
         """
-        path = self._evaluated("per_image.csv")
-        table, key = _table(path, "id"), ["id", "size", "class"]
-        if missing := [name for name in (*key, "dice") if name not in table]:
-            raise RunError(f"{path} has no column {missing[0]}: evaluate {self.name} again")
-        for name in table.columns.difference(key):
-            if table[name].dtype.kind not in "fiub":
-                seen = table.loc[~table[name].map(_is_number), name]
-                raise RunError(
-                    f"{path}, column {name} holds {seen.iloc[0]!r}, not a number: evaluate "
-                    f"{self.name} again"
-                )
-        if (again := table[table.duplicated(key)]["id"]).any():
-            raise RunError(f"{path} holds {again.iloc[0]} twice: evaluate {self.name} again")
-        return table
+        summary = self.path / "summary.json"
+        frames = read_json(summary).get("n") if summary.is_file() else None
+        return read_scores(self._evaluated("per_image.csv"), frames)
 
     def _evaluated(self, name: str) -> Path:
         path = self.path / name
@@ -182,21 +165,22 @@ class Run:
         Raises:
             RunError: the prediction is not in the folder or its archive, or cannot be read.
         """
-        from polyp_utils.runs.levels import from_levels, from_png
+        import torch  # not needed to read scores
 
-        stored = self._stored(part, frame_id)
-        try:
-            return from_levels(from_png(stored, self.config.image_size, len(scheme.classes)))
-        except ValueError as error:
-            path = self.prediction_path(part, frame_id)
-            raise RunError(f"{path} is {error}: {_PREDICT_AGAIN}") from error
+        from polyp_utils.runs.levels import from_levels
+
+        path, data = self.prediction_path(part, frame_id), self._stored(part, frame_id)
+        levels = decode_levels(path, data, len(scheme.classes), self.config.image_size)
+        return from_levels(torch.from_numpy(levels))
 
     def save_probabilities(self, part: str, frame_id: str, probabilities: Tensor) -> None:
-        """Stores probabilities (C, H, W), C from 2 to 4, as a PNG of `levels`."""
-        from polyp_utils.runs.levels import to_levels, to_png
+        """Stores probabilities (C, H, W), C from 2 to 4, as a PNG of `levels` (L, LA or RGB)."""
+        from polyp_utils.runs.levels import to_levels
 
+        levels = to_levels(probabilities).cpu().numpy()
+        image = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
         with atomic(self.prediction_path(part, frame_id)) as temporary:
-            to_png(to_levels(probabilities), temporary)
+            image.save(temporary, "PNG", optimize=True)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -255,23 +239,6 @@ class Run:
                 "README.md trains the run again, with predictions"
             )
         raise RunError(f"{path} is missing: the run holds no prediction of {frame_id}{hint}")
-
-
-def _is_number(cell: object) -> bool:
-    try:
-        float(str(cell))
-    except ValueError:
-        return False
-    return True
-
-
-def _table(path: Path, *texts: str) -> pd.DataFrame:
-    try:
-        return read_csv(path, *texts)
-    except FileNotFoundError as error:
-        raise RunError(f"{path} is missing: {_RESTORE}") from error
-    except ValueError as error:  # those of pandas' parser too
-        raise RunError(f"{path} is damaged ({error}): {_RESTORE}") from error
 
 
 def make_folder(path: Path) -> Path:
