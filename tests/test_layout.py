@@ -63,11 +63,11 @@ def test_a_bundle_keeps_its_sets_apart(tmp_path):
 
 
 def test_folders_to_ignore(tmp_path):
-    for path in ("train/a.jpg", "train_gt/a.jpg", "test/b.jpg"):
+    for path in ("train/a.jpg", "train_gt/a.jpg", "extra/b.jpg"):
         touch(tmp_path / path)
-    assert list(find_pairs(tmp_path, ignore=["test"]).pairs) == ["a"]
+    assert list(find_pairs(tmp_path, ignore=["extra"]).pairs) == ["a"]
     with pytest.raises(
-        DataError, match=r"test has no counterpart\. Found: test \(images\), train "
+        DataError, match=r"extra has no counterpart\. Found: extra \(images\), train "
     ):
         find_pairs(tmp_path)
 

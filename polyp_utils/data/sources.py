@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,8 +15,9 @@ from PIL import Image
 from polyp_utils.common.exceptions import DataError
 from polyp_utils.data import phantom
 from polyp_utils.data.catalog import DatasetInfo, locate
+from polyp_utils.data.label_map import levels_of_indices
 from polyp_utils.data.labels import THRESHOLD, colour_levels, is_coloured, undecided
-from polyp_utils.data.layout import find_pairs
+from polyp_utils.data.layout import find_pairs, match_pairs
 
 MAX_UNDECIDED = 0.01  # share of a mask's pixels
 
@@ -26,6 +27,7 @@ class Source(Protocol):
 
     ids: tuple[str, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def read_image(self, frame_id: str) -> np.ndarray:
         """RGB uint8 (H, W, 3)."""
@@ -47,20 +49,26 @@ class Source(Protocol):
 
 
 class FolderSource:
-    """The pairs of a folder, see `find_pairs`.
+    """The pairs of a folder, see `find_pairs`, or of two patterns, see `match_pairs`.
 
     Attributes:
         problems: see `Pairs`; always empty if ``strict``.
+        notes, labels: see `Pairs`.
 
     Raises:
-        DataError: folders that cannot be paired, or (if ``strict``) the first of the problems.
+        DataError: files that cannot be paired, or (if ``strict``) the first of the problems.
     """
 
-    def __init__(self, folder: Path, ignore: Iterable[str] = (), strict: bool = True) -> None:
-        found = find_pairs(folder, ignore)
+    def __init__(
+        self, place: Path | tuple[str, str], ignore: Iterable[str] = (), strict: bool = True
+    ) -> None:
+        found = find_pairs(place, ignore) if isinstance(place, Path) else match_pairs(*place)
         if strict and found.problems:
-            raise DataError(found.problems[0])
+            more = len(found.problems) - 1
+            others = f". {more} more such errors: the audit lists them" if more else ""
+            raise DataError(found.problems[0] + others)
         self.pairs, self.problems = found.pairs, found.problems
+        self.notes, self.labels = found.notes, found.labels
         self.ids = tuple(self.pairs)
 
     def read_image(self, frame_id: str) -> np.ndarray:
@@ -79,7 +87,7 @@ class FolderSource:
                 `MaskFile.check` rejects.
         """
         image_path, path = self.pairs[frame_id]
-        mask = read_levels(path)
+        mask = self.read_mask_file(frame_id)
         size = image_size(image_path)
         if size != mask.levels.shape:
             raise DataError(
@@ -93,21 +101,27 @@ class FolderSource:
         return levels
 
     def read_mask_file(self, frame_id: str) -> "MaskFile":
-        """The mask as on disk; errors as in `read_levels`."""
-        return read_levels(self.pairs[frame_id][1])
+        """The mask as on disk; errors as in `read_levels` and `read_indices`."""
+        path = self.pairs[frame_id][1]
+        return read_levels(path) if self.labels is None else read_indices(path, self.labels)
 
     def file_hash(self, frame_id: str) -> str:
         """SHA-256 of the image file, 16 hex digits."""
         return hashlib.sha256(self.pairs[frame_id][0].read_bytes()).hexdigest()[:16]
 
     def stamp(self) -> str:
-        """Path, size and modification time of every file."""
+        """Path, size and modification time of every file, and what class indices mean."""
         stats = ((path, path.stat()) for pair in self.pairs.values() for path in pair)
-        return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
+        lines = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats]
+        return "\n".join([*lines, *self._meanings])
+
+    @property
+    def _meanings(self) -> list[str]:
+        return [f"{index} {name}" for index, name in sorted((self.labels or {}).items())]
 
     def fingerprint(self) -> str:
-        """SHA-256 over names and bytes of all files, 16 hex digits."""
-        digest = hashlib.sha256()
+        """SHA-256 over names and bytes of all files and labels, 16 hex digits."""
+        digest = hashlib.sha256("".join(self._meanings).encode())
         for pair in self.pairs.values():
             for path in pair:
                 digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -118,6 +132,7 @@ class PhantomSource:
     """Phantoms ``phantom-0000`` … with exact masks; see :mod:`polyp_utils.data.phantom`."""
 
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, count: int) -> None:
         self.ids = tuple(f"phantom-{index:04d}" for index in range(count))
@@ -153,13 +168,17 @@ class PhantomSource:
 def open_source(info: DatasetInfo, strict: bool = True) -> Source:
     """The source of a catalogue entry: phantoms, or a folder that is fetched if absent.
 
+    What is left aside is said by a warning, once per process.
+
     Args:
         info: the entry.
-        strict: reject a folder with problems, see `FolderSource`.
+        strict: reject a folder with problems, see `FolderSource`; else its notes are not said.
     """
     if info.name == "phantom":
         return PhantomSource(info.count)
-    source = FolderSource(locate(info), info.ignore, strict)
+    source = FolderSource(info.patterns or locate(info), info.ignore, strict)
+    for note in source.notes if strict else ():
+        warnings.warn(f"{info.title}: {note}", stacklevel=1)  # one place, so that it comes once
     if info.count and len(source.ids) != info.count:
         warnings.warn(
             f"{info.title} has {len(source.ids)} pairs on disk, {info.count} are published",
@@ -231,6 +250,25 @@ def read_levels(path: Path) -> MaskFile:
             return MaskFile(path, *colour_levels(rgb), rgb)
     grey = np.array(image.convert("L"))
     return MaskFile(path, grey, undecided(grey), grey.copy())
+
+
+def read_indices(path: Path, labels: Mapping[int, str]) -> MaskFile:
+    """Reads a mask of class indices, unless it is black and white and no label is known.
+
+    Raises:
+        DataError: unreadable file, colours, or indices that `levels_of_indices` refuses.
+    """
+    image = read_file(path)
+    if image.mode not in ("1", "L", "P"):
+        raise DataError(
+            f"{path} has pixels of mode {image.mode}, but dataset.json announces class indices: "
+            "save it as a grey PNG"
+        )
+    indices = np.array(image).astype(np.uint8)
+    if not labels and np.isin(indices, (0, 255)).all():
+        return read_levels(path)
+    levels = levels_of_indices(indices, labels, path)
+    return MaskFile(path, levels, np.zeros(levels.shape, bool), levels.copy())
 
 
 def read_file(path: Path) -> Image.Image:
