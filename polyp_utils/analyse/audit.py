@@ -91,6 +91,7 @@ CHECKS = {
     "unreadable": "error",
     "size mismatch": "error",
     "values outside the scheme": "error",
+    "left aside": "note",
     "undecided mask pixels": "note",
     "stray specks": "note",
     "empty mask": "note",
@@ -128,6 +129,7 @@ def audit(name: str) -> Audit:
     else:  # some files cannot be read, so the pairs are not cached
         pairs = duplicates.find_near_duplicates(frames["id"].tolist(), features)
     found = [("pairing", "", problem) for problem in source.problems]
+    found += [("left aside", "", note) for note in source.notes]
     found += [finding for look in looks for finding in look.findings]
     found += _compared(frames, pairs)
     order = {check: i for i, check in enumerate(CHECKS)}

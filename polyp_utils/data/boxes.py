@@ -43,8 +43,9 @@ def _json(path: Path) -> str:
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(content, dict):
         return ""
-    if isinstance(content.get("annotations"), list) and content.get("images"):
-        outlines = any(isinstance(a, dict) and a.get("segmentation") for a in content["annotations"])
+    found = content.get("annotations")
+    if isinstance(found, list) and content.get("images"):
+        outlines = any(isinstance(each, dict) and each.get("segmentation") for each in found)
         return "outlines (COCO)" if outlines else "boxes (COCO)"
     if isinstance(content.get("shapes"), list):
         return "outlines (LabelMe)"

@@ -183,7 +183,7 @@ def get_info(name: str) -> DatasetInfo:
     if "::" in name:
         images, masks = name.split("::", 1)
         if not images or not masks:
-            raise ValueError(f"dataset {name}: give the patterns of images and masks, IMAGES::MASKS")
+            raise ValueError(f"dataset {name}: give two patterns, IMAGES::MASKS")
         patterns = _absolute(images), _absolute(masks)
         return _own(common_folder(*patterns), patterns=patterns)
     if len(Path(name).parts) > 1:
@@ -210,35 +210,13 @@ def _own(folder: Path, **place: Any) -> DatasetInfo:
 
 
 def _absolute(pattern: str) -> str:
-    """The pattern below the first root where it matches something, else below the working folder."""
+    """The pattern below the first root where it matches; the working folder, if nowhere."""
     given = Path(pattern).expanduser()
     if given.is_absolute():
         return str(given)
     roots = (Path.cwd(), repo_root(), data_root())
     matching = (root for root in roots if glob.glob(str(given), root_dir=root, recursive=True))
     return os.path.normpath(f"{glob.escape(str(next(matching, roots[0])))}/{given}")
-
-
-def full_name(name: str) -> str:
-    """A data set's name that holds wherever it is used: of the catalogue, or absolute paths.
-
-    Raises:
-        ValueError, FileNotFoundError: as in `get_info`.
-    """
-    info = get_info(name)
-    return name if name in CATALOG else "::".join(info.patterns or info.folders)
-
-
-def name_without_place(name: str) -> str:
-    """A data set's name without the folders above it or above the data root, for other machines."""
-    if name in CATALOG or not any(Path(path).is_absolute() for path in name.split("::")):
-        return name
-    paths = name.split("::")
-    folder = common_folder(*paths)
-    roots = [root for root in (data_root(), repo_root()) if root in folder.parents]
-    prefix = glob.escape(str((*roots, folder.parent)[0])) if paths[1:] else (*roots, folder.parent)[0]
-    relative = "::".join(Path(path).relative_to(prefix).as_posix() for path in paths)
-    return f"./{relative}" if relative in CATALOG else relative
 
 
 def locate(info: DatasetInfo) -> Path:

@@ -7,8 +7,8 @@ of their parent that are left.
 """
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -32,9 +32,12 @@ _KINDS = {"jpeg", "jpg", "png", "tif", "tiff", "bmp", "class", "classes", "objec
 _KINDS |= {"semantic"}  # words beside a role that do not tell two places apart
 _ALONE = {  # what frames are, by a word in their path, if they come without masks beside others
     "polyp-free": {"negative", "negatives", "neg"},
-    "test": {"test", "testing", "ts"},
-    "classification": {"labeled", "labelled", "unlabeled", "unlabelled"},
+    "for testing": {"test", "testing", "ts"},
+    "for classification": {"labeled", "labelled", "unlabeled", "unlabelled"},
 }
+
+OTHER = "boxes, outlines or other pictures"
+BY_PATTERNS = "--images 'GLOB' --masks 'GLOB', in a notebook dataset 'GLOB::GLOB'"
 
 Files = Mapping[PurePosixPath, Sequence[Path]]
 
@@ -86,7 +89,7 @@ def pair_folders(
     found, alone = Folders(), _Roles()
     for place, group in sorted(_by_place(files).items()):
         masks = group[MASKS] or group[INSTANCES]
-        found.aside |= dict.fromkeys(group[NEITHER], "boxes, outlines or other pictures")
+        found.aside |= dict.fromkeys(group[NEITHER], OTHER)
         if group[MASKS]:
             found.aside |= dict.fromkeys(group[INSTANCES], "masks of single objects")
         if not (group[IMAGES] and masks):
@@ -95,13 +98,14 @@ def pair_folders(
         elif len(group[IMAGES]) == len(masks) == 1:
             found.pairs.append(FolderPair((group[IMAGES][0],), masks[0]))
         else:
-            several = " and ".join(map(str, max(group[IMAGES], masks, key=len)))
+            more = group[IMAGES] if len(group[IMAGES]) > 1 else masks
+            several = " and ".join(map(str, more))
             raise _ambiguous(folder, files, f"{several} both belong to {place!r}")
     _pair_alone(alone, files, found.pairs, holds_both, fits)
     if found.pairs and not alone[MASKS]:
         for path in list(alone[IMAGES]):
             if kind := _without_masks(path):
-                found.aside[path] = f"{kind} frames without masks"
+                found.aside[path] = f"frames without masks, {kind}"
                 alone[IMAGES].remove(path)
     left = alone[IMAGES] + alone[MASKS]
     if left and (found.pairs or (alone[IMAGES] and alone[MASKS])):
@@ -135,8 +139,8 @@ def _pair_alone(
             alone[IMAGES].remove(images[0])
             alone[MASKS].remove(masks[0])
     if alone[IMAGES] and len(alone[MASKS]) == 1:  # `train/`, `val/` and one `semseg/`
-        images = [path for folder in alone[IMAGES] for path in files[folder]]
-        if fits(images, files[alone[MASKS][0]]):
+        frames = [frame for folder in alone[IMAGES] for frame in files[folder]]
+        if fits(frames, files[alone[MASKS][0]]):
             pairs.append(FolderPair(tuple(alone[IMAGES]), alone[MASKS][0]))
             alone.clear()
 
@@ -216,12 +220,13 @@ def _without_masks(path: PurePosixPath) -> str:
 
 
 def _ambiguous(folder: Path, files: Files, why: str) -> DataError:
-    roles = {path: role for group in _by_place(files).values() for role in group for path in group[role]}
+    groups = _by_place(files).values()
+    roles = {path: role for group in groups for role in group for path in group[role]}
     kinds = [f"{path} ({roles[path]})" for path in sorted(files)]
     return DataError(
-        f"{folder}: cannot tell which folders belong together: {why}. Found: {few(kinds, 12)}. Give "
-        "a folder that holds one pair, such as images/ and masks/, or say which files are which: "
-        "--images 'GLOB' --masks 'GLOB', in a notebook dataset 'GLOB::GLOB'"
+        f"{folder}: cannot tell which folders belong together: {why}. Found: {few(kinds, 12)}. "
+        "Give a folder that holds one pair, such as images/ and masks/, or say which files are "
+        f"which: {BY_PATTERNS}"
     )
 
 
@@ -230,8 +235,13 @@ def aside_notes(found: Folders, files: Files) -> list[str]:
     kinds: dict[str, list[PurePosixPath]] = defaultdict(list)
     for path, kind in sorted(found.aside.items()):
         kinds[kind].append(path)
-    count = Counter({kind: sum(len(files[p]) for p in paths) for kind, paths in kinds.items()})
     return [
-        f"{few(map(str, paths), 3)}: {count[kind]} files are left aside ({kind})"
+        left_aside(map(str, paths), sum(len(files[path]) for path in paths), kind)
         for kind, paths in kinds.items()
     ]
+
+
+def left_aside(places: Iterable[str], count: int, kind: str) -> str:
+    """The note on files that are left aside by rule; ``places`` names them or their folders."""
+    files = "1 file is" if count == 1 else f"{count} files are"
+    return f"{files} left aside ({kind}): {few(places, 3)}"

@@ -57,13 +57,13 @@ def levels_of_indices(indices: np.ndarray, labels: Mapping[int, str], path: Path
     listed = ", ".join(f"{index} {name}" for index, name in sorted(labels.items())) or "none"
     if not polyp:
         raise DataError(
-            f"{path} holds the class indices {_few(values)}, and dataset.json does not say which of "
-            f'them is polyp (its labels: {listed}): write them as {{"background": 0, "polyp": 1}}'
+            f"{path} holds the class indices {_few(values)}, and dataset.json does not say which "
+            f'is polyp (its labels: {listed}): write them as {{"background": 0, "polyp": 1}}'
         )
     ignored = [index for index in values if labels.get(index) == "ignore"]
     if ignored:
         raise DataError(
-            f"{path} holds {(indices == ignored[0]).sum()} pixels of the label {ignored[0]} ignore: "
+            f"{path} holds {(indices == ignored[0]).sum()} pixels of label {ignored[0]}, ignore: "
             "whether they are polyp is not known; label them, or remove the frame"
         )
     if unknown := [value for value in values if value not in labels]:
@@ -76,7 +76,8 @@ def levels_of_indices(indices: np.ndarray, labels: Mapping[int, str], path: Path
 
 def _is_polyp(name: str) -> bool:
     words = set(re.findall(r"[a-z]+", name.lower()))
-    return bool(words & _POLYP) and ("neoplastic" in words or not words & {"no", "non", "not", "free"})
+    denied = words & {"no", "non", "not", "free"} and "neoplastic" not in words
+    return bool(words & _POLYP) and not denied
 
 
 def _few(values: list[int]) -> str:

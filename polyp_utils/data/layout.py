@@ -6,10 +6,8 @@ left aside by rule (boxes, outlines, frames that come without masks) is counted 
 is dropped silently.
 """
 
-import glob
-import os
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,29 +15,22 @@ from polyp_utils.common.exceptions import DataError, few
 from polyp_utils.common.paths import common_folder
 from polyp_utils.data.boxes import describe_annotations
 from polyp_utils.data.folders import (
+    BY_PATTERNS,
     IMAGES,
-    INSTANCES,
     MASKS,
     NEITHER,
+    OTHER,
     FolderPair,
     aside_notes,
+    left_aside,
     pair_folders,
     place_of,
     prefix_of,
     role_of,
 )
 from polyp_utils.data.label_map import find_labels
+from polyp_utils.data.listing import SUFFIXES, Listing, files_of, sort_files, walk_files
 from polyp_utils.data.stems import case_names, fits, holds_both, pair_files, split_files
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-_VIDEOS = {".avi", ".mp4", ".mov", ".mkv", ".mpg", ".mpeg", ".wmv", ".webm", ".m4v"}
-_SIDE_FILES = {".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".pdf"}
-_SIDE_FILES |= {".zip", ".tar", ".gz", ".7z", ".rar", ".xlsx", ".xls", ".py", ".m", ".ipynb"}
-_SIDE_FILES |= {".rst", ".log", ".doc", ".docx", ".bib", ".sh", ".ini", ".cfg", ".names", ".cache"}
-_SIDE_FILES |= {".md5", ".sha256", ".url", ".jsonl"}
-_SIDE_NAMES = {"license", "licence", "readme", "copying", "citation", "version", "sha256sums"}
-_CLUTTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle"}
-_CLUTTER |= {"$recycle.bin", "system volume information", "lost+found"}  # and what begins with "."
 
 
 @dataclass(frozen=True)
@@ -61,16 +52,6 @@ class Pairs:
     labels: dict[int, str] | None = None
 
 
-@dataclass
-class _Side:
-    """Files below a folder, images or masks or both: by relative folder, and what else is there."""
-
-    files: dict[PurePosixPath, list[Path]]
-    broken: set[Path]
-    problems: list[str]
-    notes: list[str]
-
-
 def find_pairs(folder: Path, ignore: Iterable[str] = ()) -> Pairs:
     """Pairs images and masks below a folder.
 
@@ -85,13 +66,14 @@ def find_pairs(folder: Path, ignore: Iterable[str] = ()) -> Pairs:
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist: give a folder that holds images and masks")
     paths = list(walk_files(folder, set(ignore)))
-    side = _sort(paths, folder)
+    side = sort_files(paths, folder)
     try:
         if not side.files:
             raise DataError(f"{folder} holds {_no_images(paths)}")
         folders = pair_folders(folder, side.files, holds_both, fits)
         if not folders.pairs:
-            raise DataError(_why_no_pairs(folder, paths, side.files))
+            others = "".join(f". {note}" for note in aside_notes(folders, side.files))
+            raise DataError(_why_no_pairs(folder, paths, side.files) + others)
     except DataError:
         if side.problems:  # a broken link or an unsupported format best explains why nothing fits
             raise DataError(side.problems[0]) from None
@@ -112,23 +94,25 @@ def match_pairs(images: str, masks: str) -> Pairs:
             several folders which cannot be paired with certainty.
     """
     root = common_folder(images, masks)
-    matched = [_matches(pattern) for pattern in (images, masks)]
+    matched = [files_of(pattern) for pattern in (images, masks)]
     if both := set(matched[0]) & set(matched[1]):
         raise DataError(
             f"{images} and {masks} match {len(both)} files alike, first {min(both)}: give patterns "
             "that tell images from masks, such as '*.jpg' and '*.png'"
         )
-    sides = [_sort(paths, root) for paths in matched]
+    sides = [sort_files(paths, root) for paths in matched]
     for pattern, paths, side in zip((images, masks), matched, sides, strict=True):
         if not side.files:
-            problem = side.problems[0] if side.problems else f"{pattern} matches {_no_images(paths)}"
+            problem = (
+                side.problems[0] if side.problems else f"{pattern} matches {_no_images(paths)}"
+            )
             raise DataError(problem)
     one, other = sides
-    union = _Side({}, one.broken | other.broken, one.problems + other.problems, [])
+    union = Listing({}, one.broken | other.broken, one.problems + other.problems, [])
     union.notes = [*dict.fromkeys(one.notes + other.notes)]
     all_files = [[path for paths in side.files.values() for path in paths] for side in sides]
     if len(other.files) == 1 or all(len({p.stem for p in side}) == len(side) for side in all_files):
-        return _pair(root, union, [_Unit(*all_files)])
+        return _pair(root, union, [_Unit(all_files[0], all_files[1])])
     places = [{place_of(path): paths for path, paths in side.files.items()} for side in sides]
     if places[0].keys() != places[1].keys() or len(places[0]) < len(one.files):
         raise DataError(
@@ -148,18 +132,17 @@ class _Unit:
     partial: bool = False
 
 
-def _unit(pair: FolderPair, side: _Side) -> _Unit:
+def _unit(pair: FolderPair, side: Listing) -> _Unit:
     images = [path for folder in pair.images for path in side.files[folder]]
     if pair.images != (pair.masks,):
         return _Unit(images, side.files[pair.masks], pair.partial)
     images, masks, others = split_files(images)
     if others:
-        named = few((path.name for path in others), 3)
-        side.notes.append(f"{len(others)} files are left aside (boxes or outlines): {named}")
+        side.notes.append(left_aside((path.name for path in others), len(others), OTHER))
     return _Unit(images, masks)
 
 
-def _pair(root: Path, side: _Side, units: list[_Unit]) -> Pairs:
+def _pair(root: Path, side: Listing, units: list[_Unit]) -> Pairs:
     pairs: dict[str, tuple[Path, Path]] = {}
     problems, notes, labels = list(side.problems), list(side.notes), list[dict[int, str] | None]()
     several = len({path.parent for unit in units for path in unit.images}) > 1
@@ -170,14 +153,19 @@ def _pair(root: Path, side: _Side, units: list[_Unit]) -> Pairs:
         for image, mask in found.pairs:
             stem = case(image) if case else image.stem
             folder = PurePosixPath(image.parent.relative_to(root).as_posix())
-            if not {image, mask} & side.broken:
-                pairs[f"{prefix_of(folder) if several else ''}{stem}"] = image, mask
+            frame_id = f"{prefix_of(folder) if several else ''}{stem}"
+            if frame_id in pairs:
+                problems.append(
+                    f"{pairs[frame_id][0]} and {image} share the id {frame_id}: keep one"
+                )
+            elif not {image, mask} & side.broken:
+                pairs[frame_id] = image, mask
         problems += found.problems
         alone = [(found.alone_masks, unit.masks, "image", unit.images)]
         if unit.partial and found.alone_images:
-            text = f"{len(found.alone_images)} of {len(unit.images)} images in"
-            where = f"{unit.images[0].parent.name} have no mask in {unit.masks[0].parent.name}"
-            notes.append(f"{text} {where} and are left aside")
+            kind = f"of {len(unit.images)}, without a mask in {unit.masks[0].parent.name}"
+            names = (path.name for path in found.alone_images)
+            notes.append(left_aside(names, len(found.alone_images), kind))
         else:
             alone = [(found.alone_images, unit.images, "mask", unit.masks), *alone]
         problems += [
@@ -190,82 +178,6 @@ def _pair(root: Path, side: _Side, units: list[_Unit]) -> Pairs:
     if any(each != labels[0] for each in labels):
         raise DataError(f"{root} holds sets with different labels: give the folder of one")
     return Pairs(dict(sorted(pairs.items())), tuple(problems), tuple(notes), labels[0])
-
-
-def _sort(paths: Iterable[Path], root: Path) -> _Side:
-    """Image files by folder, with a message for each broken link and unsupported format.
-
-    Only side files (text, tables, archives) are skipped silently.
-    """
-    side, aside = _Side(defaultdict(list), set(), [], []), defaultdict[str, list[str]](list)
-    for path in paths:
-        folder, suffix = PurePosixPath(path.parent.relative_to(root).as_posix()), path.suffix.lower()
-        if path.is_symlink() and not path.exists():
-            target = os.readlink(path)
-            side.problems.append(
-                f"{path} is a link to {target}, which does not exist: restore that file, or remove "
-                "the link"
-            )
-            side.broken.add(path)
-        if suffix in SUFFIXES:
-            side.files[folder].append(path)
-        elif suffix in _VIDEOS:
-            aside["videos"].append(path.name)
-        elif path in side.broken or _is_side_file(path):
-            continue
-        elif role_of(folder) in (INSTANCES, NEITHER):
-            aside[f"files in {folder}"].append(path.name)
-        else:
-            side.problems.append(f"{path} is in an unsupported format: save it as PNG, or remove it")
-    side.notes += [
-        f"{len(names)} {what} are left aside: {few(names, 3)}" for what, names in aside.items()
-    ]
-    return side
-
-
-def _is_side_file(path: Path) -> bool:
-    return path.suffix.lower() in _SIDE_FILES or path.name.lower() in _SIDE_NAMES
-
-
-def _matches(pattern: str) -> list[Path]:
-    """Files that a pattern matches, or all below a folder; without clutter."""
-    if Path(pattern).is_dir():
-        return list(walk_files(Path(pattern)))
-    paths = sorted(map(Path, glob.glob(pattern, recursive=True)))
-    root = common_folder(pattern)
-    return [
-        path
-        for path in paths
-        if not (path.is_dir() or any(map(is_clutter, path.relative_to(root).parts)))
-    ]
-
-
-def walk_files(folder: Path, ignore: Collection[str] = ()) -> Iterator[Path]:
-    """All files below a folder, sorted within each, without clutter and folders to ignore.
-
-    Links to folders are followed, except those that lead back to a folder above them.
-
-    Raises:
-        DataError: a folder that may not be read.
-    """
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=_unreadable):
-        here = Path(root)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not (is_clutter(name) or name in ignore)
-            and not here.resolve().is_relative_to((here / name).resolve())
-        )
-        yield from (here / name for name in sorted(names) if not is_clutter(name))
-
-
-def _unreadable(error: OSError) -> None:
-    raise DataError(f"{error.filename} cannot be read ({error.strerror}): change its permissions")
-
-
-def is_clutter(name: str) -> bool:
-    """Whether a file or folder is what an operating system leaves behind, by its name."""
-    return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def _no_images(paths: Iterable[Path]) -> str:
@@ -283,10 +195,11 @@ def _why_no_pairs(folder: Path, paths: list[Path], files: dict[PurePosixPath, li
         return f"{folder} holds {kind} ({path}) but no images: put those beside it"
     if found := describe_annotations(paths):
         return (
-            f"{folder} holds images with {found}, but no masks: a polyp's pixels cannot be told "
-            "from that. Give masks, white on black, in a folder masks/ beside the images"
+            f"{folder} holds images with {found}, but no masks: this package needs the pixels of "
+            "each polyp. Give masks, white on black, in a folder masks/ beside the images"
         )
     return (
         f"{folder} holds images but no masks: put masks into a folder masks/ beside the images, "
-        "under their names, or into the same folder as <name>_mask"
+        "under their names, or into the same folder as <name>_mask; or say which files are which: "
+        f"{BY_PATTERNS}"
     )

@@ -55,7 +55,8 @@ def pair_files(
 
 def fits(images: Sequence[Path], masks: Sequence[Path]) -> bool:
     """Whether images of different stems have masks among these."""
-    return len({path.stem for path in images}) == len(images) and bool(pair_files(images, masks).pairs)
+    different = len({path.stem for path in images}) == len(images)
+    return different and bool(pair_files(images, masks).pairs)
 
 
 def split_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
@@ -91,8 +92,8 @@ def case_names(images: Sequence[Path]) -> Callable[[Path], str] | None:
     for path, match in zip(images, found, strict=True):
         if match and match[2] != "0000":
             raise DataError(
-                f"{path} is channel {int(match[2])} of its frame, stored in a file of its own: save "
-                f"each frame as one RGB image, {match[1]}_0000{path.suffix}, and remove the others"
+                f"{path} is channel {int(match[2])} of its frame, in a file of its own: save each "
+                f"frame as one RGB image, {match[1]}_0000{path.suffix}, and remove the others"
             )
     return lambda path: path.stem.removesuffix("_0000")
 
