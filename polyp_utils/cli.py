@@ -112,8 +112,9 @@ def _add_dataset(
     which = command.add_mutually_exclusive_group(required=default == "")
     text = RunConfig.__dataclass_fields__["dataset"].metadata["help"] + note
     which.add_argument("--dataset", default=default, help=text)
-    which.add_argument("--images", default="", help="pattern of the images, in place of --dataset")
-    command.add_argument("--masks", default="", help="pattern of their masks")
+    instead = "pattern of the images, in quotes, in place of --dataset"
+    which.add_argument("--images", default="", metavar="GLOB", help=instead)
+    command.add_argument("--masks", default="", metavar="GLOB", help="pattern of their masks")
 
 
 def _join_patterns(options: dict[str, Any]) -> None:

@@ -74,6 +74,44 @@ def test_a_folder_must_hold_one_lossless_file_per_frame(tmp_path, files, ids, me
         of_folder(tmp_path, ids)
 
 
+@pytest.mark.parametrize(
+    ("files", "ids"),
+    [
+        (["ETIS/0.png", "CVC/0.png", "ETIS/9.png"], ["CVC/0", "ETIS/0"]),
+        (["out/ETIS/0.png", "out/CVC/0.png"], ["CVC/0", "ETIS/0"]),  # an unpacked archive
+        (["out/out/0.png", "out/out/1.png"], ["0", "1"]),
+        (["0.png", "1.png"], ["test/0", "test/1"]),
+    ],
+)
+def test_ids_with_folders_are_files_in_folders(files, ids, tmp_path):
+    for level, name in enumerate(files):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (1, 1), 10 * level).save(tmp_path / name)
+    found = of_folder(tmp_path, ids)
+    assert found.ids == tuple(ids)
+    for frame_id in ids:
+        name = f"{frame_id}.png" if "/" in files[0] else f"{frame_id[-1]}.png"
+        (level,) = (number for number, file in enumerate(files) if file.endswith(name))
+        assert found.read(frame_id)[1].item() == pytest.approx(10 * level / 255)
+
+
+@pytest.mark.parametrize(
+    ("files", "ids"),
+    [
+        (["0.png"], ["CVC/0", "ETIS/0"]),  # whose is it?
+        (["0.png", "1.png"], ["test/0"]),  # 1 shows that these are not the test part's
+        (["a/0.png", "b/1.png"], ["0", "1"]),
+        (["CVC/0.png"], ["ETIS/0", "ETIS/1"]),
+    ],
+)
+def test_predictions_whose_frame_is_not_certain_are_refused(files, ids, tmp_path):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (1, 1)).save(tmp_path / name)
+    with pytest.raises(DataError, match=rf"first {ids[0]} \(it holds {files[0][:-4]}"):
+        of_folder(tmp_path, ids)
+
+
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(DataError, match="nowhere does not exist"):
         of_folder(tmp_path / "nowhere")

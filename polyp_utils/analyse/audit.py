@@ -110,7 +110,7 @@ def audit(name: str) -> Audit:
     """Checks every file of a data set and compares all frames.
 
     Args:
-        name: a name in the catalogue, or a folder.
+        name: a name in the catalogue, a folder, or ``IMAGES::MASKS``, see `get_info`.
 
     Raises:
         ValueError: the name is unknown.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polyp_utils.common.exceptions import unknown
+from polyp_utils.common.exceptions import few, unknown
 from polyp_utils.common.paths import common_folder, data_root, repo_root
 
 
@@ -222,6 +222,8 @@ def _absolute(pattern: str) -> str:
 def locate(info: DatasetInfo) -> Path:
     """The data set's folder under the data root; fetched if absent and allowed.
 
+    Also one that a browser or an archive has renamed: ``Kvasir-SEG (1)``, ``kvasir-seg-master``.
+
     Raises:
         FileNotFoundError: absent and not downloadable; the message says what to put where.
     """
@@ -229,12 +231,30 @@ def locate(info: DatasetInfo) -> Path:
         if (data_root() / name).is_dir():
             return data_root() / name
     folder = data_root() / info.folders[0]
+    renamed = _renamed(info)
+    if len(renamed) == 1:
+        return renamed[0]
+    if renamed:
+        reason = f"{few(path.name for path in renamed)} could all be it; rename the right one"
+        raise FileNotFoundError(_missing(info, folder, reason))
     if os.environ.get("POLYP_DATA") and not data_root().is_dir():
         raise FileNotFoundError(_missing(info, folder, "POLYP_DATA is not an existing folder"))
     if info.archive is None:
         reason = "its terms allow no automatic download"
         raise FileNotFoundError(_missing(info, folder, reason))
     return fetch(info, info.archive, data_root())
+
+
+def _renamed(info: DatasetInfo) -> list[Path]:
+    """Folders of the data root with one of the set's names, but for case, signs and suffixes."""
+    names = {_plain(name) for name in info.folders if "/" not in name}
+    there = sorted(data_root().iterdir()) if data_root().is_dir() else []
+    return [path for path in there if path.is_dir() and _plain(path.name) in names]
+
+
+def _plain(name: str) -> str:
+    without = re.sub(r"( ?\(\d+\)|[-_ ](master|main|copy))+$", "", name.lower())
+    return re.sub(r"[\W_]+", "", without)
 
 
 def fetch(info: DatasetInfo, archive: Archive, root: Path) -> Path:

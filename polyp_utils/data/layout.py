@@ -104,16 +104,17 @@ def match_pairs(images: str, masks: str) -> Pairs:
     for pattern, paths, side in zip((images, masks), matched, sides, strict=True):
         if not side.files:
             problem = (
-                side.problems[0] if side.problems else f"{pattern} matches {_no_images(paths)}"
+                f"{pattern} matches {_no_images(paths)}: correct the pattern; ** means folders "
+                "of any depth"
             )
-            raise DataError(problem)
+            raise DataError(side.problems[0] if side.problems else problem)
     one, other = sides
     union = Listing({}, one.broken | other.broken, one.problems + other.problems, [])
     union.notes = [*dict.fromkeys(one.notes + other.notes)]
     all_files = [[path for paths in side.files.values() for path in paths] for side in sides]
     if len(other.files) == 1 or all(len({p.stem for p in side}) == len(side) for side in all_files):
         return _pair(root, union, [_Unit(all_files[0], all_files[1])])
-    places = [{place_of(path): paths for path, paths in side.files.items()} for side in sides]
+    places = [_places(side.files) for side in sides]
     if places[0].keys() != places[1].keys() or len(places[0]) < len(one.files):
         raise DataError(
             f"{images} and {masks} match files of the same names in several folders, and which "
@@ -121,6 +122,13 @@ def match_pairs(images: str, masks: str) -> Pairs:
             f"{few(map(str, other.files))} in {root}. Give patterns that match one folder each"
         )
     return _pair(root, union, [_Unit(places[0][at], places[1][at]) for at in places[0]])
+
+
+def _places(files: dict[PurePosixPath, list[Path]]) -> dict[str, list[Path]]:
+    """Files by place: the words of their folders that are not for roles, or that differ."""
+    shared = set.intersection(*(set(path.parts) for path in files)) if len(files) > 1 else set()
+    parts = {path: [part for part in path.parts if part not in shared] for path in files}
+    return {place_of(PurePosixPath(*parts[path])): paths for path, paths in files.items()}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def name_without_place(name: str) -> str:
     paths = name.split("::")
     if name in CATALOG or not Path(paths[0]).is_absolute():
         return name
-    folder = common_folder(*paths)
+    folder = common_folder(*paths) if paths[1:] else Path(name)
     inside = (root for root in (data_root(), repo_root()) if root in folder.parents)
     above = str(next(inside, folder.parent))
     above = glob.escape(above) if paths[1:] else above
