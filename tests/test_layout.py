@@ -188,7 +188,7 @@ NNUNET += ["labelsTr/case_1.png", "labelsTr/case_2.png"]
         ({"background": 0, "polyp": 1}, 255, "holds 255, which dataset.json does not name"),
         ({"background": 0, "polyp": 1, "ignore": 2}, 2, "6 pixels of label 2, ignore"),
         ({"polyp": [1, 2]}, 1, "does not say what the values of the masks mean"),
-        (None, 1, "holds only 0–1"),
+        (None, 1, "holds only levels 0 to 1"),
     ],
 )
 def test_the_labels_of_nnunet_say_which_index_is_polyp(labels, value, message, tmp_path):

@@ -1,4 +1,4 @@
-"""The names of class indices in masks of nnU-Net, from its ``dataset.json``."""
+"""Masks of class indices, as of nnU-Net, whose ``dataset.json`` says which index is polyp."""
 
 import json
 import re
@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from polyp_utils.common.exceptions import DataError
+from polyp_utils.data.masks import MaskFile, mask_file
+from polyp_utils.data.pixels import Pixels
 
 _POLYP = {"polyp", "polyps", "lesion", "lesions", "adenoma", "adenomas", "neoplastic", "serrated"}
 _POLYP |= {"hyperplastic", "foreground"}
@@ -38,6 +40,30 @@ def find_labels(folder: Path) -> dict[int, str] | None:
             '{"background": 0, "polyp": 1}'
         ) from error
     return named
+
+
+def labelled_mask(pixels: Pixels, labels: Mapping[int, str]) -> MaskFile:
+    """A mask of class indices, unless it is black and white and no label is known.
+
+    Args:
+        pixels: of the mask's file.
+        labels: class index -> name, see `find_labels`.
+
+    Raises:
+        DataError: colours or transparency, or indices that `levels_of_indices` refuses.
+    """
+    indices, alpha = pixels.values if pixels.indices is None else pixels.indices, pixels.alpha
+    if indices.ndim == 3 and (indices == indices[..., :1]).all():
+        indices = indices[..., 0]
+    if indices.ndim == 3 or (alpha is not None and alpha.min() < alpha.max()):
+        raise DataError(
+            f"{pixels.path} has colours or transparency, but dataset.json announces class indices: "
+            "save it as a grey PNG"
+        )
+    if not labels and np.isin(indices, (0, 255)).all():
+        return mask_file(pixels)
+    levels = levels_of_indices(indices, labels, pixels.path)
+    return MaskFile(pixels.path, levels, np.zeros(levels.shape, bool), levels.copy())
 
 
 def levels_of_indices(indices: np.ndarray, labels: Mapping[int, str], path: Path) -> np.ndarray:
