@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polyp_utils.common.exceptions import WeightsError
+from polyp_utils.common.exceptions import WeightsError, few
 from polyp_utils.data.labels import SCHEMES
 from polyp_utils.model.unet import STRIDE, UNet
+from polyp_utils.model.weights import MAX_CHANNELS
 
 COUNTER = "num_batches_tracked"  # of batch norm; evaluation does without
 
@@ -152,7 +153,7 @@ def refusal(path: Path, state: dict[str, Tensor]) -> str:
 def _by_shape(state: Mapping[str, Tensor]) -> UNet | None:
     """A network of the same width and logits, without numbers."""
     shapes = [tuple(tensor.shape) for tensor in state.values()]
-    widths = [shape[0] for shape in shapes if shape[1:] == (3, 3, 3)]
+    widths = [s[0] for s in shapes if s[1:] == (3, 3, 3) and s[0] <= MAX_CHANNELS]
     logits = [s[0] for s in shapes if len(widths) == 1 and s[1:] == (widths[0] // 2, 1, 1)]
     if len(logits) != 1:
         return None
@@ -207,10 +208,3 @@ def _likeness(*names: str) -> float:
 def natural(name: str) -> list[str | int]:
     """A key to sort by: layers.9 comes before layers.10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
-
-
-def few(names: Iterable[str], most: int = 6) -> str:
-    """The first names, and how many more there are."""
-    listed = [*names]
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
