@@ -114,6 +114,7 @@ def as_frame(image: Frame) -> np.ndarray:
                 f"the image has mode {image.mode}, so which level is white is not certain: scale "
                 'it to 8 bits, then convert("RGB")'
             )
+        image.load()  # Pillow turns a TIFF here by itself, which must not be done twice
         image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     wanted = "give one frame, RGB uint8 (H, W, 3), or a PIL image"
     if not isinstance(image, np.ndarray):

@@ -50,7 +50,7 @@ def format_of(path: Path) -> Literal["safetensors", "pickle"]:
             f"{path} has {size:,} bytes, and at most {MAX_BYTES:,} are read: save the network's "
             "state_dict alone"
         )
-    if start[8:9] == b"{" and start[5:8] == bytes(3):
+    if start[8:9] == b"{" and 0 in start[:8]:  # the length of the header; text has no 0
         _check_header(path, size)
         return "safetensors"
     if start.startswith((b"PK\x03\x04", b"\x80")):
@@ -73,13 +73,13 @@ def _what_else(start: bytes) -> str:
     for magic, what in _MAGIC.items():
         if start.startswith(magic):
             return what
-    text = start.decode("utf-8", errors="replace").strip().lstrip("\ufeff")
+    text = " ".join(start.decode("utf-8", errors="replace").lstrip("\ufeff").split())
     if text.startswith("<"):
         return (
             "a web page, which the download gave instead; log in, or use the link of the file "
             "itself (on the Hub with /resolve/, not /blob/)"
         )
-    if text.replace("\n", " ").replace("\r", "").replace("\t", " ").isprintable():
+    if text.isprintable() and "\ufffd" not in text[:60]:
         return f"text that begins with {text[:60]!r}; if a server sent it, it says why"
     return "neither safetensors nor of torch.save, or damaged"
 

@@ -113,8 +113,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        WeightsError: not a safetensors file, see `format_of`, or numbers that no network can use, see
-            `check_numbers`.
+        WeightsError: not a safetensors file, see `format_of`, or numbers that no network can use,
+            see `check_numbers`.
     """
     with _opened(path) as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -146,8 +146,16 @@ class Run:
 
         from polyp_utils.runs.levels import from_levels
 
-        with Image.open(io.BytesIO(self._stored(part, frame_id))) as image:
-            pixels = torch.from_numpy(np.array(image))
+        try:
+            with Image.open(io.BytesIO(self._stored(part, frame_id)), formats=["PNG"]) as image:
+                if image.mode not in ("L", "LA", "RGB"):
+                    raise ValueError(f"its mode is {image.mode}, not L, LA or RGB")
+                pixels = torch.from_numpy(np.array(image))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise RunError(
+                f"{self.prediction_path(part, frame_id)} is no prediction of this run ({error}): "
+                "put the right file back, or remove the run's folder and train it again"
+            ) from error
         levels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
         if len(levels) != len(scheme.classes) - 1:
             raise RunError(
