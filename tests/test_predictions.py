@@ -146,7 +146,7 @@ def test_a_stored_prediction_that_is_damaged_names_its_file(run, damage):
         Image.new("P", (32, 32)).save(path)
     else:
         path.write_bytes({"cut": whole[: len(whole) // 2], "text": b"PNG", "empty": b""}[damage])
-    with pytest.raises(RunError, match=r"phantom-0300\.png is no prediction of this run"):
+    with pytest.raises(RunError, match=r"phantom-0300\.png (is damaged|holds 2 classes)"):
         of_run(run).read("phantom-0300")
 
 
