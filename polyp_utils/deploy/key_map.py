@@ -72,7 +72,7 @@ def read_key_map(path: Path) -> tuple[dict[str, str | None], dict[str, Any]]:
         names = {ours.split()[0]: theirs for ours, theirs in there["names"].items()}
         if wrong := [theirs for theirs in names.values() if not isinstance(theirs, str | None)]:
             raise TypeError(f"{wrong[0]!r} is not a name")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
             f"{path} is no key map: a JSON file with 'choices' and 'names', like the template that "
             f"loading without it writes ({type(error).__name__}: {error})"

@@ -173,8 +173,8 @@ class Learner:
             ValueError: the state is that of another run.
             LookupError, RuntimeError, TypeError: it is no such state.
         """
-        there = state.get("settings", self._identity)  # earlier versions did not write them
-        if different := [key for key, value in self._identity.items() if there[key] != value]:
+        there = state.get("settings", {})  # earlier versions did not write them
+        if different := [k for k, value in self._identity.items() if there.get(k, value) != value]:
             raise ValueError(f"it is that of a run with another {', '.join(different)}")
         for name, part in self._stateful.items():
             part.load_state_dict(state[name])
