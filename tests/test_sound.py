@@ -146,6 +146,15 @@ def test_an_input_size_that_no_network_sees_is_refused(tmp_path, size):
         load_model(tmp_path / "odd.safetensors")
 
 
+@pytest.mark.parametrize("scheme", ["triiap", ["trimap"], 3])
+def test_a_scheme_that_nobody_knows_is_asked_for(tmp_path, scheme):
+    settings = json.dumps({"settings": {"scheme": scheme, "image_size": 32}})
+    save_file(state(), tmp_path / "odd.safetensors", {"polyp_utils": settings})
+    with pytest.raises(WeightsError, match=r"odd\.safetensors says .*, which is none here: give"):
+        load_model(tmp_path / "odd.safetensors")
+    assert load_model(tmp_path / "odd.safetensors", scheme="trimap", device="cpu").image_size == 32
+
+
 # --- pickles -------------------------------------------------------------------------------------
 
 

@@ -185,14 +185,19 @@ def load_model(
             f"{path} does not say its label scheme and input size: give scheme= ({logits} logits: "
             f"one of {', '.join(fitting)}) and image_size= (pixels; the model card's is 256)"
         )
-    if scheme and stored and scheme != stored:
+    if scheme and stored in [*SCHEMES] and scheme != stored:
         raise WeightsError(f"{path} was trained with scheme {stored!r}, not {scheme!r}")
     if type(size) is not int or size % STRIDE or not STRIDE <= size <= MAX_SIZE:
         raise WeightsError(
             f"{path} would see frames at {size!r} px: give image_size= a multiple of {STRIDE} up "
             f"to {MAX_SIZE}"
         )
-    found = get_scheme(str(scheme or stored))
+    if not scheme and stored not in [*SCHEMES]:
+        raise WeightsError(
+            f"{path} says that its label scheme is {stored!r}, which is none here: give scheme= "
+            f"({logits} logits: one of {', '.join(fitting)})"
+        )
+    found = get_scheme(scheme or stored)
     if found.logits != logits:
         raise WeightsError(
             f"{path} has {logits} logits but scheme {found.name!r} needs {found.logits}: "
