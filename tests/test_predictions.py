@@ -6,10 +6,16 @@ import torch
 from PIL import Image
 
 from polyp_utils.common.config import RunConfig
-from polyp_utils.common.exceptions import DataError
+from polyp_utils.common.exceptions import DataError, RunError
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.splits import load_split
-from polyp_utils.runs.predictions import of_arrays, of_folder, of_network, of_run
+from polyp_utils.runs.predictions import (
+    of_arrays,
+    of_folder,
+    of_network,
+    of_probabilities,
+    of_run,
+)
 from polyp_utils.score.evaluation import evaluate
 from polyp_utils.train.fit import fit
 
@@ -154,6 +160,32 @@ def test_arrays_that_are_not_maps_are_rejected(values, message):
 def test_a_frame_of_another_data_set_is_named(dataset):
     with pytest.raises(ValueError, match="1 of 1 ids are not in Phantoms, first 'x'"):
         evaluate(of_arrays({"x": np.zeros((4, 4), bool)}), dataset)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.1])
+def test_what_are_no_probabilities_are_never_stored(run, value):
+    good = torch.full((3, 4, 4), 1 / 3)
+    bad = good.clone()
+    bad[0, 2, 2] = value
+    with pytest.raises(ValueError, match=r"prediction b holds .* must lie in \[0, 1\]"):
+        of_probabilities([("a", good), ("b", bad)], run.scheme, "any")
+    with pytest.raises(ValueError, match=f"prediction b of {run.name} holds"):
+        run.save_probabilities("test", "b", bad)
+    assert not run.prediction_path("test", "b").exists()
+    with pytest.raises(ValueError, match="prediction b holds"):
+        of_arrays({"a": good[0].numpy(), "b": bad[0].numpy()})
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "palette", "empty"])
+def test_a_stored_prediction_that_is_damaged_names_its_file(run, damage):
+    path = run.prediction_path("test", "phantom-0300")
+    whole = path.read_bytes()
+    if damage == "palette":
+        Image.new("P", (32, 32)).save(path)
+    else:
+        path.write_bytes({"cut": whole[: len(whole) // 2], "text": b"PNG", "empty": b""}[damage])
+    with pytest.raises(RunError, match=r"phantom-0300\.png (is damaged|holds 2 classes)"):
+        of_run(run).read("phantom-0300")
 
 
 @pytest.mark.parametrize("scheme", ["trimap", "binary"])

@@ -85,11 +85,13 @@ def of_network(
     Raises:
         FileNotFoundError: the run's weights are not on disk.
         ValueError: the data set is opened at another size.
+        WeightsError: see `load_weights`; or the network's output for a frame is not finite.
     """
     network, compute = network_of(run, dataset, device, weights=weights)
     names = tuple(ids) or dataset.ids
     images = Rows(dataset.images, dataset.rows(names))
-    found = predict(network, images, compute, mirrored=mirrored)
+    called = [f"{frame_id} by {weights or run.name}" for frame_id in names]
+    found = predict(network, images, compute, mirrored=mirrored, names=called)
     name = f"{run.name}, mirrored" if mirrored else run.name
     return of_probabilities(zip(names, found, strict=True), run.scheme, name)
 
@@ -121,8 +123,11 @@ def of_probabilities(found: Iterable[tuple[str, Tensor]], scheme: Scheme, name: 
         found: id and probabilities, float (C, h, w), of each frame.
         scheme: what the classes mean.
         name: the system's name in tables.
+
+    Raises:
+        ValueError: probabilities of a frame that are not in [0, 1].
     """
-    levels = {frame_id: to_levels(probabilities) for frame_id, probabilities in found}
+    levels = {frame_id: to_levels(probabilities, frame_id) for frame_id, probabilities in found}
     return Predictions(name, scheme, tuple(levels), lambda i: from_levels(levels[i]))
 
 
