@@ -6,10 +6,16 @@ import torch
 from PIL import Image
 
 from polyp_utils.common.config import RunConfig
-from polyp_utils.common.exceptions import DataError
+from polyp_utils.common.exceptions import DataError, RunError
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.splits import load_split
-from polyp_utils.runs.predictions import of_arrays, of_folder, of_network, of_run
+from polyp_utils.runs.predictions import (
+    of_arrays,
+    of_folder,
+    of_network,
+    of_probabilities,
+    of_run,
+)
 from polyp_utils.score.evaluation import evaluate
 from polyp_utils.train.fit import fit
 
@@ -74,6 +80,44 @@ def test_a_folder_must_hold_one_lossless_file_per_frame(tmp_path, files, ids, me
         of_folder(tmp_path, ids)
 
 
+@pytest.mark.parametrize(
+    ("files", "ids"),
+    [
+        (["ETIS/0.png", "CVC/0.png", "ETIS/9.png"], ["CVC/0", "ETIS/0"]),
+        (["out/ETIS/0.png", "out/CVC/0.png"], ["CVC/0", "ETIS/0"]),  # an unpacked archive
+        (["out/out/0.png", "out/out/1.png"], ["0", "1"]),
+        (["0.png", "1.png"], ["test/0", "test/1"]),
+    ],
+)
+def test_ids_with_folders_are_files_in_folders(files, ids, tmp_path):
+    for level, name in enumerate(files):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (1, 1), 10 * level).save(tmp_path / name)
+    found = of_folder(tmp_path, ids)
+    assert found.ids == tuple(ids)
+    for frame_id in ids:
+        name = f"{frame_id}.png" if "/" in files[0] else f"{frame_id[-1]}.png"
+        (level,) = (number for number, file in enumerate(files) if file.endswith(name))
+        assert found.read(frame_id)[1].item() == pytest.approx(10 * level / 255)
+
+
+@pytest.mark.parametrize(
+    ("files", "ids"),
+    [
+        (["0.png"], ["CVC/0", "ETIS/0"]),  # whose is it?
+        (["0.png", "1.png"], ["test/0"]),  # 1 shows that these are not the test part's
+        (["a/0.png", "b/1.png"], ["0", "1"]),
+        (["CVC/0.png"], ["ETIS/0", "ETIS/1"]),
+    ],
+)
+def test_predictions_whose_frame_is_not_certain_are_refused(files, ids, tmp_path):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (1, 1)).save(tmp_path / name)
+    with pytest.raises(DataError, match=rf"first {ids[0]} \(it holds {files[0][:-4]}"):
+        of_folder(tmp_path, ids)
+
+
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(DataError, match="nowhere does not exist"):
         of_folder(tmp_path / "nowhere")
@@ -116,6 +160,32 @@ def test_arrays_that_are_not_maps_are_rejected(values, message):
 def test_a_frame_of_another_data_set_is_named(dataset):
     with pytest.raises(ValueError, match="1 of 1 ids are not in Phantoms, first 'x'"):
         evaluate(of_arrays({"x": np.zeros((4, 4), bool)}), dataset)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 1.1])
+def test_what_are_no_probabilities_are_never_stored(run, value):
+    good = torch.full((3, 4, 4), 1 / 3)
+    bad = good.clone()
+    bad[0, 2, 2] = value
+    with pytest.raises(ValueError, match=r"prediction b holds .* must lie in \[0, 1\]"):
+        of_probabilities([("a", good), ("b", bad)], run.scheme, "any")
+    with pytest.raises(ValueError, match=f"prediction b of {run.name} holds"):
+        run.save_probabilities("test", "b", bad)
+    assert not run.prediction_path("test", "b").exists()
+    with pytest.raises(ValueError, match="prediction b holds"):
+        of_arrays({"a": good[0].numpy(), "b": bad[0].numpy()})
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "palette", "empty"])
+def test_a_stored_prediction_that_is_damaged_names_its_file(run, damage):
+    path = run.prediction_path("test", "phantom-0300")
+    whole = path.read_bytes()
+    if damage == "palette":
+        Image.new("P", (32, 32)).save(path)
+    else:
+        path.write_bytes({"cut": whole[: len(whole) // 2], "text": b"PNG", "empty": b""}[damage])
+    with pytest.raises(RunError, match=r"phantom-0300\.png (is damaged|holds 2 classes)"):
+        of_run(run).read("phantom-0300")
 
 
 @pytest.mark.parametrize("scheme", ["trimap", "binary"])

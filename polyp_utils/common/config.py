@@ -16,8 +16,10 @@ from typing import Any
 
 from polyp_utils.common.exceptions import unknown
 from polyp_utils.common.names import unfit_title
+from polyp_utils.common.paths import common_folder
 
 _SCHEMES = "trimap, binary, unused-third, jpeg-levels or neopolyp (what the classes are)"
+_DATASET = "name in the catalogue, a folder, or IMAGES::MASKS (patterns)"
 _DICE_ABSENT = "a class absent from the batch, in the Dice loss"
 _PRECISION = "auto: bf16 where the hardware has it"
 MAX_WIDTH, MAX_IMAGE_SIZE = 512, 4096  # more takes memory that no machine has
@@ -44,7 +46,7 @@ class RunConfig:
     """
 
     recipe: str = _setting("card", "named settings to start from")
-    dataset: str = _setting("kvasir-seg", "name in the catalogue, or a folder")
+    dataset: str = _setting("kvasir-seg", _DATASET)
     split: str = _setting("random-800-s42", "name of a split, or a file or folder with your own")
     scheme: str = _setting("trimap", _SCHEMES)
     image_size: int = _setting(256, "side of the network's input in pixels, a multiple of 16")
@@ -196,7 +198,8 @@ class RunConfig:
         if self.name:
             return self.name
         usual = RECIPES.get(self.recipe, self)
-        data = f"-{Path(self.dataset).name}" if self.dataset != usual.dataset else ""
+        place = common_folder(*self.dataset.split("::")) if "::" in self.dataset else self.dataset
+        data = f"-{Path(place).name}" if self.dataset != usual.dataset else ""
         file, _, fold = Path(self.split).name.rpartition("#")  # `splits_final.json#2`
         split = (
             f"{Path(file).stem}-fold{fold}" if file and fold.isalnum() else Path(self.split).stem

@@ -20,6 +20,7 @@ A user's own split is read from a file or folder, see :mod:`polyp_utils.data.spl
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def leak_warning(split: Split, dataset: str) -> str:
     if known_ids(dataset) is None:
         return (
             f"split {split.name} is not checked for near-duplicates: `python -m polyp_utils audit "
-            f"--dataset {dataset}` looks for them"
+            f"--dataset {shlex.quote(dataset)}` looks for them"
         )
     return ""
 

@@ -3,6 +3,7 @@
 All become `Predictions`, so that every score is computed in the same way for every system.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from polyp_utils.common.device import Compute, get_compute
-from polyp_utils.common.exceptions import DataError
+from polyp_utils.common.exceptions import DataError, few
 from polyp_utils.data.cache import Rows
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
+from polyp_utils.data.listing import walk_files
 from polyp_utils.model.predict import freeze, predict
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import load_weights
@@ -74,11 +76,13 @@ def of_network(
     Raises:
         FileNotFoundError: the run's weights are not on disk.
         ValueError: the data set is opened at another size.
+        WeightsError: see `load_weights`; or the network's output for a frame is not finite.
     """
     network, compute = network_of(run, dataset, device, weights=weights)
     names = tuple(ids) or dataset.ids
     images = Rows(dataset.images, dataset.rows(names))
-    found = predict(network, images, compute, mirrored=mirrored)
+    called = [f"{frame_id} by {weights or run.name}" for frame_id in names]
+    found = predict(network, images, compute, mirrored=mirrored, names=called)
     name = f"{run.name}, mirrored" if mirrored else run.name
     return of_probabilities(zip(names, found, strict=True), run.scheme, name)
 
@@ -110,8 +114,11 @@ def of_probabilities(found: Iterable[tuple[str, Tensor]], scheme: Scheme, name: 
         found: id and probabilities, float (C, h, w), of each frame.
         scheme: what the classes mean.
         name: the system's name in tables.
+
+    Raises:
+        ValueError: probabilities of a frame that are not in [0, 1].
     """
-    levels = {frame_id: to_levels(probabilities) for frame_id, probabilities in found}
+    levels = {frame_id: to_levels(probabilities, frame_id) for frame_id, probabilities in found}
     return Predictions(name, scheme, tuple(levels), lambda i: from_levels(levels[i]))
 
 
@@ -119,7 +126,10 @@ def of_folder(folder: str | Path, ids: Iterable[str] = (), name: str = "") -> Pr
     """Masks or maps of P(polyp) written by any system, one grey image ``<id>.png`` per frame.
 
     Args:
-        folder: holds 8-bit images, 0 to 255, of any size, in a lossless format.
+        folder: holds 8-bit images, 0 to 255, of any size, in a lossless format. An id with folders
+            (``ETIS/0``) is a file in folders (``ETIS/0.png``), below this folder or below one that
+            holds all. Without any folders the last parts of the ids suffice, if they differ and
+            there are no other files.
         ids: required frames, for example a test part; empty: all in the folder.
         name: the system's name in tables; empty: the folder's.
 
@@ -129,16 +139,12 @@ def of_folder(folder: str | Path, ids: Iterable[str] = (), name: str = "") -> Pr
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist: give a folder of predictions, <id>.png each")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in _FORMATS:
-            if path.stem in files:
-                raise DataError(f"{files[path.stem]} and {path} are both for {path.stem}: keep one")
-            files[path.stem] = path
+    files = _by_id(folder, tuple(ids))
     wanted = tuple(ids) or tuple(files)
     missing = [frame_id for frame_id in wanted if frame_id not in files]
     if missing or not wanted:
-        first = f"first {missing[0]}" if missing else "it holds none"
+        there = f" (it holds {few(files, 3)})" if files else ""
+        first = f"first {missing[0]}{there}" if missing else "it holds none"
         raise DataError(
             f"{folder} lacks {len(missing)} of {len(wanted)} predictions, {first}: write one image "
             f"<id>.png per frame ({', '.join(_FORMATS)}; JPEG would change the scores)"
@@ -146,6 +152,26 @@ def of_folder(folder: str | Path, ids: Iterable[str] = (), name: str = "") -> Pr
     return Predictions(
         name or folder.name, get_scheme("binary"), wanted, lambda i: _two(_read_map(files[i]))
     )
+
+
+def _by_id(folder: Path, wanted: tuple[str, ...]) -> dict[str, Path]:
+    """The image files below a folder by the ids that they are for."""
+    files: dict[str, Path] = {}
+    for path in walk_files(folder):
+        if path.suffix.lower() in _FORMATS:
+            frame_id = path.relative_to(folder).with_suffix("").as_posix()
+            if frame_id in files:
+                raise DataError(f"{files[frame_id]} and {path} are both for {frame_id}: keep one")
+            files[frame_id] = path
+    if not set(wanted) & files.keys():
+        inside = os.path.commonpath([path.parent for path in files.values()] or [folder])
+        below = {p.relative_to(inside).with_suffix("").as_posix(): p for p in files.values()}
+        if set(wanted) <= below.keys():
+            return below
+        last = {frame_id.rpartition("/")[2]: frame_id for frame_id in wanted}
+        if len(last) == len(wanted) and last.keys() == files.keys():
+            return {last[stem]: path for stem, path in files.items()}
+    return files
 
 
 def _read_map(path: Path) -> np.ndarray:

@@ -177,7 +177,7 @@ class Run:
         """Stores probabilities (C, H, W), C from 2 to 4, as a PNG of `levels` (L, LA or RGB)."""
         from polyp_utils.runs.levels import to_levels
 
-        levels = to_levels(probabilities).cpu().numpy()
+        levels = to_levels(probabilities, f"{frame_id} of {self.name}").cpu().numpy()
         image = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
         with atomic(self.prediction_path(part, frame_id)) as temporary:
             image.save(temporary, "PNG", optimize=True)
