@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from polyp_utils.common.config import RECIPES, RunConfig
 from polyp_utils.common.exceptions import ExtraError, UserError
 
+_SHOWN_FINDINGS = 20  # of each severity
 _SHEET_PAIRS = 120  # on the contact sheet of an audit
 
 
@@ -125,7 +125,6 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
 
 def _run(verb: str, options: dict[str, Any]) -> int:
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         return _VERBS[verb](**options) or 0
     except (ValueError, OSError, UserError, ExtraError) as error:
@@ -257,8 +256,12 @@ def _audit(dataset: str, duplicate_recall: int) -> int:
             sheet.savefig(temporary, format="jpg", pil_kwargs=JPEG)
     there = found.summary.query("findings > 0").drop(columns="for example")
     print(there.to_string(index=False) if len(there) else "nothing to report")
-    for row in found.errors.itertuples():
-        print(f"error: {row.check}: {row.detail}")
+    for severity in ("error", "doubt"):
+        rows = found.of_severity(severity)
+        for row in rows.head(_SHOWN_FINDINGS).itertuples():
+            print(f"{severity}: {row.check}: {row.id}{': ' * bool(row.id)}{row.detail}")
+        if len(rows) > _SHOWN_FINDINGS:
+            print(f"and {len(rows) - _SHOWN_FINDINGS} more of severity {severity}")
     if duplicate_recall:
         write_csv(folder / "recall.csv", recall_of_copies(dataset, duplicate_recall))
     print(f"{len(found.frames)} frames in {found.seconds:.0f} s; all findings are in {folder}")

@@ -173,17 +173,17 @@ def other_size(folder):
 def truncated(folder):
     path = folder / "images" / "frame-2.jpg"
     path.write_bytes(path.read_bytes()[:-2000])
-    return "{0}/images/frame-2.jpg cannot be decoded (image file is truncated"
+    return "{0}/images/frame-2.jpg is damaged (image file is truncated"
 
 
 def zero_bytes(folder):
     (folder / "masks" / "frame-2.jpg").write_bytes(b"")
-    return "{0}/masks/frame-2.jpg is empty (0 bytes): fetch it again"
+    return "{0}/masks/frame-2.jpg is empty (0 bytes): copy it again"
 
 
 def no_image(folder):
     (folder / "images" / "frame-2.jpg").write_text("<html>404</html>")
-    return "{0}/images/frame-2.jpg cannot be decoded (cannot identify image file"
+    return "{0}/images/frame-2.jpg is a web page or XML instead of an image"
 
 
 def grey_values(folder):
@@ -201,7 +201,7 @@ def grey_values(folder):
 
 def class_labels(folder):
     write_mask(folder / "masks" / "frame-2.jpg", phantom.draw_phantom(2)[1] // 255)
-    return "{0}/masks/frame-2.jpg holds only 0–1, so it would count as empty"
+    return "{0}/masks/frame-2.jpg holds only levels 0 to 1, so it would count as empty"
 
 
 @pytest.mark.usefixtures("eight")
@@ -429,7 +429,7 @@ def test_any_folder(drawn_folder, cache):
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.zeros((40, 50), np.uint16), "has pixels of mode I;16: save it with 8 bits per channel"),
+        (np.full((40, 50), 4095, np.uint16), "holds uint16 values from 4095 to 4095, so which is"),
         (np.full((40, 50, 3), (128, 0, 0), np.uint8), "2000 of 2000 pixels are neither near 0"),
     ],
 )

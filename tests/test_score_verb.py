@@ -1,7 +1,6 @@
 """The verb score: another system's folder, from the command line to its tables."""
 
 import json
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -139,7 +138,7 @@ def test_results_of_something_else_are_not_overwritten(theirs, split, tmp_path, 
         check_free(out, task)
 
 
-def test_doubts_are_one_line_and_recorded(theirs, split, tmp_path, capsys):
+def test_doubts_are_warned_of_and_recorded(theirs, split, tmp_path, capsys):
     inverted = tmp_path / "inverted"
     inverted.mkdir()
     for path in theirs.iterdir():
@@ -148,7 +147,6 @@ def test_doubts_are_one_line_and_recorded(theirs, split, tmp_path, capsys):
         assert score(inverted, "--split", split, "--out", tmp_path / "out") == 0
     (doubt,) = json.loads((tmp_path / "out/summary.json").read_text())["doubts"]
     assert str(warned[0].message) == f"inverted: {doubt}"
-    assert warnings.formatwarning(warned[0].message) == f"warning: inverted: {doubt}\n"
 
 
 def test_our_own_masks_and_class_maps_get_the_same_score(tiny_runs, home, tmp_path):

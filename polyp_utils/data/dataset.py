@@ -7,6 +7,7 @@ others wait for its file. The cache key changes with any file's path, size or mo
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import warnings
@@ -19,15 +20,18 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from polyp_utils.common.exceptions import DataError
 from polyp_utils.common.paths import cache_root
 from polyp_utils.common.progress import Progress
 from polyp_utils.data.cache import one_writer, open_map, write_rows
 from polyp_utils.data.catalog import get_info
+from polyp_utils.data.labels import THRESHOLD
+from polyp_utils.data.plausibility import FULL_MASK, Doubt, doubts, outline_pixels
 from polyp_utils.data.sources import Source, open_source
 from polyp_utils.data.transforms import resize_image, resize_mask
 
-_CACHE_VERSION = 2
-_TENSORS = ("images", "masks", "sizes")
+_CACHE_VERSION = 3
+_TENSORS = ("images", "masks", "sizes", "polyp_pixels")
 _CHUNK = 128  # frames decoded side by side
 
 
@@ -40,6 +44,8 @@ class PolypDataset(torch.utils.data.Dataset):
         images: uint8 (N, 3, S, S) RGB.
         masks: uint8 (N, S, S), levels; a label scheme turns them into classes.
         sizes: int64 (N, 2), original height and width in pixels.
+        polyp_pixels: int64 (N, 2), polyp pixels of each original mask, and those of them on the
+            frame's outline (corners count twice).
         fingerprint: hash of the content on disk, for the run's record.
         source: reads frames at their original size.
     """
@@ -54,7 +60,7 @@ class PolypDataset(torch.utils.data.Dataset):
         Raises:
             ValueError: unknown name.
             FileNotFoundError: not on disk and not downloadable.
-            DataError: a file cannot be used; the message names the first.
+            DataError: a file cannot be used, the message names the first; or every mask is full.
         """
         if image_size < 32:
             raise ValueError(f"image_size is {image_size}; it must be at least 32")
@@ -62,11 +68,23 @@ class PolypDataset(torch.utils.data.Dataset):
         self.source: Source = open_source(self.info)
         self.ids = self.source.ids
         tensors, self.fingerprint = _load(self.source, self.info.name, image_size)
-        self.images, self.masks, self.sizes = (tensors[key] for key in _TENSORS)
+        self.images, self.masks, self.sizes, self.polyp_pixels = (tensors[key] for key in _TENSORS)
         self._row = {frame_id: row for row, frame_id in enumerate(self.ids)}
+        for doubt in self.doubts:
+            if doubt.check == FULL_MASK and len(doubt.ids) == len(self):
+                raise DataError(f"{self.info.title}: {doubt}")
+            warnings.warn(f"{self.info.title}: {doubt}", stacklevel=1)  # so that it is shown once
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @functools.cached_property
+    def doubts(self) -> list[Doubt]:
+        """What is doubtful about the masks as a set, see `plausibility.doubts`."""
+        height, width = self.sizes.double().unbind(dim=1)
+        inside, outline = self.polyp_pixels.double().unbind(dim=1)
+        shares, outlines = inside / (height * width), outline / (2 * (height + width))
+        return doubts(self.ids, shares.numpy(), outlines.numpy())
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
         return self.images[row], self.masks[row]
@@ -141,11 +159,12 @@ def _decode_all(source: Source, size: int) -> Iterator[dict[str, Tensor]]:
 
     def one(frame_id: str) -> dict[str, Tensor]:
         image, mask = source.read_image(frame_id), source.read_mask(frame_id)
-        image_CHW = torch.from_numpy(image).permute(2, 0, 1)
+        image_CHW, polyp = torch.from_numpy(image).permute(2, 0, 1), mask > THRESHOLD
         return {
             "images": resize_image(image_CHW, (size, size)),
             "masks": resize_mask(torch.from_numpy(mask), (size, size)),
             "sizes": torch.tensor(mask.shape),
+            "polyp_pixels": torch.tensor([polyp.sum(), outline_pixels(polyp).sum()]),
         }
 
     count = len(source.ids)

@@ -41,6 +41,14 @@ class MaskFile:
         return self.raw if self.raw.ndim == 2 else self.raw.max(axis=-1)
 
     @property
+    def level_count(self) -> int:
+        """How many different levels or colours the file holds."""
+        if self.raw.ndim == 2:
+            return int(np.count_nonzero(np.bincount(self.raw.ravel())))
+        red, green, blue = np.moveaxis(self.raw.astype(np.uint32), -1, 0)
+        return len(np.unique(red << 16 | green << 8 | blue))
+
+    @property
     def traces(self) -> np.ndarray:
         """Pixels without a pure value (0, 255, or a pure colour), bool (H, W)."""
         if self.raw.ndim == 2:

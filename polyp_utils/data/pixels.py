@@ -27,6 +27,8 @@ _MODES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 _DEEP = {"I;16", "I;16L", "I;16B", "I", "F"}
 _PHOTOMETRIC, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 262, 338, 339  # TIFF tags
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BEGINNINGS = {
     b"version https://git-lfs": "a git-lfs pointer instead of the file: run `git lfs pull`",
     b"<": "a web page or XML instead of an image: download it again, logged in if need be",
@@ -125,13 +127,13 @@ def read_pixels(path: Path) -> Pixels:
     except DataError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds
-        if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        if data.startswith(_TIFF):
             return _read_with_tifffile(path, data, error)
         raise _undecodable(path, data, error) from error
 
 
 @dataclass(frozen=True)
-class Header:
+class ImageHeader:
     """What an image file says of itself: ``size`` (height, width) when upright, EXIF."""
 
     size: tuple[int, int]
@@ -143,21 +145,21 @@ class Header:
         return self.size[::-1] if self.orientation >= 5 else self.size
 
 
-def read_header(path: Path) -> Header:
+def read_image_header(path: Path) -> ImageHeader:
     """Size and orientation, without decoding if the format allows; errors as in `read_pixels`."""
     data = _read_bytes(path)
     try:
         with _opened(path, data) as image:
             size, orientation = image.size[::-1], _orientation(image, data)
             if image.format != "TIFF":  # Pillow gives a TIFF's size upright
-                return Header(size[::-1] if orientation >= 5 else size, orientation)
+                return ImageHeader(size[::-1] if orientation >= 5 else size, orientation)
     except DataError:
         raise
     except Exception as error:
-        if data[:2] not in (b"II", b"MM"):
+        if not data.startswith(_TIFF):
             raise _undecodable(path, data, error) from error
     pixels = read_pixels(path)
-    return Header((pixels.values.shape[0], pixels.values.shape[1]), pixels.orientation)
+    return ImageHeader((pixels.values.shape[0], pixels.values.shape[1]), pixels.orientation)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -193,6 +195,8 @@ def _opened(path: Path, data: bytes) -> Image.Image:
 
 
 def _read_with_pillow(path: Path, data: bytes) -> Pixels:
+    if data.startswith(_PNG):  # its checksums, which decoding does not look at
+        _opened(path, data).verify()
     with _opened(path, data) as image:
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: previews
         if pages > 1:
@@ -201,9 +205,8 @@ def _read_with_pillow(path: Path, data: bytes) -> Pixels:
         _check_tags(path, tags, image.mode)
         if image.mode not in _MODES | _WITH_ALPHA | _DEEP:
             raise DataError(f"{path} holds pixels of mode {image.mode}: save it as 8-bit RGB")
-        deep = (
-            ";16" in str(getattr(image, "tile", [[""]])[0][-1]) and image.mode not in _DEEP
-        )  # cut to 8 bits by Pillow
+        tiles = str(getattr(image, "tile", ""))  # how its parts are coded
+        deep = ";16" in tiles and image.mode not in _DEEP  # Pillow would cut it to 8 bits
         image.load()
         left = image.getexif().get(ORIENTATION, 1) if orientation != 1 else 1  # TIFFs are turned
         pixels = _with_cv2(path, data) if deep else _of_image(path, image)
@@ -341,7 +344,7 @@ def _undecodable(path: Path, data: bytes, error: Exception) -> DataError:
             return DataError(f"{path} is {what}")
     if data[128:132] == b"DICM":
         return DataError(f"{path} is DICOM: export the frame as PNG")
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, Image.UnidentifiedImageError) and not data.startswith(_TIFF):
         kinds = "PNG, JPEG, TIFF, BMP, WebP or GIF"
         return DataError(f"{path} begins with {data[:8]!r}, so it is no {kinds}: save it as PNG")
     return DataError(f"{path} is damaged ({error}): copy it again")

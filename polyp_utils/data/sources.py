@@ -15,7 +15,7 @@ from polyp_utils.data.catalog import DatasetInfo, locate
 from polyp_utils.data.labels import THRESHOLD, undecided
 from polyp_utils.data.layout import find_pairs
 from polyp_utils.data.masks import MaskFile, mask_file
-from polyp_utils.data.pixels import Header, Pixels, as_rgb, read_header, read_pixels
+from polyp_utils.data.pixels import ImageHeader, Pixels, as_rgb, read_image_header, read_pixels
 
 
 class Source(Protocol):
@@ -72,7 +72,7 @@ class FolderSource:
         image_path, mask_path = self.pairs[frame_id]
         pixels = read_pixels(image_path)
         if pixels.orientation != 1:
-            pixels = _as_paired(pixels, read_header(mask_path), mask_path)
+            pixels = _as_paired(pixels, read_image_header(mask_path), mask_path)
         return np.array(as_rgb(pixels))  # PyTorch wants it writable
 
     def read_mask(self, frame_id: str) -> np.ndarray:
@@ -83,7 +83,7 @@ class FolderSource:
                 `MaskFile.check` rejects.
         """
         image_path, path = self.pairs[frame_id]
-        mask, image = self.read_mask_file(frame_id), read_header(image_path)
+        mask, image = self.read_mask_file(frame_id), read_image_header(image_path)
         size = image.size
         if image.orientation != 1 and mask.levels.shape != size:
             size = image.stored_size  # as `_as_paired` decides
@@ -105,12 +105,12 @@ class FolderSource:
         image_path, path = self.pairs[frame_id]
         pixels = read_pixels(path)
         if pixels.orientation != 1:
-            pixels = _as_paired(pixels, read_header(image_path), image_path)
+            pixels = _as_paired(pixels, read_image_header(image_path), image_path)
         return mask_file(pixels)
 
     def orientation(self, frame_id: str) -> int:
         """EXIF orientation of the image file, or of the mask file if the image is upright."""
-        image, mask = map(read_header, self.pairs[frame_id])
+        image, mask = map(read_image_header, self.pairs[frame_id])
         return image.orientation if image.orientation != 1 else mask.orientation
 
     def file_hash(self, frame_id: str) -> str:
@@ -189,7 +189,7 @@ def open_source(info: DatasetInfo, strict: bool = True) -> Source:
     return source
 
 
-def _as_paired(pixels: Pixels, partner: Header, partner_path: Path) -> Pixels:
+def _as_paired(pixels: Pixels, partner: ImageHeader, partner_path: Path) -> Pixels:
     """Pixels with an EXIF orientation, in the view that fits the other file of the pair.
 
     Two files with an orientation are turned as both say. If one alone has one, the other was made

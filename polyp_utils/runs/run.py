@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_RESTORE = "restore it from a copy, or train the run again under another name"
+_PREDICT_AGAIN = "restore it from a copy, or train the run again"
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder."""
@@ -55,7 +59,7 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """``config.json``: ``settings``, fingerprints, versions, device, commit."""
-        return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        return _read_json(self.path / "config.json", ("settings",))
 
     @property
     def config(self) -> RunConfig:
@@ -80,7 +84,7 @@ class Run:
     @property
     def training(self) -> dict[str, Any]:
         """``training.json``: seconds, images/s, peak memory, kept epoch and its polyp Dice."""
-        stored = json.loads((self.path / "training.json").read_text(encoding="utf-8"))
+        stored = _read_json(self.path / "training.json")
         return {key.replace("best_", "kept_"): value for key, value in stored.items()}  # older runs
 
     @property
@@ -91,8 +95,8 @@ class Run:
             RunError: the run is not evaluated, or by a version that wrote another table.
         """
         path = self._evaluated("summary.json")
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        if any("size" not in row for row in summary.get("scores", ())):
+        summary = _read_json(path, ("scores",))
+        if any("size" not in row for row in summary["scores"]):
             raise RunError(f"{path} was written by an earlier version: evaluate {self.name} again")
         return summary
 
@@ -101,9 +105,22 @@ class Run:
         """``per_image.csv``: a row per test image, size and class.
 
         Raises:
-            RunError: the run is not evaluated.
+            RunError: the run is not evaluated, or the table is not one of scores.
         """
-        return _table(self._evaluated("per_image.csv"))
+        path = self._evaluated("per_image.csv")
+        table, key = _table(path), ["id", "size", "class"]
+        if missing := [name for name in (*key, "dice") if name not in table]:
+            raise RunError(f"{path} has no column {missing[0]}: evaluate {self.name} again")
+        for name in table.columns.difference(key):
+            if table[name].dtype.kind not in "fiub":
+                seen = table.loc[~table[name].map(_is_number), name]
+                raise RunError(
+                    f"{path}, column {name} holds {seen.iloc[0]!r}, not a number: evaluate "
+                    f"{self.name} again"
+                )
+        if (again := table[table.duplicated(key)]["id"]).any():
+            raise RunError(f"{path} holds {again.iloc[0]} twice: evaluate {self.name} again")
+        return table
 
     def _evaluated(self, name: str) -> Path:
         path = self.path / name
@@ -146,15 +163,21 @@ class Run:
 
         from polyp_utils.runs.levels import from_levels
 
-        with Image.open(io.BytesIO(self._stored(part, frame_id))) as image:
-            pixels = torch.from_numpy(np.array(image))
-        levels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-        if len(levels) != len(scheme.classes) - 1:
+        path, data = self.prediction_path(part, frame_id), self._stored(part, frame_id)
+        try:
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+                image.verify()
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+                pixels = np.array(image)
+        except Exception as error:  # Pillow raises a dozen kinds
+            raise RunError(f"{path} is damaged ({error}): {_PREDICT_AGAIN}") from error
+        levels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+        if len(levels) != len(scheme.classes) - 1 or levels.dtype != np.uint8:
             raise RunError(
-                f"{self.prediction_path(part, frame_id)} holds {len(levels) + 1} classes, scheme "
-                f"{scheme.name} has {len(scheme.classes)}"
+                f"{path} holds {len(levels) + 1} classes in {levels.dtype}; scheme {scheme.name} "
+                f"has {len(scheme.classes)}, in 8 bits: {_PREDICT_AGAIN}"
             )
-        return from_levels(levels)
+        return from_levels(torch.from_numpy(levels))
 
     def save_probabilities(self, part: str, frame_id: str, probabilities: Tensor) -> None:
         """Stores probabilities (C, H, W), C from 2 to 4, as a PNG of `levels` (L, LA or RGB)."""
@@ -221,10 +244,36 @@ class Run:
         raise RunError(f"{path} is missing: the run holds no prediction of {frame_id}{hint}")
 
 
+def _is_number(cell: object) -> bool:
+    try:
+        float(str(cell))
+    except ValueError:
+        return False
+    return True
+
+
 def _table(path: Path) -> pd.DataFrame:
     import pandas as pd  # see `write_csv`
 
-    return pd.read_csv(path, dtype={"id": str})
+    try:
+        return pd.read_csv(path, dtype={"id": str})
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing: {_RESTORE}") from error
+    except ValueError as error:  # those of pandas' parser too
+        raise RunError(f"{path} is damaged ({error}): {_RESTORE}") from error
+
+
+def _read_json(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
+    """The object that a file of the run holds, which has the given keys."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing: {_RESTORE}") from error
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}): {_RESTORE}") from error
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        raise RunError(f"{path} lacks {' and '.join(keys) or 'its entries'}: {_RESTORE}")
+    return content
 
 
 def make_folder(path: Path) -> Path:

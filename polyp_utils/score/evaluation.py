@@ -29,8 +29,8 @@ from polyp_utils.runs.run import Run
 from polyp_utils.score.card import card_scores
 from polyp_utils.score.image import OVERLAP, score_image
 from polyp_utils.score.intervals import Interval, mean_interval
+from polyp_utils.score.misread import area_doubts, size_notes
 from polyp_utils.score.overlap import Counts
-from polyp_utils.score.plausible import area_doubts, size_notes
 from polyp_utils.score.protocols import NETWORK, ORIGINAL, protocol_table
 
 _NO_SCORE = {"id", "size", "class", *Counts._fields}
@@ -57,7 +57,7 @@ class Evaluation:
         groups: id -> group; frames of one group are resampled together.
         card: a run's scores by the card's convention, see `card_scores`; empty for other systems.
         notes: how another system's predictions were read, in words.
-        doubts: what speaks against that, see `polyp_utils.score.plausible`.
+        doubts: what speaks against that, see `polyp_utils.score.misread`.
     """
 
     predictions: Predictions

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from polyp_utils.common.device import (
     get_compute,
     has_compiler,
 )
-from polyp_utils.common.exceptions import RunError
+from polyp_utils.common.exceptions import DataError, RunError
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
@@ -46,10 +47,11 @@ def fit(config: RunConfig) -> Run:
     with processes.joined(), explaining(settings), contextlib.ExitStack() as held:
         with processes.agreed():
             initial, leak = _initial(config), ""  # before frames are decoded
-            scheme, compute, parts, fingerprints = prepare_training(config)
+            scheme, compute, parts, fingerprints, doubts = prepare_training(config)
             if initial:
                 fingerprints["init_weights"], leak = initial.fingerprint, initial.leak
-            opened = open_run(config, fingerprints, compute.describe(), init_leak=leak)
+            remarks = {"init_leak": leak, "doubts": doubts}
+            opened = open_run(config, fingerprints, compute.describe(), **remarks)
             run = held.enter_context(opened)
         if processes.from_first(lambda: run.finished):
             print(f"{run.name} is finished: nothing to train")
@@ -73,8 +75,22 @@ def fit(config: RunConfig) -> Run:
     return run
 
 
-def prepare_training(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[str, str]]:
-    """Checks the settings; returns scheme, device, parts of the data, and fingerprints."""
+class Prepared(NamedTuple):
+    """What a training needs: ``fingerprints`` of data and split, ``doubts`` about the masks."""
+
+    scheme: Scheme
+    compute: Compute
+    parts: dict[str, Data]
+    fingerprints: dict[str, str]
+    doubts: str
+
+
+def prepare_training(config: RunConfig) -> Prepared:
+    """Checks the settings, and opens the data.
+
+    Raises:
+        ValueError: settings or data that cannot work.
+    """
     scheme = get_scheme(config.scheme)
     split = split_of(config)
     compute = get_compute(config.device, config.precision)
@@ -93,7 +109,13 @@ def prepare_training(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data
     dataset = PolypDataset(config.dataset, config.image_size)
     scheme.check(dataset.masks, dataset.info.title)
     parts = load_parts(dataset, split, compute.device)
-    return scheme, compute, parts, {"data": dataset.fingerprint, "split_ids": split.fingerprint}
+    if not dataset.polyp_pixels[dataset.rows(split.train), 0].any():
+        raise DataError(
+            f"none of the {len(split.train)} masks in the training part of {split.name} has a "
+            f"polyp pixel: there is nothing to learn; check the masks of {dataset.info.title}"
+        )
+    prints = {"data": dataset.fingerprint, "split_ids": split.fingerprint}
+    return Prepared(scheme, compute, parts, prints, "; ".join(map(str, dataset.doubts)))
 
 
 def _initial(config: RunConfig) -> Initial | None:

@@ -35,8 +35,9 @@ def open_run(
         config: the requested settings.
         fingerprints: of data and split.
         device: description, for the record.
-        remarks: for the record: ``note`` (who made weights that were trained elsewhere) and
-            ``init_leak`` (how much of the test part the initial weights have seen).
+        remarks: for the record: ``note`` (who made weights that were trained elsewhere),
+            ``init_leak`` (how much of the test part the initial weights have seen) and ``doubts``
+            (about the masks, see `polyp_utils.data.plausibility`).
 
     Raises:
         RunError: the folder holds a run with other settings or data, another process is training

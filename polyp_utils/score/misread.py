@@ -1,4 +1,4 @@
-"""Whether predictions of another system can be meant as they were read: their sizes and areas.
+"""Signs that another system's predictions were misread: their sizes, and the area that they mark.
 
 A number is not held back for these doubts, since a poor system may be just that; but it is never
 given without them.
