@@ -9,6 +9,7 @@ from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import DataError
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.splits import load_split
+from polyp_utils.runs.files import prediction_files
 from polyp_utils.runs.predictions import of_arrays, of_folder, of_network, of_run
 from polyp_utils.score.evaluation import evaluate
 from polyp_utils.train.fit import fit
@@ -77,6 +78,49 @@ def test_a_folder_must_hold_one_file_per_frame(tmp_path, files, ids, message):
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(DataError, match="nowhere does not exist"):
         of_folder(tmp_path / "nowhere")
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (("ETIS/0.png", "Kvasir/0.png"), ("ETIS/0", "Kvasir/0")),
+        (("run/ETIS/0.png", "run/Kvasir/0.png"), ("ETIS/0", "Kvasir/0")),
+        (("deep/er/0.png",), ("0",)),
+        (("1.png", "0.png"), ("ETIS/0", "Kvasir/1")),
+        (("0_pred.png", "10_pred.png"), ("0", "10")),
+        (("pred_a.png", "pred_b.png"), ("a", "b")),
+        (("ETIS/0_mask.png", "Kvasir/0_mask.png"), ("ETIS/0", "Kvasir/0")),
+    ],
+)
+def test_files_are_found_by_the_ids_of_their_frames(tmp_path, names, ids):
+    touch(tmp_path, *names)
+    found, notes = prediction_files(tmp_path, ids)
+    assert list(found) == list(ids)
+    assert {path.relative_to(tmp_path).as_posix() for path in found.values()} == set(names)
+    assert ("names add …_pred to the ids" in notes) == ("0_pred.png" in names)
+
+
+@pytest.mark.parametrize(
+    ("names", "ids", "message"),
+    [
+        (("00.png", "01.png"), ("0", "1"), "lacks 2 of 2 .* first 0; it holds 00, 01"),
+        (("10.png", "11.png"), ("0", "1"), "lacks 2 of 2"),
+        (("0_gt.png", "0_pred.png"), ("0",), r"several files per frame \(0_gt, 0_pred\)"),
+        (("0.png", "1.png"), ("ETIS/0",), "lacks 1 of 1"),
+        (("0_pred.png",), ("0", "1"), "lacks 2 of 2 .*it holds 0_pred"),
+        (("a/0.png", "b/0.png"), ("0",), "several files per frame"),
+    ],
+)
+def test_files_that_may_be_of_other_frames_are_not_taken(tmp_path, names, ids, message):
+    touch(tmp_path, *names)
+    with pytest.raises(DataError, match=message):
+        prediction_files(tmp_path, ids)
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -53,6 +53,13 @@ class HubError(RuntimeError):
     """The Hub did not deliver the weights; the message says why and how else to get them."""
 
 
+def few(names: Iterable[str], most: int = 6) -> str:
+    """The first names, and how many more there are."""
+    listed = [*names]
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
 def unknown(kind: str, value: object, valid: Iterable[str]) -> ValueError:
     """Error for a name that does not exist; it suggests the nearest valid name and lists all."""
     names = sorted(valid)

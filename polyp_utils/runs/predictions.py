@@ -22,11 +22,10 @@ from polyp_utils.model.predict import freeze, predict
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import load_weights
 from polyp_utils.runs.content import Content, content_of, look_at, read_content
+from polyp_utils.runs.files import prediction_files
 from polyp_utils.runs.levels import from_levels, to_levels
 from polyp_utils.runs.run import Run
 from polyp_utils.runs.values import check_values, detect, parse_values
-
-_FORMATS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".webp", ".gif", ".npy")
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,8 @@ def of_folder(
     """Masks or maps of P(polyp) written by any system, one image ``<id>.png`` per frame.
 
     Args:
-        folder: holds images or NumPy arrays (``.npy``) of one channel, of any size.
+        folder: holds images or NumPy arrays (``.npy``) of one channel, of any size; how they are
+            named: `prediction_files`.
         ids: required frames, for example a test part; empty: all in the folder.
         name: the system's name in tables; empty: the folder's.
         values: what the values mean, see `polyp_utils.runs.values`; empty: found over all files.
@@ -152,23 +152,10 @@ def of_folder(
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist: give a folder of predictions, <id>.png each")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in _FORMATS and not path.name.startswith("."):
-            if path.stem in files:
-                raise DataError(f"{files[path.stem]} and {path} are both for {path.stem}: keep one")
-            files[path.stem] = path
-    wanted = tuple(ids) or tuple(files)
-    missing = [frame_id for frame_id in wanted if frame_id not in files]
-    if missing or not wanted:
-        first = f"first {missing[0]}" if missing else "it holds none"
-        raise DataError(
-            f"{folder} lacks {len(missing)} of {len(wanted)} predictions, {first}: write one image "
-            f"<id>.png per frame ({', '.join(_FORMATS)})"
-        )
-    extra = [frame_id for frame_id in files if frame_id not in set(wanted)]
-    said = [f"{len(extra)} more files are not scored (first {files[extra[0]]})"] if extra else []
-    return _of_contents(wanted, lambda i: read_content(files[i]), name or folder.name, values, said)
+    files, said = prediction_files(folder, tuple(ids))
+    return _of_contents(
+        tuple(files), lambda i: read_content(files[i]), name or folder.name, values, said
+    )
 
 
 def of_arrays(
