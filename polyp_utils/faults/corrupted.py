@@ -18,6 +18,7 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import THRESHOLD
 from polyp_utils.data.split import PARTS
 from polyp_utils.data.splits import load_split
+from polyp_utils.faults import corrupt_files, corrupt_masks, corrupt_predictions, corrupt_runs
 from polyp_utils.faults.corruption import (
     ANY,
     CLEAN,
@@ -139,11 +140,13 @@ class Corrupted:
         return GOOD if wanted is not None and _equal(found, wanted) else WRONG
 
 
+_SUBJECTS = (corrupt_files, corrupt_masks, corrupt_predictions, corrupt_runs)  # fill CORRUPTIONS
 _TASKS = (PIXELS, SCORES, SPLIT, WEIGHTS, EVALUATION, TABLE)
 
 
 def _dice(per_image: Any) -> dict[str, float]:
-    return polyp_scores(per_image, size=ORIGINAL).to_dict()
+    scores = polyp_scores(per_image, size=ORIGINAL)
+    return {str(name): float(value) for name, value in scores.items()}
 
 
 def _equal(one: Any, other: Any) -> bool:

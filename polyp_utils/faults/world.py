@@ -91,11 +91,14 @@ def make_world(path: Path) -> World:
     return World(path, images, masks, predicted, run.name)
 
 
-def save_mask(
-    path: Path, mask: np.ndarray, change: Callable[[Any], Any] = lambda image: image
-) -> None:
+def pixels_of(world: World, **masks: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Id -> image and mask of the clean world, but for the masks that are given by id."""
+    return {name: (world.images[name], masks.get(name, world.masks[name])) for name in world.images}
+
+
+def save_mask(path: Path, mask: np.ndarray) -> None:
     """Writes a mask, bool (H, W), as 0 and 255 in the format of the path's suffix."""
-    change(Image.fromarray(mask.astype(np.uint8) * 255)).save(path)
+    Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(path)
 
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:
