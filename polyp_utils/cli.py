@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from polyp_utils.common.config import RECIPES, RunConfig
-from polyp_utils.common.exceptions import ExtraError, UserError
+from polyp_utils.common.exceptions import ExtraError, UserError, few
 
 _SHOWN_FINDINGS = 20  # of each severity
 _SHEET_PAIRS = 120  # on the contact sheet of an audit
@@ -69,11 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
     look = verbs.add_parser(
         "audit", help="check a data set for errors and duplicates; writes tables"
     )
-    look.add_argument("--dataset", required=True, help="name in the catalogue, or a folder")
+    _add_dataset(look)
     copies = "frames copied to measure the recall of near-duplicates; slow"
     look.add_argument("--duplicate-recall", type=int, default=0, help=copies)
     speed = verbs.add_parser("bench", help="time training against a plain loop; writes CSV")
-    speed.add_argument("--dataset", default="phantom", help="data set of the frames; any will do")
+    _add_dataset(speed, "phantom")
     speed.add_argument("--widths", default="64,32,16", help="network widths, comma-separated")
     speed.add_argument("--image-size", type=int, default=256, help="network input side in pixels")
     speed.add_argument("--batch-size", type=int, default=8, help="training batch size")
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     switch = argparse.BooleanOptionalAction
     speed.add_argument("--cost", action=switch, default=True, help="also points of the cost model")
     same = verbs.add_parser("equivalence", help="check that our loop learns what a plain one does")
-    same.add_argument("--dataset", default="kvasir-seg", help="name in the catalogue, or a folder")
+    _add_dataset(same, "kvasir-seg")
     same.add_argument("--width", type=int, default=16, help="network width")
     same.add_argument("--image-size", type=int, default=256, help="network input side in pixels")
     same.add_argument("--epochs", type=int, default=4, help="epochs of each loop")
@@ -92,13 +92,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--runs", default="", help="runs or weights files, comma-separated; default: the newest run"
     )
     of_file = ", for weights files that do not record it"
-    dice.add_argument("--dataset", default="kvasir-seg", help=f"data set{of_file}")
+    _add_dataset(dice, "kvasir-seg", of_file)
     dice.add_argument("--split", help=f"split used in training{of_file}")
     dice.add_argument("--scheme", help=f"label scheme{of_file}")
     dice.add_argument("--image-size", type=int, help=f"network input side in pixels{of_file}")
     many = verbs.add_parser("folder", help="time predict on a folder against the card's snippet")
     many.add_argument("--runs", default="", help="runs with weights, comma-separated")
-    many.add_argument("--dataset", default="kvasir-seg", help="data set of the frames; any will do")
+    _add_dataset(many, "kvasir-seg")
     many.add_argument("--frames", type=int, default=48, help="number of frames")
     many.add_argument("--rounds", type=int, default=3, help="turns of each way")
     which = verbs.add_parser("ablate", help="train or resume the ablation study")
@@ -107,15 +107,44 @@ def main(arguments: list[str] | None = None) -> int:
     which.add_argument("--seeds", type=int, default=3, help="number of seeds, trained in turn")
     which.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     verbs.add_parser("report", help="write the documents' tables from the published runs")
-    options = vars(parser.parse_args(arguments))
+    parsed, others = parser.parse_known_args(arguments)
+    if others:
+        parser.error(f"unrecognized arguments: {few(others)}. Patterns need quotes: '*.png'")
+    options = vars(parsed)
     return _run(options.pop("verb"), options)
+
+
+def _add_dataset(
+    command: argparse.ArgumentParser, default: str | None = "", note: str = ""
+) -> None:
+    """``--dataset``, or ``--images`` and ``--masks``; `_join_patterns` makes them one.
+
+    ``default``: empty: one of them must be given; None: the verb has its own.
+    """
+    which = command.add_mutually_exclusive_group(required=default == "")
+    text = RunConfig.__dataclass_fields__["dataset"].metadata["help"] + note
+    which.add_argument("--dataset", default=default, help=text)
+    instead = "pattern of the images, in quotes, in place of --dataset"
+    which.add_argument("--images", default="", metavar="GLOB", help=instead)
+    command.add_argument("--masks", default="", metavar="GLOB", help="pattern of their masks")
+
+
+def _join_patterns(options: dict[str, Any]) -> None:
+    images, masks = options.pop("images", ""), options.pop("masks", "")
+    if bool(images) != bool(masks):
+        lacking = "--masks" if images else "--images"
+        raise ValueError(f"{lacking} is missing: give the patterns of both, in quotes")
+    if images:
+        options["dataset"] = f"{images}::{masks}"
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
     for field in fields(RunConfig):
         flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
         text = field.metadata["help"].replace("%", "%%")
-        if field.name == "recipe":
+        if field.name == "dataset":
+            _add_dataset(command, None)
+        elif field.name == "recipe":
             command.add_argument(flag, default=field.default, help=f"{text}: {', '.join(RECIPES)}")
         elif kind is bool:
             action: Any = argparse.BooleanOptionalAction
@@ -126,6 +155,7 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
 def _run(verb: str, options: dict[str, Any]) -> int:
     try:
+        _join_patterns(options)
         return _VERBS[verb](**options) or 0
     except (ValueError, OSError, UserError, ExtraError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -57,6 +57,18 @@ def checks(found):
 EXPECTED = ("resolution outlier", "brightness outlier", "black block", "green box", "text")
 
 
+def test_broken_links_and_what_is_left_aside_do_not_stop_it(folder):
+    for name in ("images/x.png", "masks/x.png"):
+        (folder / name).symlink_to(folder / "gone.png")
+    (folder / "edge").mkdir()
+    Image.new("L", (4, 4)).save(folder / "edge/00.png")
+    found = audit(str(folder))
+    assert len(found.frames) == 12
+    assert list(found.errors["check"]) == ["pairing", "pairing"]
+    (note,) = found.findings.query("check == 'left aside'")["detail"]
+    assert note.startswith("1 file is left aside")
+
+
 def test_a_clean_folder_has_no_findings_except_about_appearance(folder):
     found = audit(str(folder))
     assert len(found.frames) == 12

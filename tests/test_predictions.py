@@ -75,6 +75,44 @@ def test_a_folder_must_hold_one_file_per_frame(tmp_path, files, ids, message):
         of_folder(tmp_path, ids)
 
 
+@pytest.mark.parametrize(
+    ("files", "ids"),
+    [
+        (["ETIS/0.png", "CVC/0.png", "ETIS/9.png"], ["CVC/0", "ETIS/0"]),
+        (["out/ETIS/0.png", "out/CVC/0.png"], ["CVC/0", "ETIS/0"]),  # an unpacked archive
+        (["out/out/0.png", "out/out/1.png"], ["0", "1"]),
+        (["0.png", "1.png"], ["test/0", "test/1"]),
+    ],
+)
+def test_ids_with_folders_are_files_in_folders(files, ids, tmp_path):
+    for level, name in enumerate(files):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (1, 1), 10 * level).save(tmp_path / name)
+    found = of_folder(tmp_path, ids, values="map:0-255")
+    assert found.ids == tuple(ids)
+    for frame_id in ids:
+        name = f"{frame_id}.png" if "/" in files[0] else f"{frame_id[-1]}.png"
+        (level,) = (number for number, file in enumerate(files) if file.endswith(name))
+        assert found.read(frame_id)[1].item() == pytest.approx(10 * level / 255)
+
+
+@pytest.mark.parametrize(
+    ("files", "ids"),
+    [
+        (["0.png"], ["CVC/0", "ETIS/0"]),  # whose is it?
+        (["0.png", "1.png"], ["test/0"]),  # 1 shows that these are not the test part's
+        (["a/0.png", "b/1.png"], ["0", "1"]),
+        (["CVC/0.png"], ["ETIS/0", "ETIS/1"]),
+    ],
+)
+def test_predictions_whose_frame_is_not_certain_are_refused(files, ids, tmp_path):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (1, 1)).save(tmp_path / name)
+    with pytest.raises(DataError, match=rf"first {ids[0]} \(it holds {files[0][:-4]}"):
+        of_folder(tmp_path, ids)
+
+
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(DataError, match="nowhere does not exist"):
         of_folder(tmp_path / "nowhere")
@@ -89,16 +127,12 @@ def touch(folder, *names):
 @pytest.mark.parametrize(
     ("names", "ids"),
     [
-        (("ETIS/0.png", "Kvasir/0.png"), ("ETIS/0", "Kvasir/0")),
-        (("run/ETIS/0.png", "run/Kvasir/0.png"), ("ETIS/0", "Kvasir/0")),
-        (("deep/er/0.png",), ("0",)),
-        (("1.png", "0.png"), ("ETIS/0", "Kvasir/1")),
         (("0_pred.png", "10_pred.png"), ("0", "10")),
         (("pred_a.png", "pred_b.png"), ("a", "b")),
         (("ETIS/0_mask.png", "Kvasir/0_mask.png"), ("ETIS/0", "Kvasir/0")),
     ],
 )
-def test_files_are_found_by_the_ids_of_their_frames(tmp_path, names, ids):
+def test_names_may_add_the_same_to_every_id(tmp_path, names, ids):
     touch(tmp_path, *names)
     found, notes = prediction_files(tmp_path, ids)
     assert list(found) == list(ids)
@@ -109,10 +143,9 @@ def test_files_are_found_by_the_ids_of_their_frames(tmp_path, names, ids):
 @pytest.mark.parametrize(
     ("names", "ids", "message"),
     [
-        (("00.png", "01.png"), ("0", "1"), "lacks 2 of 2 .* first 0; it holds 00, 01"),
+        (("00.png", "01.png"), ("0", "1"), r"lacks 2 of 2 .* first 0 \(it holds 00, 01"),
         (("10.png", "11.png"), ("0", "1"), "lacks 2 of 2"),
         (("0_gt.png", "0_pred.png"), ("0",), r"several files per frame \(0_gt, 0_pred\)"),
-        (("0.png", "1.png"), ("ETIS/0",), "lacks 1 of 1"),
         (("0_pred.png",), ("0", "1"), "lacks 2 of 2 .*it holds 0_pred"),
         (("a/0.png", "b/0.png"), ("0",), "several files per frame"),
     ],

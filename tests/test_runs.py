@@ -137,6 +137,20 @@ def test_figures_with_frames_are_jpeg_and_charts_png(tmp_path):
     assert kinds == {"chart.png": "PNG", "frame.jpg": "JPEG"}
 
 
+def test_data_may_move_if_they_stay_the_same(results, tmp_path, capsys):
+    here, there = str(tmp_path / "a/mine"), str(tmp_path / "b/mine")
+    for place in (here, there):
+        run = opened(replace(CONFIG, dataset=place, split="grouped"), PRINTS, "a machine")
+        assert run.config.dataset == place
+        (run.path / "history.csv").write_text("epoch\n1\n")
+    assert f"its data are recorded as being at {there} now" in capsys.readouterr().out
+    finished(run.path, 1)
+    opened(replace(CONFIG, dataset=here, split="grouped"), PRINTS, "a machine")
+    assert run.config.dataset == here
+    with pytest.raises(RunError, match=f"dataset is '{here}' there and '{there}' now; data is"):
+        opened(replace(run.config, dataset=there), {**PRINTS, "data": "d2"}, "a machine")
+
+
 def test_the_record_holds_settings_fingerprints_versions_and_commit(results):
     run = opened(CONFIG, PRINTS, "a machine")
     assert run.path == results / CONFIG.run_name

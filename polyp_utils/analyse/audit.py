@@ -107,6 +107,7 @@ CHECKS = {
     "values outside the scheme": ("error", "save polyp as 255 and everything else as 0"),
     **{check: ("doubt", advice) for check, advice in ADVICE.items()},
     "another white": ("doubt", "save polyp as 255 in all masks"),
+    "left aside": ("note", "nothing, unless these files should count"),
     "EXIF orientation": ("note", "turn the pixels once and remove the entry"),
     "undecided mask pixels": ("note", "nothing, if they are soft edges or JPEG artefacts"),
     "stray specks": ("note", "erase them, unless they are polyps"),
@@ -126,7 +127,7 @@ def audit(name: str) -> Audit:
     """Checks every file of a data set and compares all frames.
 
     Args:
-        name: a name in the catalogue, or a folder.
+        name: a name in the catalogue, a folder, or ``IMAGES::MASKS``, see `get_info`.
 
     Raises:
         ValueError: the name is unknown.
@@ -145,6 +146,7 @@ def audit(name: str) -> Audit:
     else:  # some files cannot be read, so the pairs are not cached
         pairs = duplicates.find_near_duplicates(frames["id"].tolist(), features)
     found = [("pairing", "", problem) for problem in source.problems]
+    found += [("left aside", "", note) for note in source.notes]
     found += [finding for look in looks for finding in look.findings]
     found += [*_of_masks(frames), *_compared(frames, pairs)]
     order = {check: i for i, check in enumerate(CHECKS)}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from polyp_utils.common.exceptions import DataError
-from polyp_utils.data.layout import SUFFIXES, is_clutter, walk_files
+from polyp_utils.data.listing import SUFFIXES, is_clutter, walk_files
 
 IMAGES = (*SUFFIXES, ".webp", ".gif")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".mpg", ".mpeg", ".m4v", ".webm", ".wmv")

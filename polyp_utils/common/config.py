@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from polyp_utils.common.exceptions import unknown
+from polyp_utils.common.paths import common_folder
 
 _SCHEMES = "trimap, binary, unused-third, jpeg-levels or neopolyp (what the classes are)"
+_DATASET = "name in the catalogue, a folder, or IMAGES::MASKS (patterns)"
 _DICE_ABSENT = "a class absent from the batch, in the Dice loss"
 _PRECISION = "auto: bf16 where the hardware has it"
 _COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
@@ -42,7 +44,7 @@ class RunConfig:
     """
 
     recipe: str = _setting("card", "named settings to start from")
-    dataset: str = _setting("kvasir-seg", "name in the catalogue, or a folder")
+    dataset: str = _setting("kvasir-seg", _DATASET)
     split: str = _setting("random-800-s42", "name of a split, or a CSV file with columns id, part")
     scheme: str = _setting("trimap", _SCHEMES)
     image_size: int = _setting(256, "side of the network's input in pixels, a multiple of 16")
@@ -192,7 +194,8 @@ class RunConfig:
         if self.name:
             return self.name
         usual = RECIPES.get(self.recipe, self)
-        data = f"-{Path(self.dataset).name}" if self.dataset != usual.dataset else ""
+        place = common_folder(*self.dataset.split("::")) if "::" in self.dataset else self.dataset
+        data = f"-{Path(place).name}" if self.dataset != usual.dataset else ""
         split = Path(self.split).stem if self.split != _usual_split(usual, self.dataset) else ""
         middle = "".join(f"-{part}" for part in (split, self.scheme) if part)
         limit = f"-n{self.limit}" if self.limit else ""

@@ -39,7 +39,7 @@ class PolypDataset(torch.utils.data.Dataset):
     """A whole data set at network size.
 
     Attributes:
-        name: as requested: a name in the catalogue, or a folder.
+        name: as requested: in the catalogue, a folder, or ``IMAGES::MASKS`` (patterns).
         ids: frame ids, sorted, length N.
         images: uint8 (N, 3, S, S) RGB.
         masks: uint8 (N, S, S), levels; a label scheme turns them into classes.
@@ -54,7 +54,7 @@ class PolypDataset(torch.utils.data.Dataset):
         """Opens a data set of the catalogue.
 
         Args:
-            name: its name in the catalogue, or the path of a folder.
+            name: its name in the catalogue, a folder, or ``IMAGES::MASKS``, see `get_info`.
             image_size: side S of the square that frames are resized to, in pixels, >= 32.
 
         Raises:

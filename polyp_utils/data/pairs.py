@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from polyp_utils.common.exceptions import DataError
 from polyp_utils.common.files import write_csv
 from polyp_utils.common.paths import cache_root
 from polyp_utils.data import duplicates
@@ -37,10 +36,10 @@ def near_duplicates(
 
 def cached_pairs(name: str) -> pd.DataFrame | None:
     """The near-duplicates of a data set if a search's result is in the cache, else None."""
-    info = get_info(name)
     try:
+        info = get_info(name)
         source = open_source(info)
-    except (FileNotFoundError, DataError):  # absent or incomplete
+    except (FileNotFoundError, ValueError):  # absent or incomplete
         return None
     path = _cache(source, info.name)
     return _read(path) if path.is_file() else None

@@ -12,8 +12,9 @@ import numpy as np
 from polyp_utils.common.exceptions import DataError
 from polyp_utils.data import phantom
 from polyp_utils.data.catalog import DatasetInfo, locate
+from polyp_utils.data.label_map import labelled_mask
 from polyp_utils.data.labels import THRESHOLD, undecided
-from polyp_utils.data.layout import find_pairs
+from polyp_utils.data.layout import find_pairs, match_pairs
 from polyp_utils.data.masks import MaskFile, mask_file
 from polyp_utils.data.pixels import ImageHeader, Pixels, as_rgb, read_image_header, read_pixels
 
@@ -23,6 +24,7 @@ class Source(Protocol):
 
     ids: tuple[str, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def read_image(self, frame_id: str) -> np.ndarray:
         """RGB uint8 (H, W, 3)."""
@@ -47,20 +49,26 @@ class Source(Protocol):
 
 
 class FolderSource:
-    """The pairs of a folder, see `find_pairs`.
+    """The pairs of a folder, see `find_pairs`, or of two patterns, see `match_pairs`.
 
     Attributes:
         problems: see `Pairs`; always empty if ``strict``.
+        notes, labels: see `Pairs`.
 
     Raises:
-        DataError: folders that cannot be paired, or (if ``strict``) the first of the problems.
+        DataError: files that cannot be paired, or (if ``strict``) the first of the problems.
     """
 
-    def __init__(self, folder: Path, ignore: Iterable[str] = (), strict: bool = True) -> None:
-        found = find_pairs(folder, ignore)
+    def __init__(
+        self, place: Path | tuple[str, str], ignore: Iterable[str] = (), strict: bool = True
+    ) -> None:
+        found = find_pairs(place, ignore) if isinstance(place, Path) else match_pairs(*place)
         if strict and found.problems:
-            raise DataError(found.problems[0])
+            more = len(found.problems) - 1
+            others = f". {more} more such errors: the audit lists them" if more else ""
+            raise DataError(found.problems[0] + others)
         self.pairs, self.problems = found.pairs, found.problems
+        self.notes, self.labels = found.notes, found.labels
         self.ids = tuple(self.pairs)
 
     def read_image(self, frame_id: str) -> np.ndarray:
@@ -106,7 +114,7 @@ class FolderSource:
         pixels = read_pixels(path)
         if pixels.orientation != 1:
             pixels = _as_paired(pixels, read_image_header(image_path), image_path)
-        return mask_file(pixels)
+        return mask_file(pixels) if self.labels is None else labelled_mask(pixels, self.labels)
 
     def orientation(self, frame_id: str) -> int:
         """EXIF orientation of the image file, or of the mask file if the image is upright."""
@@ -118,13 +126,18 @@ class FolderSource:
         return hashlib.sha256(self.pairs[frame_id][0].read_bytes()).hexdigest()[:16]
 
     def stamp(self) -> str:
-        """Path, size and modification time of every file."""
+        """Path, size and modification time of every file, and what class indices mean."""
         stats = ((path, path.stat()) for pair in self.pairs.values() for path in pair)
-        return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
+        lines = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats]
+        return "\n".join([*lines, *self._meanings])
+
+    @property
+    def _meanings(self) -> list[str]:
+        return [f"{index} {name}" for index, name in sorted((self.labels or {}).items())]
 
     def fingerprint(self) -> str:
-        """SHA-256 over names and bytes of all files, 16 hex digits."""
-        digest = hashlib.sha256()
+        """SHA-256 over names and bytes of all files and labels, 16 hex digits."""
+        digest = hashlib.sha256("".join(self._meanings).encode())
         for pair in self.pairs.values():
             for path in pair:
                 digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -135,6 +148,7 @@ class PhantomSource:
     """Phantoms ``phantom-0000`` … with exact masks; see :mod:`polyp_utils.data.phantom`."""
 
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, count: int) -> None:
         self.ids = tuple(f"phantom-{index:04d}" for index in range(count))
@@ -174,13 +188,17 @@ class PhantomSource:
 def open_source(info: DatasetInfo, strict: bool = True) -> Source:
     """The source of a catalogue entry: phantoms, or a folder that is fetched if absent.
 
+    What is left aside is said by a warning, once per process.
+
     Args:
         info: the entry.
-        strict: reject a folder with problems, see `FolderSource`.
+        strict: reject a folder with problems, see `FolderSource`; else its notes are not said.
     """
     if info.name == "phantom":
         return PhantomSource(info.count)
-    source = FolderSource(locate(info), info.ignore, strict)
+    source = FolderSource(info.patterns or locate(info), info.ignore, strict)
+    for note in source.notes if strict else ():
+        warnings.warn(f"{info.title}: {note}", stacklevel=1)  # one place, so that it comes once
     if info.count and len(source.ids) != info.count:
         warnings.warn(
             f"{info.title} has {len(source.ids)} pairs on disk, {info.count} are published",

@@ -18,6 +18,7 @@ They are published, or drawn once with numpy's ``default_rng(42)``:
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from polyp_utils.common.config import RunConfig
@@ -88,7 +89,7 @@ def leak_warning(split: Split, dataset: str) -> str:
     if known_ids(dataset) is None:
         return (
             f"split {split.name} is not checked for near-duplicates: `python -m polyp_utils audit "
-            f"--dataset {dataset}` looks for them"
+            f"--dataset {shlex.quote(dataset)}` looks for them"
         )
     return ""
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polyp_utils.common.exceptions import WeightsError
+from polyp_utils.common.exceptions import WeightsError, few
 from polyp_utils.data.labels import SCHEMES
 from polyp_utils.model.unet import STRIDE, UNet
 
@@ -207,10 +207,3 @@ def _likeness(*names: str) -> float:
 def natural(name: str) -> list[str | int]:
     """A key to sort by: layers.9 comes before layers.10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
-
-
-def few(names: Iterable[str], most: int = 6) -> str:
-    """The first names, and how many more there are."""
-    listed = [*names]
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more

@@ -15,6 +15,7 @@ from polyp_utils.common.exceptions import ExtraError, WeightsError
 from polyp_utils.common.files import atomic
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.data.naming import name_without_place
 from polyp_utils.data.splits import split_of
 from polyp_utils.deploy.load import Model, load_model
 from polyp_utils.model.predict import to_probabilities
@@ -163,7 +164,7 @@ def describe_onnx(path: str | Path) -> dict[str, Any]:
 
 
 def _metadata(model: Model) -> dict[str, Any]:
-    dataset = model.metadata.get("settings", {}).get("dataset", "")
+    dataset = name_without_place(model.metadata.get("settings", {}).get("dataset", ""))
     terms = "not known to this package: ask whoever trained the weights"
     if dataset in CATALOG:
         terms = f"derived from {CATALOG[dataset].title}: {CATALOG[dataset].licence}"

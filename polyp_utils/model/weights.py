@@ -1,13 +1,14 @@
 """Weights files: safetensors with the training's metadata in the header."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from polyp_utils.common.exceptions import WeightsError
@@ -37,15 +38,31 @@ def save_weights(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None
         save_file(tensors, temporary, {"format": "pt", "polyp_utils": json.dumps(metadata)})
 
 
-def halve_weights(source: Path, target: Path) -> None:
-    """Copies a weights file with its kernels in float16: half the size, the same header.
+def halve_weights(
+    source: Path, target: Path, change: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> None:
+    """Copies a weights file with its kernels in float16: half the size.
 
     Tensors with one value per channel stay as they are. The copy loads into the same `UNet`.
+
+    Args:
+        source: the file.
+        target: the copy.
+        change: gives the copy's metadata, see `read_metadata`, from those of the file.
     """
     tensors = {name: t.half() if t.ndim > 1 else t for name, t in read_tensors(source).items()}
-    header = {"format": "pt", "polyp_utils": json.dumps(read_metadata(source))}
+    header = {"format": "pt", "polyp_utils": json.dumps(change(read_metadata(source)))}
     with atomic(target) as temporary:
         save_file(tensors, temporary, header)
+
+
+def with_metadata(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:
+    """A weights file's content with changed metadata; as on disk if they stay the same."""
+    before = read_metadata(path)
+    after = change(before)
+    if before == after:
+        return path.read_bytes()
+    return save(read_tensors(path), {"format": "pt", "polyp_utils": json.dumps(after)})
 
 
 def is_halved(path: Path) -> bool:

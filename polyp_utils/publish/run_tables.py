@@ -9,9 +9,9 @@ from polyp_utils.analyse.dice_drivers import FAILURE_DICE
 from polyp_utils.analyse.false_alarms import RATES, false_alarm_rates
 from polyp_utils.analyse.uncertainty import BAD_DICE, DOUBTS, auroc
 from polyp_utils.common.config import RECIPES
-from polyp_utils.data.catalog import get_info
 from polyp_utils.data.known import listed_groups
 from polyp_utils.data.labels import MISSED
+from polyp_utils.data.naming import title_of
 from polyp_utils.publish.markdown import (
     markdown_table,
     run_name,
@@ -38,7 +38,7 @@ def score_table(runs: list[Run]) -> str:
         ]
         below = (polyp_scores(run.per_image) < FAILURE_DICE).sum()
         cells += [score_text(summary, NETWORK, "dice"), f"{below} of {summary['n']}"]
-        data = f"{get_info(run.config.dataset).title}, `{run.config.split}`"
+        data = f"{title_of(run.config.dataset)}, `{run.config.split}`"
         rows.append([run_name(run), data, run.config.scheme, str(run.config.width), *cells])
     head = ["run", "data, split", "scheme", "width", "polyp Dice [95 %]", "polyp IoU [95 %]"]
     return markdown_table([*head, "Dice at network size [95 %]", f"below {FAILURE_DICE}"], rows)
@@ -205,7 +205,7 @@ def literature_table(runs: list[Run]) -> str:
     alike = (table["same split"] == "yes").sum()
     return (
         f"Ours: `{run.name}`, one seed, {config.image_size} px, split `{config.split}` of "
-        f"{get_info(config.dataset).title}, which is known to be that of {alike} of these "
+        f"{title_of(config.dataset)}, which is known to be that of {alike} of these "
         f"{len(table)} figures.\n\n{whole_table(table)}"
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from polyp_utils.common.exceptions import DataError, few
-from polyp_utils.data.layout import walk_files
+from polyp_utils.data.listing import walk_files
 
 Naming = tuple[dict[str, Path], list[str]]
 FORMATS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".webp", ".gif", ".npy")
@@ -35,10 +35,10 @@ def prediction_files(folder: Path, ids: Sequence[str] = ()) -> tuple[dict[str, P
     )
     missing = [frame_id for frame_id in ids if frame_id not in files]
     if missing or not ids:
-        first = f", first {missing[0]}" if missing else ""
         held = f"it holds {few(files, 3)}" if files else "it holds none"
+        first = f"first {missing[0]} ({held})" if missing else held
         raise DataError(
-            f"{folder} lacks {len(missing)} of {len(ids)} predictions{first}; {held}: write one "
+            f"{folder} lacks {len(missing)} of {len(ids)} predictions, {first}: write one "
             f"file <id>.png per frame ({', '.join(FORMATS)})"
         )
     found = {frame_id: files[frame_id] for frame_id in ids}

@@ -7,6 +7,7 @@ from polyp_utils.common.device import (
     explaining,
 )
 from polyp_utils.common.exceptions import WeightsError
+from polyp_utils.data.naming import full_name
 from polyp_utils.model.weights import save_weights
 from polyp_utils.runs.run import Run
 from polyp_utils.train.fit import prepare_training
@@ -32,6 +33,7 @@ def adopt(config: RunConfig, note: str) -> Run:
     """
     if not config.init or not note:
         raise ValueError("to adopt weights, give their file (init) and a note on who made them")
+    config = replace(config, dataset=full_name(config.dataset))  # as it is recorded
     with explaining(f"width {config.width}"):
         return _adopted(config, note)
 

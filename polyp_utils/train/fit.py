@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from polyp_utils.common.exceptions import DataError, RunError
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
+from polyp_utils.data.naming import full_name
 from polyp_utils.data.parts import Data, load_parts
 from polyp_utils.data.splits import leak_warning, split_of
 from polyp_utils.model.losses import inverse_sqrt_weights
@@ -42,6 +44,7 @@ def fit(config: RunConfig) -> Run:
         DeviceError: the GPU has too little memory, is in use, or is not supported.
         ProcessError: another process of this run cannot start.
     """
+    config = replace(config, dataset=full_name(config.dataset))  # as it is recorded
     sizes = {key: getattr(config, key) for key in ("batch_size", "micro_batches", "width")}
     settings = ", ".join(f"{key} {value}" for key, value in sizes.items())
     with processes.joined(), explaining(settings), contextlib.ExitStack() as held:

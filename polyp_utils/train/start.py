@@ -19,6 +19,7 @@ from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.files import write_json
 from polyp_utils.common.paths import repo_root
 from polyp_utils.common.processes import rank, size
+from polyp_utils.data.catalog import CATALOG
 from polyp_utils.runs.run import Run, run_of
 
 
@@ -50,10 +51,12 @@ def open_run(
     given = {**fingerprints, "note": remarks.get("note", "")}
     if run.finished:
         _is_same(run, config, given)
+        _note_place(run, config)
         yield run
         return
     with run.lock():
         if (run.path / "config.json").is_file() and _is_same(run, config, given):
+            _note_place(run, config)
             if not run.finished:
                 _note_change(run, device)
         else:
@@ -75,6 +78,8 @@ def _is_same(run: Run, config: RunConfig, given: dict[str, str]) -> bool:
     there = {**run.config.to_dict(), **record["fingerprints"], "note": record.get("note", "")}
     asked = {**config.to_dict(), **given}
     ignored = {"device", "name"}  # these may differ
+    if there["data"] == asked["data"] and not {there["dataset"], asked["dataset"]} & CATALOG.keys():
+        ignored.add("dataset")  # the same files at another place
     different = [
         f"{key} is {there.get(key)!r} there and {value!r} now"
         for key, value in asked.items()
@@ -95,6 +100,15 @@ def _is_same(run: Run, config: RunConfig, given: dict[str, str]) -> bool:
             f"name (-p name …, --name …); or move the folder away{longer}"
         )
     return not different
+
+
+def _note_place(run: Run, config: RunConfig) -> None:
+    """Records that the run's data lie elsewhere now."""
+    record = run.record
+    if record["settings"]["dataset"] != config.dataset:
+        settings = {**record["settings"], "dataset": config.dataset}
+        write_json(run.path / "config.json", {**record, "settings": settings})
+        print(f"{run.name}: its data are recorded as being at {config.dataset} now")
 
 
 def _note_change(run: Run, device: str) -> None:
