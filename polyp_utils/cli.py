@@ -225,7 +225,7 @@ def _export(run: str, path: str, int8: bool, web: str, ort: str) -> None:
     file = export_onnx(found.path, path or Path(web, f"{found.name}.onnx"))
     print(f"wrote {file}")
     if int8:
-        images = calibration_images(found.config)
+        images = calibration_images(found.config, found.split)
         file = export_int8(file, file.with_suffix(".int8.onnx"), images)
         print(f"wrote {file}")
     if web:

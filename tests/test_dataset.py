@@ -149,7 +149,7 @@ def missing_image(folder):
 
 def missing_folder(folder):
     shutil.rmtree(folder / "masks")
-    return "{0}/images holds images but no masks: put masks into a folder masks/"
+    return "{0} holds images but no masks: put masks into a folder masks/"
 
 
 def empty_folder(folder):

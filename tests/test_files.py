@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from polyp_utils.common.files import atomic, write_csv, write_json
+from polyp_utils.common.files import atomic, read_csv, write_csv, write_json
 
 
 def contents(folder):
@@ -77,3 +77,13 @@ def test_a_table_round_trips(tmp_path):
     write_csv(tmp_path / "new/table.csv", table)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new/table.csv"), table, atol=1e-6)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["table.csv"]
+
+
+def test_ids_that_look_like_values_stay_text(tmp_path):
+    ids = ["NA", "1e5", "001", "None", "nan", "true", "", "a,b"]
+    table = pd.DataFrame({"id": ids, "dice": [0.5, None] * 4, "note": ["x", None] * 4})
+    write_csv(tmp_path / "table.csv", table)
+    found = read_csv(tmp_path / "table.csv", "id", "none such")
+    assert found["id"].tolist() == ids
+    assert found["dice"].isna().tolist() == found["note"].isna().tolist() == [False, True] * 4
+    assert found["dice"].dtype == float

@@ -150,6 +150,7 @@ def test_the_run_folder_holds_what_it_should(base):
         "history.csv",
         "model.safetensors",
         "predictions",
+        "split.csv",
         "training.json",
     ]
     assert base.history.columns.tolist() == [

@@ -45,7 +45,7 @@ class RunConfig:
 
     recipe: str = _setting("card", "named settings to start from")
     dataset: str = _setting("kvasir-seg", _DATASET)
-    split: str = _setting("random-800-s42", "name of a split, or a CSV file with columns id, part")
+    split: str = _setting("random-800-s42", "name of a split, or a file or folder with your own")
     scheme: str = _setting("trimap", _SCHEMES)
     image_size: int = _setting(256, "side of the network's input in pixels, a multiple of 16")
     width: int = _setting(64, "channels of the first stage")
@@ -196,7 +196,11 @@ class RunConfig:
         usual = RECIPES.get(self.recipe, self)
         place = common_folder(*self.dataset.split("::")) if "::" in self.dataset else self.dataset
         data = f"-{Path(place).name}" if self.dataset != usual.dataset else ""
-        split = Path(self.split).stem if self.split != _usual_split(usual, self.dataset) else ""
+        file, _, fold = Path(self.split).name.rpartition("#")  # `splits_final.json#2`
+        split = (
+            f"{Path(file).stem}-fold{fold}" if file and fold.isalnum() else Path(self.split).stem
+        )
+        split = split if self.split != _usual_split(usual, self.dataset) else ""
         middle = "".join(f"-{part}" for part in (split, self.scheme) if part)
         limit = f"-n{self.limit}" if self.limit else ""
         name = f"{recipe}{data}{middle}-w{self.width}-s{self.seed}{limit}"

@@ -46,3 +46,19 @@ def write_csv(path: Path, table: pd.DataFrame | list[dict[str, Any]]) -> None:
 
     with atomic(path) as temporary:
         pd.DataFrame(table).to_csv(temporary, index=False, float_format="%.6g")
+
+
+def read_csv(path: Path, *texts: str) -> pd.DataFrame:
+    """Reads a table of `write_csv`.
+
+    Args:
+        path: the file.
+        texts: columns that stay text as it stands, such as ids: ``NA``, ``1e5``, ``001``. Empty
+            cells of the others are NaN.
+    """
+    import pandas as pd  # see `write_csv`
+
+    header = pd.read_csv(path, nrows=0)
+    empty = {str(name): [""] for name in header if name not in texts}
+    types = dict.fromkeys(texts, str)
+    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=empty)

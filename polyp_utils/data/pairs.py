@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from polyp_utils.common.files import write_csv
+from polyp_utils.common.files import read_csv, write_csv
 from polyp_utils.common.paths import cache_root
 from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
@@ -51,4 +51,4 @@ def _cache(source: Source, name: str) -> Path:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"id_a": str, "id_b": str})
+    return read_csv(path, "id_a", "id_b")

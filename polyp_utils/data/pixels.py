@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -249,6 +248,8 @@ def _of_image(path: Path, image: Image.Image) -> Pixels:
 
 def _with_cv2(path: Path, data: bytes) -> Pixels:
     """A colour image of 16 bits per channel."""
+    import cv2  # slow, and rarely needed
+
     flags = cv2.IMREAD_UNCHANGED
     values = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from polyp_utils.common.exceptions import WeightsError
+from polyp_utils.common.exceptions import WeightsError, few
 from polyp_utils.deploy.key_map import (
     COUNTER,
-    few,
     folds_of,
     natural,
     read_key_map,

@@ -16,7 +16,7 @@ from polyp_utils.common.files import atomic
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.naming import name_without_place
-from polyp_utils.data.splits import split_of
+from polyp_utils.data.split import Split
 from polyp_utils.deploy.load import Model, load_model
 from polyp_utils.model.predict import to_probabilities
 from polyp_utils.model.unet import STRIDE
@@ -142,9 +142,9 @@ def export_int8(source: str | Path, path: str | Path, images: Tensor) -> Path:
     return Path(path)
 
 
-def calibration_images(config: RunConfig, count: int = 64) -> Tensor:
+def calibration_images(config: RunConfig, split: Split, count: int = 64) -> Tensor:
     """Evenly spaced frames from a run's training part, uint8 (N, 3, S, S)."""
-    ids = split_of(config).train
+    ids = split.train
     dataset = PolypDataset(config.dataset, config.image_size)
     return dataset.images[dataset.rows(ids[:: max(1, len(ids) // count)][:count])]
 

@@ -98,9 +98,10 @@ def _forget_place(target: Path, dataset: str, record: dict[str, Any]) -> None:
 
 
 def without_place(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with ``settings`` in which a user's data set has no folders of this machine."""
-    settings = record.get("settings", {})
-    if "dataset" not in settings:
-        return record
-    dataset = name_without_place(settings["dataset"])
-    return {**record, "settings": {**settings, "dataset": dataset}}
+    """A record whose ``settings`` name data set and split without folders of this machine."""
+    settings = dict(record.get("settings", {}))
+    if "dataset" in settings:
+        settings["dataset"] = name_without_place(settings["dataset"])
+    if Path(settings.get("split", "")).is_absolute():  # the run holds its ids
+        settings["split"] = Path(settings["split"]).name
+    return {**record, "settings": settings} if settings else record

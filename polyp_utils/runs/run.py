@@ -1,6 +1,7 @@
 """The run folder: settings, history, weights, predictions. All writes are atomic.
 
 config.json          settings, fingerprints, versions, device, processes, commit
+split.csv            ids per part, cut to the limit in the settings
 history.csv          a row per epoch
 model.safetensors    weights of the kept epoch, averaged if the settings say so
 unaveraged.safetensors  beside averaged weights: those of the last step
@@ -14,6 +15,7 @@ Reading a run never changes it.
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 from collections.abc import Iterable, Iterator
@@ -28,11 +30,11 @@ from PIL import Image
 from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
 from polyp_utils.common.exceptions import RunError, TakenError, unknown
 from polyp_utils.common.figures import file_format
-from polyp_utils.common.files import atomic, write_csv
+from polyp_utils.common.files import atomic, read_csv, write_csv
 from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.data.labels import Scheme, get_scheme
-from polyp_utils.data.split import Split
-from polyp_utils.data.splits import split_of
+from polyp_utils.data.split import Split, parse_split
+from polyp_utils.data.splits import load_split
 from polyp_utils.runs import archive
 
 if TYPE_CHECKING:
@@ -73,8 +75,18 @@ class Run:
 
     @property
     def split(self) -> Split:
-        """The split, cut to the ``limit`` in the settings."""
+        """The split as it was in training, cut to the ``limit`` in the settings."""
+        if self.stored_split.is_file():
+            try:
+                return parse_split(self.config.split, self.stored_split.read_bytes().decode())
+            except (ValueError, csv.Error) as error:
+                raise RunError(f"{self.stored_split} is damaged ({error}): {_RESTORE}") from error
         return split_of(self.config)
+
+    @property
+    def stored_split(self) -> Path:
+        """``split.csv``: the ids of each part; older runs lack it."""
+        return self.path / "split.csv"
 
     @property
     def history(self) -> pd.DataFrame:
@@ -105,10 +117,10 @@ class Run:
         """``per_image.csv``: a row per test image, size and class.
 
         Raises:
-            RunError: the run is not evaluated, or the table is not one of scores.
+            RunError: the run is not evaluated, or the table is not one of scores, or not whole.
         """
         path = self._evaluated("per_image.csv")
-        table, key = _table(path), ["id", "size", "class"]
+        table, key = _table(path, "id"), ["id", "size", "class"]
         if missing := [name for name in (*key, "dice") if name not in table]:
             raise RunError(f"{path} has no column {missing[0]}: evaluate {self.name} again")
         for name in table.columns.difference(key):
@@ -118,6 +130,13 @@ class Run:
                     f"{path}, column {name} holds {seen.iloc[0]!r}, not a number: evaluate "
                     f"{self.name} again"
                 )
+        summary = self.path / "summary.json"
+        n = _read_json(summary).get("n") if summary.is_file() else None
+        if n is not None and n != table["id"].nunique():
+            raise RunError(
+                f"{path} has scores of {table['id'].nunique()} frames, {summary.name} of {n}: "
+                f"evaluate {self.name} again"
+            )
         if (again := table[table.duplicated(key)]["id"]).any():
             raise RunError(f"{path} holds {again.iloc[0]} twice: evaluate {self.name} again")
         return table
@@ -252,11 +271,9 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def _table(path: Path) -> pd.DataFrame:
-    import pandas as pd  # see `write_csv`
-
+def _table(path: Path, *texts: str) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, dtype={"id": str})
+        return read_csv(path, *texts)
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing: {_RESTORE}") from error
     except ValueError as error:  # those of pandas' parser too
@@ -301,6 +318,34 @@ def run_of(config: RunConfig) -> Run:
         if (former.path / "config.json").is_file():
             return former
     return run
+
+
+def split_of(config: RunConfig, fingerprint: str = "") -> Split:
+    """The split that settings name, cut to their ``limit``.
+
+    Once a user's file is gone, it is taken from the folder of the run with these settings.
+
+    Args:
+        config: the settings.
+        fingerprint: which it must have, if known.
+
+    Raises:
+        ValueError: as in `load_split`, or another fingerprint.
+        FileNotFoundError: as in `load_split`.
+    """
+    try:
+        split = load_split(config.split, config.dataset).limited(config.limit)
+    except FileNotFoundError:
+        run = run_of(config)
+        if not run.stored_split.is_file() or run.config.split != config.split:
+            raise
+        split = run.split
+    if fingerprint not in ("", split.fingerprint):
+        raise ValueError(
+            f"split {split.name} has fingerprint {split.fingerprint}, not {fingerprint}: it has "
+            "changed; bring back the file that the weights were trained with"
+        )
+    return split
 
 
 def list_runs() -> list[Run]:

@@ -39,7 +39,7 @@ def adopt(config: RunConfig, note: str) -> Run:
 
 
 def _adopted(config: RunConfig, note: str) -> Run:
-    scheme, compute, parts, fingerprints, doubts = prepare_training(config)
+    split, scheme, compute, parts, fingerprints, doubts = prepare_training(config)
     initial = find_initial(config)
     if initial is None or initial.new_head:
         raise WeightsError(
@@ -47,7 +47,8 @@ def _adopted(config: RunConfig, note: str) -> Run:
         )
     fingerprints["init_weights"] = initial.fingerprint
     config = replace(config, init="")  # nothing was trained from these weights
-    with open_run(config, fingerprints, compute.describe(), note=note, doubts=doubts) as run:
+    remarks = {"note": note, "doubts": doubts}
+    with open_run(config, fingerprints, compute.describe(), split, **remarks) as run:
         if run.finished:
             print(f"{run.name} is finished: nothing to adopt")
             return run

@@ -23,9 +23,10 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.naming import full_name
 from polyp_utils.data.parts import Data, load_parts
-from polyp_utils.data.splits import leak_warning, split_of
+from polyp_utils.data.split import Split
+from polyp_utils.data.splits import leak_warning
 from polyp_utils.model.losses import inverse_sqrt_weights
-from polyp_utils.runs.run import Run, run_of
+from polyp_utils.runs.run import Run, run_of, split_of
 from polyp_utils.train.initial import Initial, find_initial
 from polyp_utils.train.learner import Learner, micro_batches
 from polyp_utils.train.start import open_run
@@ -50,11 +51,11 @@ def fit(config: RunConfig) -> Run:
     with processes.joined(), explaining(settings), contextlib.ExitStack() as held:
         with processes.agreed():
             initial, leak = _initial(config), ""  # before frames are decoded
-            scheme, compute, parts, fingerprints, doubts = prepare_training(config)
+            split, scheme, compute, parts, fingerprints, doubts = prepare_training(config)
             if initial:
                 fingerprints["init_weights"], leak = initial.fingerprint, initial.leak
             remarks = {"init_leak": leak, "doubts": doubts}
-            opened = open_run(config, fingerprints, compute.describe(), **remarks)
+            opened = open_run(config, fingerprints, compute.describe(), split, **remarks)
             run = held.enter_context(opened)
         if processes.from_first(lambda: run.finished):
             print(f"{run.name} is finished: nothing to train")
@@ -65,8 +66,8 @@ def fit(config: RunConfig) -> Run:
         frames += f" at {config.image_size} px, {len(parts['val'])} for validation"
         slow = "" if config.compile_mode == "none" else "; the first steps take minutes to compile"
         print(f"{run.name}: {frames}, on {compute.describe()}{slow}", flush=True)
-        if warning := leak_warning(split_of(config), config.dataset):
-            print(warning)
+        for remark in filter(None, (split.remark, leak_warning(split, config.dataset))):
+            print(remark)
         learner = Learner(config, scheme, compute, _class_weights(config, parts["train"]))
         trainer = Trainer(learner, run)
         if not trainer.resume() and initial:
@@ -81,6 +82,7 @@ def fit(config: RunConfig) -> Run:
 class Prepared(NamedTuple):
     """What a training needs: ``fingerprints`` of data and split, ``doubts`` about the masks."""
 
+    split: Split
     scheme: Scheme
     compute: Compute
     parts: dict[str, Data]
@@ -118,7 +120,8 @@ def prepare_training(config: RunConfig) -> Prepared:
             f"polyp pixel: there is nothing to learn; check the masks of {dataset.info.title}"
         )
     prints = {"data": dataset.fingerprint, "split_ids": split.fingerprint}
-    return Prepared(scheme, compute, parts, prints, "; ".join(map(str, dataset.doubts)))
+    doubts = "; ".join(map(str, dataset.doubts))
+    return Prepared(split, scheme, compute, parts, prints, doubts)
 
 
 def _initial(config: RunConfig) -> Initial | None:

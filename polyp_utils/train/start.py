@@ -16,16 +16,21 @@ import torch
 import polyp_utils
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import RunError
-from polyp_utils.common.files import write_json
+from polyp_utils.common.files import write_json, write_text
 from polyp_utils.common.paths import repo_root
 from polyp_utils.common.processes import rank, size
 from polyp_utils.data.catalog import CATALOG
+from polyp_utils.data.split import Split
 from polyp_utils.runs.run import Run, run_of
 
 
 @contextlib.contextmanager
 def open_run(
-    config: RunConfig, fingerprints: dict[str, str], device: str, **remarks: str
+    config: RunConfig,
+    fingerprints: dict[str, str],
+    device: str,
+    split: Split | None = None,
+    **remarks: str,
 ) -> Iterator[Run]:
     """The folder of a run, new or existing, locked for this process.
 
@@ -36,6 +41,7 @@ def open_run(
         config: the requested settings.
         fingerprints: of data and split.
         device: description, for the record.
+        split: cut to the limit in the settings; its ids are stored.
         remarks: for the record: ``note`` (who made weights that were trained elsewhere),
             ``init_leak`` (how much of the test part the initial weights have seen) and ``doubts``
             (about the masks, see `polyp_utils.data.plausibility`).
@@ -61,8 +67,11 @@ def open_run(
                 _note_change(run, device)
         else:
             record: dict[str, Any] = {"settings": config.to_dict(), "fingerprints": fingerprints}
+            remarks["split_remark"] = split.remark if split else ""
             record |= {name: text for name, text in remarks.items() if text}
             write_json(run.path / "config.json", {**record, **_circumstances(device)})
+        if split:
+            write_text(run.stored_split, split.to_csv())
         yield run
 
 

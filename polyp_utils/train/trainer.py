@@ -225,6 +225,7 @@ def metadata_of(run: Run, scheme: Scheme) -> dict[str, Any]:
         "run": run.name,
         **made,
         "settings": run.config.to_dict(),
+        "split_ids": record["fingerprints"]["split_ids"],
         "classes": scheme.classes,
         "use": "for research only; not a medical device",
     }
