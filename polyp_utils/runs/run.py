@@ -16,35 +16,29 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
 from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
 from polyp_utils.common.exceptions import RunError, TakenError, unknown
 from polyp_utils.common.figures import file_format
-from polyp_utils.common.files import atomic, read_csv, write_csv
+from polyp_utils.common.files import atomic, write_csv
 from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.split import Split, parse_split
 from polyp_utils.data.splits import load_split
 from polyp_utils.runs import archive
+from polyp_utils.runs.stored import RESTORE, decode_levels, read_json, read_scores, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor
-
-
-_RESTORE = "restore it from a copy, or train the run again under another name"
-_PREDICT_AGAIN = "restore it from a copy, or train the run again"
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """``config.json``: ``settings``, fingerprints, versions, device, commit."""
-        return _read_json(self.path / "config.json", ("settings",))
+        return read_json(self.path / "config.json", ("settings",))
 
     @property
     def config(self) -> RunConfig:
@@ -80,7 +74,7 @@ class Run:
             try:
                 return parse_split(self.config.split, self.stored_split.read_bytes().decode())
             except (ValueError, csv.Error) as error:
-                raise RunError(f"{self.stored_split} is damaged ({error}): {_RESTORE}") from error
+                raise RunError(f"{self.stored_split} is damaged ({error}): {RESTORE}") from error
         return split_of(self.config)
 
     @property
@@ -91,12 +85,12 @@ class Run:
     @property
     def history(self) -> pd.DataFrame:
         """``history.csv``: a row per epoch."""
-        return _table(self.path / "history.csv")
+        return read_table(self.path / "history.csv")
 
     @property
     def training(self) -> dict[str, Any]:
         """``training.json``: seconds, images/s, peak memory, kept epoch and its polyp Dice."""
-        stored = _read_json(self.path / "training.json")
+        stored = read_json(self.path / "training.json")
         return {key.replace("best_", "kept_"): value for key, value in stored.items()}  # older runs
 
     @property
@@ -107,7 +101,7 @@ class Run:
             RunError: the run is not evaluated, or by a version that wrote another table.
         """
         path = self._evaluated("summary.json")
-        summary = _read_json(path, ("scores",))
+        summary = read_json(path, ("scores",))
         if any("size" not in row for row in summary["scores"]):
             raise RunError(f"{path} was written by an earlier version: evaluate {self.name} again")
         return summary
@@ -119,27 +113,9 @@ class Run:
         Raises:
             RunError: the run is not evaluated, or the table is not one of scores, or not whole.
         """
-        path = self._evaluated("per_image.csv")
-        table, key = _table(path, "id"), ["id", "size", "class"]
-        if missing := [name for name in (*key, "dice") if name not in table]:
-            raise RunError(f"{path} has no column {missing[0]}: evaluate {self.name} again")
-        for name in table.columns.difference(key):
-            if table[name].dtype.kind not in "fiub":
-                seen = table.loc[~table[name].map(_is_number), name]
-                raise RunError(
-                    f"{path}, column {name} holds {seen.iloc[0]!r}, not a number: evaluate "
-                    f"{self.name} again"
-                )
         summary = self.path / "summary.json"
-        n = _read_json(summary).get("n") if summary.is_file() else None
-        if n is not None and n != table["id"].nunique():
-            raise RunError(
-                f"{path} has scores of {table['id'].nunique()} frames, {summary.name} of {n}: "
-                f"evaluate {self.name} again"
-            )
-        if (again := table[table.duplicated(key)]["id"]).any():
-            raise RunError(f"{path} holds {again.iloc[0]} twice: evaluate {self.name} again")
-        return table
+        frames = read_json(summary).get("n") if summary.is_file() else None
+        return read_scores(self._evaluated("per_image.csv"), frames)
 
     def _evaluated(self, name: str) -> Path:
         path = self.path / name
@@ -183,19 +159,7 @@ class Run:
         from polyp_utils.runs.levels import from_levels
 
         path, data = self.prediction_path(part, frame_id), self._stored(part, frame_id)
-        try:
-            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-                image.verify()
-            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-                pixels = np.array(image)
-        except Exception as error:  # Pillow raises a dozen kinds
-            raise RunError(f"{path} is damaged ({error}): {_PREDICT_AGAIN}") from error
-        levels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-        if len(levels) != len(scheme.classes) - 1 or levels.dtype != np.uint8:
-            raise RunError(
-                f"{path} holds {len(levels) + 1} classes in {levels.dtype}; scheme {scheme.name} "
-                f"has {len(scheme.classes)}, in 8 bits: {_PREDICT_AGAIN}"
-            )
+        levels = decode_levels(path, data, len(scheme.classes))
         return from_levels(torch.from_numpy(levels))
 
     def save_probabilities(self, part: str, frame_id: str, probabilities: Tensor) -> None:
@@ -261,36 +225,6 @@ class Run:
                 "README.md trains the run again, with predictions"
             )
         raise RunError(f"{path} is missing: the run holds no prediction of {frame_id}{hint}")
-
-
-def _is_number(cell: object) -> bool:
-    try:
-        float(str(cell))
-    except ValueError:
-        return False
-    return True
-
-
-def _table(path: Path, *texts: str) -> pd.DataFrame:
-    try:
-        return read_csv(path, *texts)
-    except FileNotFoundError as error:
-        raise RunError(f"{path} is missing: {_RESTORE}") from error
-    except ValueError as error:  # those of pandas' parser too
-        raise RunError(f"{path} is damaged ({error}): {_RESTORE}") from error
-
-
-def _read_json(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
-    """The object that a file of the run holds, which has the given keys."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(f"{path} is missing: {_RESTORE}") from error
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}): {_RESTORE}") from error
-    if not isinstance(content, dict) or not content.keys() >= set(keys):
-        raise RunError(f"{path} lacks {' and '.join(keys) or 'its entries'}: {_RESTORE}")
-    return content
 
 
 def make_folder(path: Path) -> Path:
