@@ -150,13 +150,15 @@ def score_system(task: Task) -> Scored:
         RunError: the run that it is compared with has no predictions, or was made with other data.
     """
     dataset = PolypDataset(task.dataset, task.image_size)
-    ids, prints = dataset.ids, {"data": dataset.fingerprint}
+    ids, prints, remark = dataset.ids, {"data": dataset.fingerprint}, ""
     if task.split:
         split = load_split(task.split, task.dataset)
         ids, prints = split.part(task.part), prints | {"split_ids": split.fingerprint}
+        remark = split.remark
     dataset.rows(ids)  # refuses a split of other data before any file is read
     system = of_folder(task.folder, ids, values=task.values)
     other = _other(task, dataset, ids) if task.against else None
+    system = replace(system, notes=(*system.notes, *filter(None, [remark])))
     evaluation = evaluate(system, dataset)
     comparison = None
     if other:
