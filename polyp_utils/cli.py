@@ -55,6 +55,17 @@ def main(arguments: list[str] | None = None) -> int:
     apply.add_argument("--probabilities", action="store_true", help="P(polyp) per pixel too")
     apply.add_argument("--maps-only", action="store_true", help="no pictures and no page")
     apply.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    score = verbs.add_parser("score", help="score another system's folder of masks or maps")
+    score.add_argument("folder", metavar="FOLDER", help="holds <id>.png, or another image, each")
+    score.add_argument("--dataset", required=True, help="name in the catalogue, or a folder")
+    score.add_argument("--split", default="", help="name or CSV file; default: all frames")
+    score.add_argument("--part", default="test", help="train, val or test; of the split")
+    meaning = "map:LOW-HIGH, above:N, indices:N,N or colours:RRGGBB; default: found if certain"
+    score.add_argument("--values", default="", help=f"what the values mean: {meaning}")
+    score.add_argument("--against", default="", help="run or folder to compare it with")
+    score.add_argument("--against-values", default="", help="what the values of that folder mean")
+    score.add_argument("--image-size", type=int, default=256, help="network size in pixels")
+    score.add_argument("--out", default="", help="folder; default: results/score-FOLDER-DATASET")
     look = verbs.add_parser(
         "audit", help="check a data set for errors and duplicates; writes tables"
     )
@@ -229,6 +240,25 @@ def _predict(paths: list[str], out: str, maps_only: bool, **options: Any) -> int
     return 1 if done.unreadable else 0
 
 
+def _score(out: str, **given: Any) -> None:
+    from polyp_utils.score.systems import Task, check_free, score_system
+
+    task = Task(**given)
+    folder = Path(out) if out else task.results
+    check_free(folder, task)
+    scored = score_system(task)
+    scored.save(folder)
+    print("\n".join(scored.evaluation.notes))
+    print(scored.table.to_string())
+    part = f"{task.part} of split {task.split}" if task.split else "all frames"
+    print(
+        f"{scored.evaluation.record['n']} frames of {task.dataset}, {part}",
+        *scored.findings,
+        sep="\n",
+    )
+    print(f"per_image.csv and summary.json are in {folder}")
+
+
 def _audit(dataset: str, duplicate_recall: int) -> int:
     from polyp_utils import plots
     from polyp_utils.analyse import audit
@@ -355,6 +385,7 @@ _VERBS: dict[str, Callable[..., int | None]] = {
     "publish": _publish,
     "export": _export,
     "predict": _predict,
+    "score": _score,
     "audit": _audit,
     "bench": _bench,
     "equivalence": _equivalence,
