@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from polyp_utils.common.exceptions import WeightsError
@@ -34,7 +34,8 @@ def save_weights(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None
     """Writes a safetensors file, the metadata in its header as JSON under ``polyp_utils``."""
     tensors = {key: value.contiguous().cpu() for key, value in model.state_dict().items()}
     with atomic(path) as temporary:
-        save_file(tensors, temporary, {"format": "pt", "polyp_utils": json.dumps(metadata)})
+        header = {"format": "pt", "polyp_utils": json.dumps(metadata)}
+        temporary.write_bytes(save(tensors, header))  # `save_file` has temporary files of its own
 
 
 def halve_weights(source: Path, target: Path) -> None:
@@ -45,7 +46,7 @@ def halve_weights(source: Path, target: Path) -> None:
     tensors = {name: t.half() if t.ndim > 1 else t for name, t in read_tensors(source).items()}
     header = {"format": "pt", "polyp_utils": json.dumps(read_metadata(source))}
     with atomic(target) as temporary:
-        save_file(tensors, temporary, header)
+        temporary.write_bytes(save(tensors, header))
 
 
 def is_halved(path: Path) -> bool:

@@ -1,11 +1,13 @@
 """Copies runs to `results/published`: what is evidence, kept light to clone."""
 
 import shutil
+from pathlib import Path
 
 import pandas as pd
 
 from polyp_utils.analyse.calibration import VAL_LEVELS, levels_table, validation_levels
-from polyp_utils.common.exceptions import RunError
+from polyp_utils.common.exceptions import RunError, WriteError
+from polyp_utils.common.files import atomic, remove_leftovers, writing
 from polyp_utils.common.paths import repo_root
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
@@ -49,7 +51,12 @@ def publish(run: Run, light: bool = False) -> Run:
     names = [run.weights.name, run.unaveraged.name]
     names += ["predictions", "figures", "*.ipynb"] if light else PARTS  # predictions, unpacked
     left_out = shutil.ignore_patterns("last", ".*", *names)
-    shutil.copytree(run.path, target, ignore=left_out, dirs_exist_ok=True)
+    remove_leftovers(target.rglob(".*.tmp"))
+    try:
+        with writing(target):
+            shutil.copytree(run.path, target, False, left_out, _copy, dirs_exist_ok=True)
+    except shutil.Error as error:  # it holds those of all files
+        raise WriteError(error.args[0][0][2]) from error
     for name, table in counts.items():
         Run(target).save_table(name, table)
     if not light and (tested := run.path / "predictions/test").is_dir():
@@ -60,6 +67,11 @@ def publish(run: Run, light: bool = False) -> Run:
         halve_weights(run.weights, Run(target).weights)
     write_run_card(Run(target))
     return Run(target)
+
+
+def _copy(source: str, target: str) -> None:
+    with atomic(Path(target)) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def _validation(run: Run) -> dict[str, pd.DataFrame]:
