@@ -319,14 +319,14 @@ def _ablate(seeds: int, width: int, image_size: int, device: str) -> None:
 
 def _faults(part: str, command: str, count: int, out: str) -> int:
     from polyp_utils.common.paths import results_root
-    from polyp_utils.faults.campaign import run_campaign
+    from polyp_utils.faults.campaign import GOOD, run_campaign
 
     folder = Path(out or results_root() / "faults").resolve()
     parts, commands = ([x for x in given.split(",") if x] for given in (part, command))
     tables = run_campaign(folder, main, parts, commands, count)
     failed = 0
     for name, table in tables.items():
-        wrong = int((table["outcome"] != "equal").sum())
+        wrong = int((~table["outcome"].isin(GOOD)).sum())
         print(f"{name}: {len(table)} faults, {wrong} with a wrong end")
         failed += wrong
     print(f"written to {folder}")

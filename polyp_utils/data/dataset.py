@@ -151,7 +151,9 @@ def _load(source: Source, name: str, size: int) -> tuple[dict[str, Tensor], str]
 
 
 def _shapes(count: int, size: int) -> dict[str, tuple[int, ...]]:
-    return {"images": (count, 3, size, size), "masks": (count, size, size), "sizes": (count, 2)}
+    """The shape of each tensor of the cache."""
+    of_a_frame = (3, size, size), (size, size), (2,), (2,)
+    return {name: (count, *end) for name, end in zip(_TENSORS, of_a_frame, strict=True)}
 
 
 def _open(path: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], str]:

@@ -24,11 +24,13 @@ from polyp_utils.common.files import write_csv, write_json
 from polyp_utils.faults.commands import COMMANDS
 from polyp_utils.faults.disk import mounted
 from polyp_utils.faults.inject import FULL, KILLED, READ_ONLY
+from polyp_utils.faults.states import REFUSED, all_states, suffer_state
 from polyp_utils.faults.trial import EQUAL, Trials
 from polyp_utils.runs.run import make_folder
 
-PARTS = ("kills", "moments", "writes", "disk")
+PARTS = ("kills", "moments", "writes", "disk", "states")
 MOMENTS = 200
+GOOD = (EQUAL, REFUSED)  # outcomes
 _SHARES = np.linspace(0, 0.95, 20)  # of the space that a command needs, on the small disk
 
 
@@ -71,6 +73,10 @@ class Campaign:
                     yield {"command": command.name, "fault": FULL, "share": round(float(share), 3)}
                 yield {"command": command.name, "fault": READ_ONLY, "share": 0.0}
 
+    def states(self) -> Iterator[dict[str, Any]]:
+        """Those of ``states``, see `polyp_utils.faults.states`."""
+        yield from all_states(self.trials)
+
     def run_part(self, name: str, count: int = 0) -> pd.DataFrame | None:
         """Suffers the faults of a part that its table does not hold yet.
 
@@ -100,9 +106,12 @@ class Campaign:
                 print("disk: no file system can be mounted here")
                 return None
             for number, row in enumerate(todo, 1):
-                done.append(self.trials.suffer(row, disk))
+                if name == "states":
+                    done.append(suffer_state(self.trials, row))
+                else:
+                    done.append(self.trials.suffer(row, disk))
                 write_csv(path, done)
-                if done[-1]["outcome"] != EQUAL or number % 50 == 0:
+                if done[-1]["outcome"] not in GOOD or number % 50 == 0:
                     print(f"{name} {number} of {len(todo)}: {done[-1]}", flush=True)
         return pd.DataFrame(done)
 

@@ -20,13 +20,21 @@ class Ended(NamedTuple):
     seconds: float
 
 
-def run_forked(work: Callable[[], int], output: Path, kill_after: float = 0) -> Ended:
+def run_forked(
+    work: Callable[[], int],
+    output: Path,
+    kill_after: float = 0,
+    pause: Path | None = None,
+    deed: Callable[[], None] = lambda: None,
+) -> Ended:
     """Runs a function in a fork of this process, which must have one thread only.
 
     Args:
         work: returns the exit code.
         output: file for what the child says, stdout and stderr.
         kill_after: seconds after which it is killed; 0: never.
+        pause: file that the child makes when it waits, until the file is gone; see `wait_at`.
+        deed: what to do while it waits.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -34,12 +42,34 @@ def run_forked(work: Callable[[], int], output: Path, kill_after: float = 0) -> 
     child = os.fork()
     if not child:
         _be_child(work, output)
+    status = _await(child, pause) if pause else None
+    if pause and status is None:
+        deed()
+        pause.unlink()
     if kill_after:
         time.sleep(kill_after)  # a child that has ended by then waits for its parent
         os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    if status is None:
+        _, status = os.waitpid(child, 0)
     seconds = time.perf_counter() - start
     return Ended(os.waitstatus_to_exitcode(status), output.read_text(errors="replace"), seconds)
+
+
+def wait_at(pause: Path) -> None:
+    """Waits, in a child, until its parent has done what it does meanwhile."""
+    pause.touch()
+    while pause.exists():
+        time.sleep(0.002)
+
+
+def _await(child: int, pause: Path) -> int | None:
+    """Waits until a child pauses; its status if it ends before."""
+    while not pause.exists():
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.002)
+    return None
 
 
 def _be_child(work: Callable[[], int], output: Path) -> None:

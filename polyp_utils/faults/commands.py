@@ -17,6 +17,7 @@ from PIL import Image
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.phantom import draw_phantom
 from polyp_utils.data.split import Split
+from polyp_utils.faults.children import wait_at
 from polyp_utils.faults.digest import tensor_hash
 from polyp_utils.faults.inject import Fault, install
 from polyp_utils.publish.tables import DOCUMENTS
@@ -115,10 +116,16 @@ class Workspace:
         shutil.rmtree(self.path, ignore_errors=True)  # but for a disk that is mounted there
         shutil.copytree(self.state(state), self.path, dirs_exist_ok=True)
 
-    def work(self, command: Command, fault: Fault | None = None) -> Callable[[], int]:
-        """What a child does to run a command here; its changes are listed in ``changes.txt``."""
+    def work(
+        self, command: Command, fault: Fault | None = None, pause_at: int = -1
+    ) -> Callable[[], int]:
+        """What a child does to run a command here; its changes are listed in ``changes.txt``.
+
+        It waits before the change of number ``pause_at``, see `wait_at`.
+        """
 
         def run() -> int:
+            numbers = itertools.count()
             os.chdir(self.path)
             os.environ |= {
                 "POLYP_DATA": "data",
@@ -126,12 +133,18 @@ class Workspace:
                 "POLYP_CACHE": "cache",
                 "CUDA_VISIBLE_DEVICES": "",
             }
+
+            def seen(what: str, path: str) -> None:
+                os.write(log, f"{what} {path}\n".encode())
+                if next(numbers) == pause_at:
+                    wait_at(self.pause)
+
             log = os.open(self.changes, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             install(
                 self.path,
                 self.path / command.under if command.under else self.path,
                 fault,
-                lambda what, path: (os.write(log, f"{what} {path}\n".encode()), None)[1],
+                seen,
             )
             return self._main([*command.words]) if command.words else _open_cache()
 
@@ -141,6 +154,11 @@ class Workspace:
     def changes(self) -> Path:
         """The list of a child's changes, a line each: what, and to which file."""
         return self._kept.parent / "changes.txt"
+
+    @property
+    def pause(self) -> Path:
+        """The file that a waiting child makes."""
+        return self._kept.parent / "paused"
 
     @property
     def output(self) -> Path:

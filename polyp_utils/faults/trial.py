@@ -86,7 +86,7 @@ class Trials:
             modules.write_text("\n".join(sys.modules))
             return code
 
-        found = []
+        found: list[dict[str, str]] = []
         for work in (run_and_list, self.workspace.work(command)):
             self.workspace.put_back(command.after)
             ended = run_forked(work, self.workspace.output)
@@ -141,10 +141,10 @@ class Trials:
             disk.open()
         again = run_forked(self.workspace.work(command), self.workspace.output)
         if again.code:
-            wrong.append(f"the same command fails: {_last(again.said, work)}")
+            wrong.append(f"the same command fails: {last_line(again.said, work)}")
         elif different := changed_files(digest(work), files):
             wrong.append(f"differs: {', '.join(map(_nameless, different))}")
-        said = "" if kind == KILLED else _last(ended.said, work)
+        said = last_line(ended.said, work) if ended.code == 2 else ""
         return {"ended": ended.code, "said": said, "outcome": "; ".join(wrong) or EQUAL}
 
     def _complaints(self, reference: Reference, kind: str, ended: Ended) -> Iterator[str]:
@@ -152,12 +152,9 @@ class Trials:
         work = self.workspace.path
         lines = ended.said.strip().splitlines()
         if "Traceback" in ended.said or ended.code not in (0, 2):
-            yield f"ended with {ended.code}: {_last(ended.said, work)}"
+            yield f"ended with {ended.code}: {last_line(ended.said, work)}"
         elif ended.code == 2:
-            if [line.startswith("error: ") for line in lines].count(True) != 1:
-                yield "more than one line of error"
-            elif not re.match(r"error: \S+ .*: \w+", lines[-1]):
-                yield "the error names no file, or not what to do"
+            yield from filter(None, [complaint(ended.said)])
         elif reference.answer:
             if lines[-1] != reference.answer:
                 yield "another answer"
@@ -167,6 +164,21 @@ class Trials:
             yield f"said nothing of {', '.join(missing)}"
         if kind == FULL and any(path.suffix == ".tmp" for path in _files(work)):
             yield "leaves temporary files"
+
+
+def complaint(said: str) -> str:
+    """What is wrong with the words of a command that refuses; empty: nothing is."""
+    lines = said.strip().splitlines()
+    if "Traceback" in said or [line.startswith("error: ") for line in lines].count(True) != 1:
+        return "more than one line of error"
+    named = re.match(r"error: \S+ .*: \w+", lines[-1])
+    return "" if named else "the error names no file, or not what to do"
+
+
+def last_line(said: str, folder: Path) -> str:
+    """The last line of what was said, without the folder of the day."""
+    lines = said.strip().splitlines() or [""]
+    return _nameless(lines[-1].replace(f"{folder}/", ""))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -180,9 +192,3 @@ def _size(folder: Path) -> int:
 def _nameless(file: str) -> str:
     """A file's name without what differs between two processes or folders."""
     return re.sub(r"-[0-9a-f]{16}\b", "", re.sub(r"\.\d+\.tmp", ".tmp", file))
-
-
-def _last(said: str, folder: Path) -> str:
-    """The last line, without the folder of the day."""
-    lines = said.strip().splitlines() or [""]
-    return _nameless(lines[-1].replace(f"{folder}/", ""))

@@ -27,6 +27,7 @@ from polyp_utils.publish.data_tables import (
     setting_table,
     split_leak_table,
 )
+from polyp_utils.publish.fault_table import fault_table
 from polyp_utils.publish.findings import (
     finding,
     findings,
@@ -58,7 +59,7 @@ DOCUMENTS = (
     "README.md",
     "notebooks/README.md",
     "polyp_utils/README.md",
-    *(f"results/{name}.md" for name in ("README", "metrics", "reproduce", "speed")),
+    *(f"results/{name}.md" for name in ("README", "metrics", "reproduce", "robustness", "speed")),
 )
 
 
@@ -95,6 +96,7 @@ TABLES = {
     "ablation": lambda _: whole_table(shown(comparisons(load(folder_of(16, 128))))),
     "cost": cost_table,
     "times": times_table,
+    "faults": fault_table,
 }
 
 
