@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from polyp_utils.data.dataset import PolypDataset
@@ -126,6 +127,7 @@ class Workspace:
 
         def run() -> int:
             numbers = itertools.count()
+            torch.set_num_threads(1)  # renews PyTorch's pool, which two threads must not do at once
             os.chdir(self.path)
             os.environ |= {
                 "POLYP_DATA": "data",
