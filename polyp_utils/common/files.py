@@ -51,8 +51,9 @@ def writing(path: Path) -> Iterator[None]:
             found = found.__context__
         if not isinstance(found, OSError):
             raise
+        whole = path.absolute()
         seen = Path(path if found.filename is None else os.fsdecode(found.filename)).absolute()
-        ours = seen == path.parent.absolute() or seen.is_relative_to(path.absolute())
+        ours = whole.is_relative_to(seen) or seen.is_relative_to(whole)
         if not ours and not seen.name.startswith(f".{path.name}."):
             raise  # of a file that was read
         if said := refusal(found, path):
