@@ -27,7 +27,8 @@ _TIME_LINES = ("| time (wall", "| speed |", "| peak memory |")  # of a run card
 
 def digest(folder: Path) -> dict[str, str]:
     """Path below the folder -> hash of the file's content without times; locks do not count."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    files = (path for path in files if not path.name.endswith(".lock"))
     return {path.relative_to(folder).as_posix(): _hash(_content(path)) for path in files}
 
 
