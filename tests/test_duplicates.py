@@ -201,7 +201,7 @@ def test_listed_groups_use_pairs_and_sequences_and_only_the_given_ids():
 
 def test_a_damaged_or_unwritable_cache_of_pairs_costs_time_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(CATALOG, "phantom", replace(CATALOG["phantom"], count=4))
+    monkeypatch.setitem(CATALOG, "phantom", replace(CATALOG["phantom"], count=2))
     source = open_source(get_info("phantom"))
     found = near_duplicates(source, "phantom")
     (path,) = (tmp_path / "cache").iterdir()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -137,14 +138,17 @@ def run_campaign(
 
     Raises:
         ValueError: an unknown name.
-        RunError: the folder holds tables of another version of the package.
+        RunError: the folder holds tables of another version of the package, or this is Windows.
     """
+    if not hasattr(os, "fork"):
+        raise RunError("faults are made in forks of this process, which Windows does not have")
     parts, commands = list(parts) or list(PARTS), list(commands) or list(COMMANDS)
     for kind, names, known in (("part", parts, PARTS), ("command", commands, COMMANDS)):
         for name in names:
             if name not in known:
                 raise unknown(kind, name, known)
-    record = describe_machine(get_compute("cpu")) | {"commands": commands}
+    command = "python -m polyp_utils faults"
+    record = describe_machine(get_compute("cpu"), command=command, commands=commands)
     path = make_folder(out) / "machine.json"
     there = json.loads(path.read_text("utf-8")) if path.is_file() else record
     if there["commit"] != record["commit"]:

@@ -1,8 +1,8 @@
 """Counts what a process changes on disk, and makes one of these changes fail.
 
 Python reports every file that it opens, renames or removes (`sys.addaudithook`); the writes between
-are counted in the file object itself, which this module puts in the place of `open`'s. The package
-lets no library write to a file by other means, but for the encoder of videos.
+are counted in the file object itself, which this module puts in the place of `open`'s. Libraries
+that write by other means would escape it: in the commands of the campaign there are none.
 """
 
 from __future__ import annotations
