@@ -106,6 +106,11 @@ def main(arguments: list[str] | None = None) -> int:
     which.add_argument("--image-size", type=int, default=128, help="network input side in pixels")
     which.add_argument("--seeds", type=int, default=3, help="number of seeds, trained in turn")
     which.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    harm = verbs.add_parser("faults", help="kill commands, fill the disk: what is lost?")
+    harm.add_argument("--part", default="", help="parts, comma-separated; default: all")
+    harm.add_argument("--command", default="", help="commands, comma-separated; default: all")
+    harm.add_argument("--count", type=int, default=0, help="faults of a part; 0: all")
+    harm.add_argument("--out", default="", help="folder of the tables; default: results/faults")
     verbs.add_parser("report", help="write the documents' tables from the published runs")
     parsed, others = parser.parse_known_args(arguments)
     if others:
@@ -372,6 +377,22 @@ def _ablate(seeds: int, width: int, image_size: int, device: str) -> None:
     ablate(seeds, folder_of(width, image_size), **size)
 
 
+def _faults(part: str, command: str, count: int, out: str) -> int:
+    from polyp_utils.common.paths import results_root
+    from polyp_utils.faults.campaign import GOOD, run_campaign
+
+    folder = Path(out or results_root() / "faults").resolve()
+    parts, commands = ([x for x in given.split(",") if x] for given in (part, command))
+    tables = run_campaign(folder, main, parts, commands, count)
+    failed = 0
+    for name, table in tables.items():
+        wrong = int((~table["outcome"].isin(GOOD)).sum())
+        print(f"{name}: {len(table)} faults, {wrong} with a wrong end")
+        failed += wrong
+    print(f"written to {folder}")
+    return 1 if failed else 0
+
+
 def _report() -> None:
     from polyp_utils.publish.tables import write
 
@@ -392,5 +413,6 @@ _VERBS: dict[str, Callable[..., int | None]] = {
     "runtimes": _runtimes,
     "folder": _folder,
     "ablate": _ablate,
+    "faults": _faults,
     "report": _report,
 }

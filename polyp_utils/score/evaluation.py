@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from polyp_utils.common.exceptions import RunError
-from polyp_utils.common.files import write_json
+from polyp_utils.common.files import remove_leftovers, write_json
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.grouping import known_groups
 from polyp_utils.data.labels import POLYP
@@ -111,6 +111,7 @@ class Evaluation:
 
     def save(self, run: Run, part: str = "test") -> None:
         """Writes ``per_image.csv`` and ``summary.json`` into a run folder, atomically."""
+        remove_leftovers(run.path.glob(".*.tmp"))
         run.save_table("per_image", self.per_image)
         summary = {"part": part, **self.record, "card": plain(self.card)}
         write_json(run.path / "summary.json", summary)
