@@ -23,13 +23,15 @@ from polyp_utils.common.device import get_compute
 from polyp_utils.common.exceptions import RunError, unknown
 from polyp_utils.common.files import write_csv, write_json
 from polyp_utils.faults.commands import COMMANDS
+from polyp_utils.faults.corrupted import TRIALS, try_corruptions
 from polyp_utils.faults.disk import mounted
 from polyp_utils.faults.inject import FULL, KILLED, READ_ONLY
 from polyp_utils.faults.states import REFUSED, all_states, suffer_state
 from polyp_utils.faults.trial import EQUAL, Trials
 from polyp_utils.runs.run import make_folder
 
-PARTS = ("kills", "moments", "writes", "disk", "states")
+CORRUPTIONS = "corruptions"  # of inputs, see `polyp_utils.faults.corrupted`
+PARTS = ("kills", "moments", "writes", "disk", "states", CORRUPTIONS)
 MOMENTS = 200
 GOOD = (EQUAL, REFUSED)  # outcomes
 _SHARES = np.linspace(0, 0.95, 20)  # of the space that a command needs, on the small disk
@@ -158,12 +160,16 @@ def run_campaign(
         )
     write_json(path, record)
     start, tables = time.perf_counter(), {}
-    with tempfile.TemporaryDirectory() as folder:
-        campaign = Campaign(out, Trials(main, commands, Path(folder).resolve()))
-        for name in parts:
-            table = campaign.run_part(name, count)
-            if table is not None:
-                tables[name] = table
+    of_commands = [name for name in parts if name != CORRUPTIONS]
+    if of_commands:
+        with tempfile.TemporaryDirectory() as folder:
+            campaign = Campaign(out, Trials(main, commands, Path(folder).resolve()))
+            for name in of_commands:
+                table = campaign.run_part(name, count)
+                if table is not None:
+                    tables[name] = table
+    if CORRUPTIONS in parts:
+        tables[CORRUPTIONS] = try_corruptions(out / f"{CORRUPTIONS}.csv", count or TRIALS)
     seconds = round(there.get("seconds", 0) + time.perf_counter() - start)
     write_json(path, record | {"seconds": seconds})
     return tables
