@@ -56,6 +56,17 @@ def main(arguments: list[str] | None = None) -> int:
     apply.add_argument("--probabilities", action="store_true", help="P(polyp) per pixel too")
     apply.add_argument("--maps-only", action="store_true", help="no pictures and no page")
     apply.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    score = verbs.add_parser("score", help="score another system's folder of masks or maps")
+    score.add_argument("folder", metavar="FOLDER", help="holds <id>.png, or another image, each")
+    score.add_argument("--dataset", required=True, help="name in the catalogue, or a folder")
+    score.add_argument("--split", default="", help="name or CSV file; default: all frames")
+    score.add_argument("--part", default="test", help="train, val or test; of the split")
+    meaning = "map:LOW-HIGH, above:N, indices:N,N or colours:RRGGBB; default: found if certain"
+    score.add_argument("--values", default="", help=f"what the values mean: {meaning}")
+    score.add_argument("--against", default="", help="run or folder to compare it with")
+    score.add_argument("--against-values", default="", help="what the values of that folder mean")
+    score.add_argument("--image-size", type=int, default=256, help="network size in pixels")
+    score.add_argument("--out", default="", help="folder; default: results/score-FOLDER-DATASET")
     look = verbs.add_parser(
         "audit", help="check a data set for errors and duplicates; writes tables"
     )
@@ -96,6 +107,11 @@ def main(arguments: list[str] | None = None) -> int:
     which.add_argument("--image-size", type=int, default=128, help="network input side in pixels")
     which.add_argument("--seeds", type=int, default=3, help="number of seeds, trained in turn")
     which.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    harm = verbs.add_parser("faults", help="kill commands, fill the disk: what is lost?")
+    harm.add_argument("--part", default="", help="parts, comma-separated; default: all")
+    harm.add_argument("--command", default="", help="commands, comma-separated; default: all")
+    harm.add_argument("--count", type=int, default=0, help="faults of a part; 0: all")
+    harm.add_argument("--out", default="", help="folder of the tables; default: results/faults")
     verbs.add_parser("report", help="write the documents' tables from the published runs")
     parsed, others = parser.parse_known_args(arguments)
     if others:
@@ -230,6 +246,25 @@ def _predict(paths: list[str], out: str, maps_only: bool, **options: Any) -> int
     return 1 if done.unreadable else 0
 
 
+def _score(out: str, **given: Any) -> None:
+    from polyp_utils.score.systems import Task, check_free, score_system
+
+    task = Task(**given)
+    folder = Path(out) if out else task.results
+    check_free(folder, task)
+    scored = score_system(task)
+    scored.save(folder)
+    print("\n".join(scored.evaluation.notes))
+    print(scored.table.to_string())
+    part = f"{task.part} of split {task.split}" if task.split else "all frames"
+    print(
+        f"{scored.evaluation.record['n']} frames of {task.dataset}, {part}",
+        *scored.findings,
+        sep="\n",
+    )
+    print(f"per_image.csv and summary.json are in {folder}")
+
+
 def _audit(dataset: str, duplicate_recall: int) -> int:
     from polyp_utils import plots
     from polyp_utils.analyse import audit
@@ -344,6 +379,22 @@ def _ablate(seeds: int, width: int, image_size: int, device: str) -> None:
     ablate(seeds, folder_of(width, image_size), **size)
 
 
+def _faults(part: str, command: str, count: int, out: str) -> int:
+    from polyp_utils.common.paths import results_root
+    from polyp_utils.faults.campaign import GOOD, run_campaign
+
+    folder = Path(out or results_root() / "faults").resolve()
+    parts, commands = ([x for x in given.split(",") if x] for given in (part, command))
+    tables = run_campaign(folder, main, parts, commands, count)
+    failed = 0
+    for name, table in tables.items():
+        wrong = int((~table["outcome"].isin(GOOD)).sum())
+        print(f"{name}: {len(table)} faults, {wrong} with a wrong end")
+        failed += wrong
+    print(f"written to {folder}")
+    return 1 if failed else 0
+
+
 def _report() -> None:
     from polyp_utils.publish.tables import write
 
@@ -357,11 +408,13 @@ _VERBS: dict[str, Callable[..., int | None]] = {
     "publish": _publish,
     "export": _export,
     "predict": _predict,
+    "score": _score,
     "audit": _audit,
     "bench": _bench,
     "equivalence": _equivalence,
     "runtimes": _runtimes,
     "folder": _folder,
     "ablate": _ablate,
+    "faults": _faults,
     "report": _report,
 }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from skimage import io
 
 from polyp_utils.common.exceptions import DataError
@@ -288,6 +289,25 @@ def test_damaged_cache_is_rebuilt(share, cache):
     content = path.read_bytes()
     path.unlink()  # `first` maps it
     path.write_bytes(content[: int(share * len(content))])
+    with pytest.warns(UserWarning, match=rf"cache {path} is damaged \(.*\): rebuilding"):
+        again = PolypDataset("kvasir-seg", SIZE)
+    assert_equal(again, first)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.usefixtures("eight", "kvasir_like")
+@pytest.mark.parametrize("damage", ["tensors", "type", "fingerprint"])
+def test_a_cache_of_another_version_is_rebuilt(damage, cache):
+    first = PolypDataset("kvasir-seg", SIZE)
+    (path,) = cache.iterdir()
+    content = path.read_bytes()
+    tensors = {key: torch.zeros(8, 2, dtype=torch.uint8) for key in ("images", "masks")}
+    if damage != "tensors":
+        tensors = {key: value.clone() for key, value in load_file(path).items()}
+    if damage == "type":
+        tensors["images"] = tensors["images"].half()
+    path.unlink()  # `first` maps it
+    save_file(tensors, path, {} if damage == "fingerprint" else {"fingerprint": "0"})
     with pytest.warns(UserWarning, match=rf"cache {path} is damaged \(.*\): rebuilding"):
         again = PolypDataset("kvasir-seg", SIZE)
     assert_equal(again, first)

@@ -13,6 +13,7 @@ Rows are appended, after the files of their frame: a run that was killed leaves 
 and files without a row, and the next one removes or replaces them.
 """
 
+import contextlib
 import csv
 import io
 from collections.abc import Iterable, Mapping
@@ -23,7 +24,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from polyp_utils.common.exceptions import RunError, TakenError
-from polyp_utils.common.files import refuse_links, write_json, write_text
+from polyp_utils.common.files import (
+    refuse_links,
+    remove_leftovers,
+    write_json,
+    write_text,
+    writing,
+)
 from polyp_utils.runs.run import make_folder
 from polyp_utils.runs.stored import read_json
 
@@ -62,23 +69,26 @@ class Results:
         """
         self.path, self.doubt = path, doubt
         self._facts: dict[str, Any] = {"model": model, "settings": settings, "doubt": doubt}
-        self._check(make_folder(path))
+        self._check(make_folder(path, "name a writable folder with --out"))
         refuse_links(path)
         self._lock = FileLock(path / ".lock", timeout=0)
         try:
-            self._lock.acquire()
+            with writing(path):
+                self._lock.acquire()
         except Timeout as error:
             raise TakenError(
                 f"another process writes into {path}: wait for it, or name another folder with "
                 "--out"
             ) from error
         self._summary = path / "summary.json"
+        if not self._summary.is_file():  # first: it tells the folder from those of others
+            write_json(self._summary, self._facts)
         self._heads = {
             "frames": (*FRAMES, doubt),
             "components": (*REGIONS, doubt),
             "unreadable": UNREADABLE,
         }
-        there = read_json(self._summary, cure=_ANOTHER) if self._summary.is_file() else {}
+        there = read_json(self._summary, cure=_ANOTHER)
         self.videos = self._whole_videos(there.get("videos", []))
         self._facts["videos"] = self.videos
         whole = {video["name"] for video in self.videos}
@@ -93,14 +103,18 @@ class Results:
             for row in rows
         }
         self._trim()
-        if not self._summary.is_file():
-            write_json(self._summary, self._facts)
-        self._files = {name: self._table(name).open("a", newline="") for name in self._heads}
+        with writing(path):
+            self._files = {
+                name: self._table(name).open("a", encoding="utf-8", newline="")
+                for name in self._heads
+            }
 
     def _check(self, path: Path) -> None:
         summary = path / "summary.json"
         if not summary.is_file():
-            if any(found.name != ".lock" for found in path.iterdir()):
+            if any(
+                not found.name.startswith((".lock", ".summary.json.")) for found in path.iterdir()
+            ):
                 raise RunError(
                     f"{path} holds files, but no results of an earlier run: name an empty or new "
                     "folder with --out"
@@ -161,8 +175,7 @@ class Results:
 
     def _trim(self) -> None:
         """Leaves what is of finished frames: no half files; unreadable inputs are tried anew."""
-        for path in self.path.rglob(".*.tmp"):
-            path.unlink()
+        remove_leftovers(self.path.rglob(".*.tmp"))
         kept: dict[str, list[dict[str, str]]] = {
             **{
                 name: [row for row in self._whole_rows(name) if row["frame"] in self.done]
@@ -185,7 +198,8 @@ class Results:
         trace: TracebackType | None,
     ) -> None:
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # all rows are written, or an error has said why not
+                file.close()
         self._lock.release()
 
     def add(self, frame: Mapping[str, Any], regions: Iterable[Mapping[str, Any]]) -> None:
@@ -219,8 +233,9 @@ class Results:
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         file = self._files[name]
-        file.write(_line(_text(row[key]) for key in self._heads[name]))
-        file.flush()
+        with writing(self._table(name)):
+            file.write(_line(_text(row[key]) for key in self._heads[name]))
+            file.flush()
 
     def finish(self, **facts: Any) -> None:
         """Writes what is known at the end into ``summary.json``."""

@@ -33,6 +33,10 @@ class DivergedError(UserError):
     """The loss is not finite; the message names the first such step and what to try."""
 
 
+class WriteError(OSError):
+    """A file cannot be written; the message names it and says why and what to do."""
+
+
 class RunError(UserError):
     """The run folder cannot be used as requested; the message says what to do."""
 

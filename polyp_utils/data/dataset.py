@@ -129,28 +129,38 @@ def _load(source: Source, name: str, size: int) -> tuple[dict[str, Tensor], str]
     stamp = f"{_CACHE_VERSION} {size} {source.stamp()}"
     key = hashlib.sha256(stamp.encode()).hexdigest()[:16]
     path = cache_root() / f"{name}-{size}-{key}.safetensors"
+    shapes = _shapes(len(source.ids), size)
     with contextlib.suppress(OSError, SafetensorError):
-        return _open(path)
+        return _open(path, shapes)
     try:
         with one_writer(path):
             with contextlib.suppress(FileNotFoundError):  # another process may have been faster
                 try:
-                    return _open(path)
+                    return _open(path, shapes)
                 except SafetensorError as error:
                     warnings.warn(f"cache {path} is damaged ({error}): rebuilding", stacklevel=4)
             metadata = {"fingerprint": source.fingerprint()}
             frames = f"{len(source.ids)} frames of {name} to {size} px"
             print(f"decoding {frames} once, into the cache", flush=True)
             write_rows(path, _decode_all(source, size), len(source.ids), metadata)
-            return _open(path)
+            return _open(path, shapes)
     except OSError as error:
         warnings.warn(f"cache {path} not written ({error}); set POLYP_CACHE", stacklevel=4)
     rows = list(_decode_all(source, size))
     return {key: torch.stack([row[key] for row in rows]) for key in _TENSORS}, source.fingerprint()
 
 
-def _open(path: Path) -> tuple[dict[str, Tensor], str]:
+def _shapes(count: int, size: int) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of the cache."""
+    of_a_frame = (3, size, size), (size, size), (2,), (2,)
+    return {name: (count, *end) for name, end in zip(_TENSORS, of_a_frame, strict=True)}
+
+
+def _open(path: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], str]:
     tensors, metadata = open_map(path)
+    there = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if there != shapes or "fingerprint" not in metadata:
+        raise SafetensorError(f"it holds {there} instead of {shapes}, or no fingerprint")
     return tensors, metadata["fingerprint"]
 
 

@@ -70,7 +70,7 @@ class MaskFile:
                 f"{self.name} holds only levels 0 to {self.levels.max()}, so it would count as "
                 "empty: if these are class labels, save polyp as 255 and everything else as 0"
             )
-        if self.raw.ndim == 2 and (labels := _label_levels(self.raw)):
+        if self.raw.ndim == 2 and (labels := label_levels(_counts(self.raw))):
             listed = ", ".join(f"{level} ({count} px)" for level, count in labels.items())
             raise DataError(
                 f"{self.name} holds the levels {listed} alone, which look like class labels, 255 "
@@ -99,14 +99,17 @@ class MaskFile:
         )
 
 
-def _label_levels(grey: np.ndarray) -> dict[int, int]:
+def _counts(grey: np.ndarray) -> np.ndarray:
+    return np.bincount(grey.ravel(), minlength=256)
+
+
+def label_levels(counts: np.ndarray) -> dict[int, int]:
     """Level -> pixels, if the levels look like class labels; else empty.
 
     They do if they are few, and those between 0 and 255 are neither rare beside 255 nor the traces
     of JPEG, which lie near 0 and near 255 alike. Rare means fewer than 1 % for levels 1 and 2, 25 %
     for others (masks of CVC-ClinicDB have a thin rim of 11). Two levels are a binary mask.
     """
-    counts = np.bincount(grey.ravel(), minlength=256)
     levels = np.flatnonzero(counts)
     between = levels[(levels > 0) & (levels < 255)]
     if not 2 < len(levels) <= _FEW or not len(between):
@@ -126,7 +129,7 @@ def mask_file(pixels: Pixels) -> MaskFile:
     Raises:
         DataError: which pixels are polyp is not certain, by their range or transparency.
     """
-    colours = _without_alpha(pixels)
+    colours = without_alpha(pixels)
     if colours.ndim == 3 and is_coloured(colours):
         return MaskFile(pixels.path, *colour_levels(colours), colours)
     grey = np.array(Image.fromarray(colours).convert("L"))
@@ -143,8 +146,12 @@ def mask_values(pixels: Pixels) -> np.ndarray:
     return pixels.levels()
 
 
-def _without_alpha(pixels: Pixels) -> np.ndarray:
-    """The colours that count: as they are, or as they show on black where alpha is the mask."""
+def without_alpha(pixels: Pixels) -> np.ndarray:
+    """The colours that count: as they are, or as they show on black where alpha is the mask.
+
+    Raises:
+        DataError: colours and transparency show different masks; or as in `Pixels.levels`.
+    """
     colours, alpha = mask_values(pixels), pixels.alpha
     if alpha is None or (alpha.min() == alpha.max() and alpha.min() > 0):
         return colours

@@ -1,12 +1,13 @@
 """The near-duplicate pairs of a data set, kept in the cache."""
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from polyp_utils.common.files import read_csv, write_csv
+from polyp_utils.common.files import read_csv, remove_leftovers, write_csv
 from polyp_utils.common.paths import cache_root
 from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
@@ -26,11 +27,15 @@ def near_duplicates(
         features: the frames' features in the order of their ids, if already extracted.
     """
     path = _cache(source, name)
-    if path.is_file():
-        return _read(path)
+    if (known := _read(path)) is not None:
+        return known
     features = features or duplicates.extract_all(source.read_image, source.ids)
     pairs = duplicates.find_near_duplicates(source.ids, features)
-    write_csv(path, pairs)
+    try:
+        remove_leftovers(path.parent.glob(f".{path.name}.*.tmp"))
+        write_csv(path, pairs)
+    except OSError as error:
+        warnings.warn(f"cache {path} not written ({error}); set POLYP_CACHE", stacklevel=2)
     return pairs
 
 
@@ -41,8 +46,7 @@ def cached_pairs(name: str) -> pd.DataFrame | None:
         source = open_source(info)
     except (FileNotFoundError, ValueError):  # absent or incomplete
         return None
-    path = _cache(source, info.name)
-    return _read(path) if path.is_file() else None
+    return _read(_cache(source, info.name))
 
 
 def _cache(source: Source, name: str) -> Path:
@@ -50,5 +54,12 @@ def _cache(source: Source, name: str) -> Path:
     return cache_root() / f"{name}-pairs-{hashlib.sha256(state.encode()).hexdigest()[:16]}.csv"
 
 
-def _read(path: Path) -> pd.DataFrame:
-    return read_csv(path, "id_a", "id_b")
+def _read(path: Path) -> pd.DataFrame | None:
+    """The table in a file of the cache; None if it is not there or damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return read_csv(path, "id_a", "id_b").dropna(subset=["id_a", "id_b"])
+    except (KeyError, ValueError) as error:
+        warnings.warn(f"cache {path} is damaged ({error}): not used", stacklevel=3)
+        return None

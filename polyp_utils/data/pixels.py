@@ -22,6 +22,7 @@ MAX_PIXELS = 100_000_000  # of an image: more is no endoscope's, and takes gigab
 MAX_BYTES = 16 * MAX_PIXELS  # of a file
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF")  # EPS would run a program
+_LOSSY = ("JPEG", "MPO", "WEBP")
 _MODES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 _DEEP = {"I;16", "I;16L", "I;16B", "I", "F"}
@@ -48,6 +49,8 @@ class Pixels:
         indices: uint8 (H, W), the indices into a palette; None without one.
         alpha: opacity (H, W), of the values' type; None if the file has none.
         orientation: EXIF orientation, 1 to 8; 1 if the file does not say.
+        lossy: whether the format changes values, as JPEG does.
+        classes: text of that name in a PNG, in which `predict` names the class of each index.
     """
 
     path: Path
@@ -55,6 +58,8 @@ class Pixels:
     indices: np.ndarray | None = None
     alpha: np.ndarray | None = None
     orientation: int = 1
+    lossy: bool = False
+    classes: str = ""
 
     def stored(self) -> "Pixels":
         """The pixels in the file's own order, as programs that ignore EXIF see them."""
@@ -207,8 +212,10 @@ def _read_with_pillow(path: Path, data: bytes) -> Pixels:
         pixels = _with_cv2(path, data) if deep else _of_image(path, image)
     if image.mode in _DEEP and tags.get(_PHOTOMETRIC) == 0:  # white is zero; Pillow heeds 8 bits
         pixels = replace(pixels, values=np.iinfo(np.uint16).max - pixels.values)
-    turn = orientation if deep else left
-    return replace(pixels._turned(turn) if turn != 1 else pixels, orientation=orientation)
+    lossy = image.format in _LOSSY or "jpeg" in str(image.info.get("compression"))
+    classes, turn = str(image.info.get("classes", "")), orientation if deep else left
+    upright = pixels._turned(turn) if turn != 1 else pixels
+    return replace(upright, orientation=orientation, lossy=lossy, classes=classes)
 
 
 def _check_tags(path: Path, tags: dict[int, object], mode: str) -> None:

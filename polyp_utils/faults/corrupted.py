@@ -6,14 +6,17 @@ import contextlib
 import io
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from polyp_utils.common.exceptions import ExtraError, UserError
+from polyp_utils.common.files import read_csv, write_csv
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import THRESHOLD
 from polyp_utils.data.split import PARTS
@@ -37,7 +40,7 @@ from polyp_utils.faults.world import SIDE, World, make_world
 from polyp_utils.runs.run import Run
 from polyp_utils.score.protocols import ORIGINAL, polyp_scores
 
-CORRUPTED = 1000
+TRIALS = 1000
 GOOD, WRONG, TRACEBACK, LOST, MESSAGE = "as named", "wrong", "traceback", "lost file", "message"
 
 
@@ -120,7 +123,7 @@ class Corrupted:
                 found = error
                 outcome = f"{type(error).__name__}: {error}"
         lost = before.items() - world.state().items()
-        row = {"seed": seed, "corruption": name, "expected": expected.outcome}
+        row = {"seed": seed, "asked": task, "corruption": name, "expected": expected.outcome}
         row["outcome"] = LOST if lost else self._judged(task, expected, found, outcome)
         row["message"] = outcome.replace(str(self.folder), "…")
         shutil.rmtree(world.path)
@@ -138,6 +141,32 @@ class Corrupted:
             return GOOD
         wanted = {CLEAN: self.results[task], OTHER: expected.value}.get(expected.outcome)
         return GOOD if wanted is not None and _equal(found, wanted) else WRONG
+
+
+def try_corruptions(path: Path, count: int = TRIALS) -> pd.DataFrame:
+    """Tries corruptions of seeds 0 … ``count`` - 1, but for those that the table at ``path`` holds.
+
+    Returns:
+        The table, which is written at the end and after every hundred.
+    """
+    done: list[dict[str, Any]] = []
+    if path.is_file():
+        rows = read_csv(path, "message").to_dict("records")
+        done = [{str(key): value for key, value in row.items()} for row in rows]
+    todo = sorted(set(range(count)) - {row["seed"] for row in done})
+    print(f"corruptions: {count - len(todo)} are tried, {len(todo)} to do", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        corrupted = Corrupted(Path(folder).resolve()) if todo else None
+        for number, seed in enumerate(todo, 1):
+            assert corrupted is not None
+            done.append(corrupted.suffer(seed))
+            if done[-1]["outcome"] != GOOD:
+                print(f"corruption {seed}: {done[-1]}", flush=True)
+            if number % 100 == 0 or number == len(todo):
+                write_csv(path, done)
+        if corrupted:
+            corrupted.close()
+    return pd.DataFrame(done)
 
 
 _SUBJECTS = (corrupt_files, corrupt_masks, corrupt_predictions, corrupt_runs)  # fill CORRUPTIONS

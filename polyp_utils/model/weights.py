@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from polyp_utils.common.config import MAX_WIDTH
@@ -62,7 +62,8 @@ def save_weights(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None
     """Writes a safetensors file, the metadata in its header as JSON under ``polyp_utils``."""
     tensors = {key: value.contiguous().cpu() for key, value in model.state_dict().items()}
     with atomic(path) as temporary:
-        save_file(tensors, temporary, {"format": "pt", "polyp_utils": json.dumps(metadata)})
+        header = {"format": "pt", "polyp_utils": json.dumps(metadata)}
+        temporary.write_bytes(save(tensors, header))  # `save_file` has temporary files of its own
 
 
 def halve_weights(
@@ -81,7 +82,7 @@ def halve_weights(
     tensors = {name: _halved(tensor) for name, tensor in read_tensors(source).items()}
     header = {"format": "pt", "polyp_utils": json.dumps(change(read_metadata(source)))}
     with atomic(target) as temporary:
-        save_file(tensors, temporary, header)
+        temporary.write_bytes(save(tensors, header))
 
 
 def with_metadata(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:

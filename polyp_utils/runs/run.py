@@ -27,7 +27,7 @@ from PIL import Image
 from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
 from polyp_utils.common.exceptions import RunError, TakenError, unknown
 from polyp_utils.common.figures import file_format
-from polyp_utils.common.files import atomic, refuse_links, write_csv
+from polyp_utils.common.files import atomic, refuse_links, write_csv, writing
 from polyp_utils.common.names import unfit_title
 from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.data.labels import Scheme, get_scheme
@@ -188,19 +188,19 @@ class Run:
 
         Raises:
             TakenError: another process holds the lock.
-            RunError: the folder cannot be written, or holds links that would lead out of it.
+            RunError: the folder holds links that would lead out of it.
+            OSError: the folder cannot be written.
         """
         refuse_links(self.path)
         lock = FileLock(make_folder(self.path) / ".lock", timeout=0)
         try:
-            lock.acquire()
+            with writing(self.path):
+                lock.acquire()
         except Timeout as error:
             raise TakenError(
                 f"{self.path} is being trained by another process: wait for it, or give this run "
                 "another name"
             ) from error
-        except OSError as error:
-            raise _read_only(self.path, error) from error
         try:
             yield
         finally:
@@ -241,8 +241,12 @@ class Run:
         raise RunError(f"{path} is missing: the run holds no prediction of {frame_id}{hint}")
 
 
-def make_folder(path: Path) -> Path:
+def make_folder(path: Path, cure: str = "set POLYP_RESULTS to a writable folder") -> Path:
     """Makes a folder for results.
+
+    Args:
+        path: of the folder.
+        cure: what to do if it cannot be made.
 
     Raises:
         RunError: the folder cannot be made.
@@ -250,12 +254,8 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _read_only(path, error) from error
+        raise RunError(f"{path} cannot be written ({error.strerror}): {cure}") from error
     return path
-
-
-def _read_only(path: Path, error: OSError) -> RunError:
-    return RunError(f"{path} cannot be written ({error}): set POLYP_RESULTS to a writable folder")
 
 
 def run_of(config: RunConfig) -> Run:

@@ -20,7 +20,7 @@ from torch import Tensor
 from polyp_utils.common import processes
 from polyp_utils.common.device import peak_memory_mib
 from polyp_utils.common.exceptions import DivergedError, RunError, WeightsError
-from polyp_utils.common.files import atomic, write_csv, write_json
+from polyp_utils.common.files import atomic, remove_leftovers, write_csv, write_json
 from polyp_utils.common.progress import Progress, duration
 from polyp_utils.data.labels import Scheme
 from polyp_utils.data.parts import Data
@@ -143,8 +143,8 @@ class Trainer:
             if self.learner.average:
                 save_weights(self.run.unaveraged, self.learner.model, metadata)
         write_csv(self.run.path / "history.csv", self.history)
-        with atomic(self.run.path / "last/state.pt") as temporary:
-            torch.save(self.learner.state_dict() | {"history": self.history}, temporary)
+        with atomic(self.run.path / "last/state.pt") as temporary, temporary.open("wb") as file:
+            torch.save(self.learner.state_dict() | {"history": self.history}, file)
 
     def _kept(self) -> int:
         """Index of the epoch to keep, of those finished, by the setting ``keep``; from 0."""
@@ -171,8 +171,7 @@ class Trainer:
         return True
 
     def _last_state(self) -> dict[str, Any] | None:
-        for leftover in self.run.path.rglob(".*.tmp"):  # from a process that was killed
-            leftover.unlink()
+        remove_leftovers(self.run.path.rglob(".*.tmp"))
         path = self.run.path / "last/state.pt"
         if not path.is_file():
             return None
