@@ -16,7 +16,7 @@ from torch import Tensor
 from polyp_utils.common.config import RECIPES
 from polyp_utils.data.known import listed_groups
 from polyp_utils.runs.run import Run, list_runs
-from polyp_utils.score.intervals import Interval, percentiles, resamples
+from polyp_utils.score.intervals import Interval, percentile_interval, resamples
 from polyp_utils.score.literature import CARD
 from polyp_utils.score.overlap import batch_dice
 from polyp_utils.score.protocols import polyp_scores
@@ -75,8 +75,8 @@ class Hypothesis:
 
     def interval(self, figure: str, way: str) -> Interval:
         """Mean over seeds, with a 95 % percentile interval over images and seeds; ``n``: seeds."""
-        low, high = percentiles(self.drawn[figure, way].to_numpy())
-        return Interval(float(self.whole[figure, way].mean()), low, high, len(self.whole))
+        mean, drawn = self.whole[figure, way].mean(), self.drawn[figure, way].to_numpy()
+        return percentile_interval(float(mean), drawn, len(self.whole))
 
     def compatible(self, averaged: str, lost: str) -> float:
         """p-value of the card's three figures together: three times the smallest one (Bonferroni).
