@@ -3,9 +3,9 @@
 The cap is RLIMIT_DATA, with which the kernel refuses to hand out memory: heap, anonymous maps,
 stacks. (RLIMIT_AS counts libraries too, RLIMIT_RSS does nothing on Linux, and a control group needs
 rights that not every user has.) It is set when all is imported, to CAP more than the process has
-then. Most of that the network needs, so that a copy of a few hundred frames is too much: a third of
-the set is trained on, which takes a third of the time. It also counts the cache's map, whole, as that is private and writable, though none of it is
-memory of the process: so the file's size is added when it is mapped, and not before.
+then. Training takes most of that, so that a copy of even the third that is trained on is refused.
+It also counts the cache's map, whole, as that is private and writable, though none of it is memory
+of the process: so the file's size is added when it is mapped, and not before.
 """
 
 import os

@@ -24,10 +24,10 @@ from polyp_utils.study.card_sums import (
     AVERAGES,
     LOSSES,
     Sums,
-    average,
+    averages,
     is_measurable,
     is_measured,
-    loss,
+    losses,
     sums_of,
 )
 
@@ -144,10 +144,9 @@ def _groups(run: Run, table: pd.DataFrame, part: str) -> list[int]:
 
 
 def _figures(val: Sums, test: Sums, polyp: Tensor) -> dict[tuple[str, str], float]:
-    found = {(VALIDATION, way): average(val, way) for way in AVERAGES}
-    found |= {(TEST, way): average(test, way) for way in AVERAGES}
-    found |= {(LOSS, way): loss(test, way) for way in LOSSES}
-    return {**found, ("polyp", ""): float(polyp.nanmean())}
+    found = {VALIDATION: averages(val), TEST: averages(test), LOSS: losses(test)}
+    pairs = {(figure, way): value for figure, ways in found.items() for way, value in ways.items()}
+    return {**pairs, ("polyp", ""): float(polyp.nanmean())}
 
 
 def _polyp_dice(run: Run, table: pd.DataFrame) -> Tensor:
@@ -227,7 +226,7 @@ def loss_gap(runs: Sequence[tuple[Run, pd.DataFrame]]) -> float:
     """Largest difference between the test loss from sums and the one that training recorded."""
     card = next(iter(LOSSES))
     seen = [run.training["kept_at_network_size"]["test"]["loss"] for run, _ in runs]
-    ours = [loss(sums_of(table, "test"), card) for _, table in runs]
+    ours = [losses(sums_of(table, "test"))[card] for _, table in runs]
     return max(abs(a - b) for a, b in zip(seen, ours, strict=True))
 
 
