@@ -75,7 +75,10 @@ class Evaluation:
 
     @functools.cached_property
     def summary(self) -> pd.DataFrame:
-        """Mean and 95 % interval per size, class and score; polyp Dice is the first row."""
+        """Mean and 95 % interval per size, class and score; polyp Dice is the first row.
+
+        Columns ``size``, ``class``, ``score`` and those of `Interval`.
+        """
         rows = []
         for size in (ORIGINAL, NETWORK):
             of_size = self.per_image[self.per_image["size"] == size]
