@@ -5,7 +5,7 @@ import pytest
 
 from polyp_utils.data.masks import MaskFile
 from polyp_utils.faults.corrupted import (
-    GOOD,
+    AS_NAMED,
     LOST,
     MESSAGE,
     TRACEBACK,
@@ -26,7 +26,7 @@ def corrupted(tmp_path_factory):
 @pytest.mark.parametrize("first", range(0, 100, 10))
 def test_each_comes_to_what_it_must(corrupted, first):
     rows = [corrupted.suffer(seed) for seed in range(first, first + 10)]
-    assert [row for row in rows if row["outcome"] != GOOD] == []
+    assert [row for row in rows if row["outcome"] != AS_NAMED] == []
 
 
 def test_a_wrong_number_a_traceback_a_loss_and_a_poor_message_are_noticed(corrupted, monkeypatch):
@@ -58,7 +58,7 @@ def test_the_campaign_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
 
     def suffer(self, seed):
         tried.append(seed)
-        return {"seed": seed, "outcome": GOOD, "message": ""}
+        return {"seed": seed, "outcome": AS_NAMED, "message": ""}
 
     monkeypatch.setattr(Corrupted, "__init__", lambda self, folder: None)
     monkeypatch.setattr(Corrupted, "close", lambda self: None)

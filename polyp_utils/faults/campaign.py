@@ -23,7 +23,7 @@ from polyp_utils.common.device import get_compute
 from polyp_utils.common.exceptions import RunError, unknown
 from polyp_utils.common.files import write_csv, write_json
 from polyp_utils.faults.commands import COMMANDS
-from polyp_utils.faults.corrupted import TRIALS, try_corruptions
+from polyp_utils.faults.corrupted import AS_NAMED, TRIALS, try_corruptions
 from polyp_utils.faults.disk import mounted
 from polyp_utils.faults.inject import FULL, KILLED, READ_ONLY
 from polyp_utils.faults.states import REFUSED, all_states, suffer_state
@@ -33,7 +33,7 @@ from polyp_utils.runs.run import make_folder
 CORRUPTIONS = "corruptions"  # of inputs, see `polyp_utils.faults.corrupted`
 PARTS = ("kills", "moments", "writes", "disk", "states", CORRUPTIONS)
 MOMENTS = 200
-GOOD = (EQUAL, REFUSED)  # outcomes
+GOOD = (EQUAL, REFUSED, AS_NAMED)
 _SHARES = np.linspace(0, 0.95, 20)  # of the space that a command needs, on the small disk
 
 

@@ -41,7 +41,7 @@ from polyp_utils.runs.run import Run
 from polyp_utils.score.protocols import ORIGINAL, polyp_scores
 
 TRIALS = 1000
-GOOD, WRONG, TRACEBACK, LOST, MESSAGE = "as named", "wrong", "traceback", "lost file", "message"
+AS_NAMED, WRONG, TRACEBACK, LOST, MESSAGE = "as named", "wrong", "traceback", "lost file", "message"
 
 
 class Corrupted:
@@ -107,7 +107,7 @@ class Corrupted:
         return _dice(run.per_image) | {"mean": run.summary["scores"][0]["mean"]}
 
     def suffer(self, seed: int) -> dict[str, Any]:
-        """Tries the corruption of a seed; a row for the table, ``outcome`` is `GOOD` or a fault."""
+        """Tries the corruption of a seed; a row for the table, ``outcome`` is `AS_NAMED` or a fault."""
         name = list(CORRUPTIONS)[seed % len(CORRUPTIONS)]
         task, corrupt = CORRUPTIONS[name]
         world = self.clean.copy(self.folder / f"world-{seed}")
@@ -136,11 +136,11 @@ class Corrupted:
             is_plain = "\n" not in message and not message.startswith("[Errno")
             if not is_plain or expected.names not in message:
                 return MESSAGE
-            return GOOD if expected.outcome in (REFUSED, ANY) else WRONG
+            return AS_NAMED if expected.outcome in (REFUSED, ANY) else WRONG
         if expected.outcome == ANY:
-            return GOOD
+            return AS_NAMED
         wanted = {CLEAN: self.results[task], OTHER: expected.value}.get(expected.outcome)
-        return GOOD if wanted is not None and _equal(found, wanted) else WRONG
+        return AS_NAMED if wanted is not None and _equal(found, wanted) else WRONG
 
 
 def try_corruptions(path: Path, count: int = TRIALS) -> pd.DataFrame:
@@ -160,7 +160,7 @@ def try_corruptions(path: Path, count: int = TRIALS) -> pd.DataFrame:
         for number, seed in enumerate(todo, 1):
             assert corrupted is not None
             done.append(corrupted.suffer(seed))
-            if done[-1]["outcome"] != GOOD:
+            if done[-1]["outcome"] != AS_NAMED:
                 print(f"corruption {seed}: {done[-1]}", flush=True)
             if number % 100 == 0 or number == len(todo):
                 write_csv(path, done)
