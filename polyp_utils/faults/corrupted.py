@@ -107,7 +107,7 @@ class Corrupted:
         return _dice(run.per_image) | {"mean": run.summary["scores"][0]["mean"]}
 
     def suffer(self, seed: int) -> dict[str, Any]:
-        """Tries the corruption of a seed; a row for the table, ``outcome`` is `AS_NAMED` or a fault."""
+        """Tries the corruption of a seed; a row for the table: `AS_NAMED` or what went wrong."""
         name = list(CORRUPTIONS)[seed % len(CORRUPTIONS)]
         task, corrupt = CORRUPTIONS[name]
         world = self.clean.copy(self.folder / f"world-{seed}")
