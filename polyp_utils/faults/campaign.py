@@ -124,7 +124,7 @@ def run_campaign(
     commands: Iterable[str] = (),
     count: int = 0,
 ) -> dict[str, pd.DataFrame]:
-    """Runs parts of the campaign, or goes on with them; tables and record are in ``out``.
+    """Runs parts of the campaign, or goes on with them; each has its table and record in ``out``.
 
     Args:
         out: the folder.
@@ -147,25 +147,29 @@ def run_campaign(
         for name in names:
             if name not in known:
                 raise unknown(kind, name, known)
-    command = "python -m polyp_utils faults"
-    record = describe_machine(get_compute("cpu"), command=command, commands=commands)
-    path = make_folder(out) / "machine.json"
-    there = json.loads(path.read_text("utf-8")) if path.is_file() else record
-    if there["commit"] != record["commit"]:
-        raise RunError(
-            f"{out} holds faults of commit {there['commit']}, this is {record['commit']}: move it "
-            "away, or name another folder with --out"
-        )
-    write_json(path, record)
-    start, tables = time.perf_counter(), {}
+    make_folder(out)
+    facts = {"command": "python -m polyp_utils faults", "commands": commands}
+    records = {name: describe_machine(get_compute("cpu"), **facts) for name in parts}
+    for name, record in records.items():
+        path = out / f"{name}.json"
+        there = json.loads(path.read_text("utf-8")) if path.is_file() else record
+        if there["commit"] != record["commit"]:
+            raise RunError(
+                f"{path} is of commit {there['commit']}, this is {record['commit']}: move it and "
+                f"{name}.csv away, or name another folder with --out"
+            )
+        record["seconds"] = there.get("seconds", 0)
+    tables = {}
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(out, Trials(main, commands, Path(folder).resolve()))
-        for name in parts:
+        for name, record in records.items():
+            write_json(out / f"{name}.json", record)
+            start = time.perf_counter()
             table = campaign.run_part(name, count)
+            record["seconds"] += round(time.perf_counter() - start)
+            write_json(out / f"{name}.json", record)
             if table is not None:
                 tables[name] = table
-    seconds = round(there.get("seconds", 0) + time.perf_counter() - start)
-    write_json(path, record | {"seconds": seconds})
     return tables
 
 
