@@ -11,7 +11,7 @@ import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -142,12 +142,15 @@ def _load(source: Source, name: str, size: int) -> tuple[dict[str, Tensor], str]
             metadata = {"fingerprint": source.fingerprint()}
             frames = f"{len(source.ids)} frames of {name} to {size} px"
             print(f"decoding {frames} once, into the cache", flush=True)
-            write_rows(path, _decode_all(source, size), len(source.ids), metadata)
+            with contextlib.closing(_decode_all(source, size)) as rows:
+                write_rows(path, rows, len(source.ids), metadata)
             return _open(path, shapes)
     except OSError as error:
-        warnings.warn(f"cache {path} not written ({error}); set POLYP_CACHE", stacklevel=4)
-    rows = list(_decode_all(source, size))
-    return {key: torch.stack([row[key] for row in rows]) for key in _TENSORS}, source.fingerprint()
+        why = error.__cause__ or error
+        warnings.warn(f"cache {path} not written ({why}); set POLYP_CACHE", stacklevel=4)
+    decoded = list(_decode_all(source, size))
+    tensors = {key: torch.stack([row[key] for row in decoded]) for key in _TENSORS}
+    return tensors, source.fingerprint()
 
 
 def _shapes(count: int, size: int) -> dict[str, tuple[int, ...]]:
@@ -164,7 +167,7 @@ def _open(path: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[dict[str, Ten
     return tensors, metadata["fingerprint"]
 
 
-def _decode_all(source: Source, size: int) -> Iterator[dict[str, Tensor]]:
+def _decode_all(source: Source, size: int) -> Generator[dict[str, Tensor], None, None]:
     """Frames at network size, in the order of their ids; only a few at a time are in memory."""
 
     def one(frame_id: str) -> dict[str, Tensor]:

@@ -35,7 +35,8 @@ def near_duplicates(
         remove_leftovers(path.parent.glob(f".{path.name}.*.tmp"))
         write_csv(path, pairs)
     except OSError as error:
-        warnings.warn(f"cache {path} not written ({error}); set POLYP_CACHE", stacklevel=2)
+        why = error.__cause__ or error
+        warnings.warn(f"cache {path} not written ({why}); set POLYP_CACHE", stacklevel=2)
     return pairs
 
 

@@ -126,7 +126,7 @@ def run_campaign(
     commands: Iterable[str] = (),
     count: int = 0,
 ) -> dict[str, pd.DataFrame]:
-    """Runs parts of the campaign, or goes on with them; tables and record are in ``out``.
+    """Runs parts of the campaign, or goes on with them; each has its table and record in ``out``.
 
     Args:
         out: the folder.
@@ -149,29 +149,33 @@ def run_campaign(
         for name in names:
             if name not in known:
                 raise unknown(kind, name, known)
-    command = "python -m polyp_utils faults"
-    record = describe_machine(get_compute("cpu"), command=command, commands=commands)
-    path = make_folder(out) / "machine.json"
-    there = json.loads(path.read_text("utf-8")) if path.is_file() else record
-    if there["commit"] != record["commit"]:
-        raise RunError(
-            f"{out} holds faults of commit {there['commit']}, this is {record['commit']}: move it "
-            "away, or name another folder with --out"
-        )
-    write_json(path, record)
-    start, tables = time.perf_counter(), {}
-    of_commands = [name for name in parts if name != CORRUPTIONS]
-    if of_commands:
-        with tempfile.TemporaryDirectory() as folder:
+    make_folder(out)
+    facts = {"command": "python -m polyp_utils faults", "commands": commands}
+    records = {name: describe_machine(get_compute("cpu"), **facts) for name in parts}
+    for name, record in records.items():
+        path = out / f"{name}.json"
+        there = json.loads(path.read_text("utf-8")) if path.is_file() else record
+        if there["commit"] != record["commit"]:
+            raise RunError(
+                f"{path} is of commit {there['commit']}, this is {record['commit']}: move it and "
+                f"{name}.csv away, or name another folder with --out"
+            )
+        record["seconds"] = there.get("seconds", 0)
+    tables = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if set(parts) != {CORRUPTIONS}:
             campaign = Campaign(out, Trials(main, commands, Path(folder).resolve()))
-            for name in of_commands:
+        for name, record in records.items():
+            write_json(out / f"{name}.json", record)
+            start = time.perf_counter()
+            if name == CORRUPTIONS:
+                table = try_corruptions(out / f"{name}.csv", count or TRIALS)
+            else:
                 table = campaign.run_part(name, count)
-                if table is not None:
-                    tables[name] = table
-    if CORRUPTIONS in parts:
-        tables[CORRUPTIONS] = try_corruptions(out / f"{CORRUPTIONS}.csv", count or TRIALS)
-    seconds = round(there.get("seconds", 0) + time.perf_counter() - start)
-    write_json(path, record | {"seconds": seconds})
+            record["seconds"] += round(time.perf_counter() - start)
+            write_json(out / f"{name}.json", record)
+            if table is not None:
+                tables[name] = table
     return tables
 
 

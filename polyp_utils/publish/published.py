@@ -1,6 +1,7 @@
 """Copies runs to `results/published`: what is evidence, kept light to clone."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,8 @@ from typing import Any
 import pandas as pd
 
 from polyp_utils.analyse.calibration import VAL_LEVELS, levels_table, validation_levels
-from polyp_utils.common.exceptions import RunError, WriteError
-from polyp_utils.common.files import (
-    atomic,
-    refuse_links,
-    remove_leftovers,
-    write_json,
-    write_text,
-    writing,
-)
+from polyp_utils.common.exceptions import RunError
+from polyp_utils.common.files import atomic, refuse_links, remove_leftovers, write_json, write_text
 from polyp_utils.common.paths import repo_root
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.naming import name_without_place
@@ -65,11 +59,12 @@ def publish(run: Run, light: bool = False) -> Run:
     names += ["predictions", "figures", "*.ipynb"] if light else PARTS  # predictions, unpacked
     left_out = shutil.ignore_patterns("last", ".*", *names)
     remove_leftovers(target.rglob(".*.tmp"))
-    try:
-        with writing(target):
-            shutil.copytree(run.path, target, False, left_out, _copy, dirs_exist_ok=True)
-    except shutil.Error as error:  # it holds those of all files
-        raise WriteError(error.args[0][0][2]) from error
+    for folder, folders, files in os.walk(run.path):
+        skipped = left_out(folder, [*folders, *files])
+        folders[:] = sorted(set(folders) - skipped)
+        for path in (Path(folder, name) for name in sorted(set(files) - skipped)):
+            with atomic(target / path.relative_to(run.path)) as temporary:
+                shutil.copyfile(path, temporary)
     if record != run.record:
         _forget_place(target, run.config.dataset, record)
     for name, table in counts.items():
@@ -82,11 +77,6 @@ def publish(run: Run, light: bool = False) -> Run:
         halve_weights(run.weights, Run(target).weights, without_place)
     write_run_card(Run(target), dataset=run.config.dataset)
     return Run(target)
-
-
-def _copy(source: str, target: str) -> None:
-    with atomic(Path(target)) as temporary:
-        shutil.copyfile(source, temporary)
 
 
 def _validation(run: Run) -> dict[str, pd.DataFrame]:
