@@ -23,7 +23,7 @@ def protocols():
     for k, protocol in enumerate(PROTOCOLS, start=1):
         for score, mean in (("dice", k / 10), ("iou", k / 40)):
             row = {"protocol": protocol, "score": score, "mean": mean, "low": 0, "high": 1}
-            rows.append({**row, "n": 5})
+            rows.append({**row, "n": 5, "method": "BCa"})
     return pd.DataFrame(rows)
 
 

@@ -89,7 +89,7 @@ def beside(protocols: pd.DataFrame, dataset: str, split: str = "") -> pd.DataFra
         ``difference`` (ours minus theirs), ``settings``, ``trust``. No rows if no figure on the
         data set is known.
     """
-    scores = protocols.set_index(["protocol", "score"]).astype(float)
+    scores = protocols.set_index(["protocol", "score"])
     known = [figure for figure in published_figures() if figure.tested_on == dataset]
     known.sort(key=lambda figure: figure.pretrained)
     return pd.DataFrame([_row(figure, scores, split) for figure in known])
