@@ -168,10 +168,11 @@ def run_campaign(
         for name, record in records.items():
             write_json(out / f"{name}.json", record)
             start = time.perf_counter()
-            if name == CORRUPTIONS:
-                table = try_corruptions(out / f"{name}.csv", count or TRIALS)
-            else:
-                table = campaign.run_part(name, count)
+            table = (
+                try_corruptions(out / f"{name}.csv", count or TRIALS)
+                if name == CORRUPTIONS
+                else campaign.run_part(name, count)
+            )
             record["seconds"] += round(time.perf_counter() - start)
             write_json(out / f"{name}.json", record)
             if table is not None:
