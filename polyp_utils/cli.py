@@ -11,6 +11,7 @@ from typing import Any
 
 from polyp_utils.common.config import RECIPES, RunConfig
 from polyp_utils.common.exceptions import ExtraError, UserError, few
+from polyp_utils.common.names import printable
 
 _SHOWN_FINDINGS = 20  # of each severity
 _SHEET_PAIRS = 120  # on the contact sheet of an audit
@@ -163,7 +164,7 @@ def _run(verb: str, options: dict[str, Any]) -> int:
         _join_patterns(options)
         return _VERBS[verb](**options) or 0
     except (ValueError, OSError, UserError, ExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: what is finished stays; the same command resumes", file=sys.stderr)
@@ -294,7 +295,8 @@ def _audit(dataset: str, duplicate_recall: int) -> int:
     for severity in ("error", "doubt"):
         rows = found.of_severity(severity)
         for row in rows.head(_SHOWN_FINDINGS).itertuples():
-            print(f"{severity}: {row.check}: {row.id}{': ' * bool(row.id)}{row.detail}")
+            what = f"{row.check}: {row.id}{': ' * bool(row.id)}{row.detail}"
+            print(f"{severity}: {printable(what)}")
         if len(rows) > _SHOWN_FINDINGS:
             print(f"and {len(rows) - _SHOWN_FINDINGS} more of severity {severity}")
     if duplicate_recall:

@@ -122,7 +122,7 @@ def test_gains_are_paired_by_seed_and_frame():
     rows = comparisons(AblationResults(records, scores)).set_index("choice")
     longer = rows.loc["40 epochs instead of 20"]
     assert longer["seeds"] == 2
-    assert longer["gain"] == pytest.approx((0.1, 0.1, 0.1, 40))
+    assert longer["gain"][:4] == pytest.approx((0.1, 0.1, 0.1, 40))
     assert longer["dice"].mean == pytest.approx(
         np.mean([scores["longer", s]["plain"].mean() for s in (0, 1)])
     )

@@ -13,8 +13,8 @@ from polyp_utils.score.comparison import (
     far_apart,
     over_seeds,
 )
+from polyp_utils.score.differences import compare_paired
 from polyp_utils.score.evaluation import Evaluation
-from polyp_utils.score.intervals import compare_paired
 from polyp_utils.score.protocols import NETWORK, ORIGINAL
 
 

@@ -18,7 +18,7 @@ from polyp_utils.score.evaluation import evaluate_run
 from polyp_utils.score.literature import CARD
 from polyp_utils.score.overlap import Counts, batch_dice
 from polyp_utils.study import card_sums, hypotheses
-from polyp_utils.study.card_sums import AVERAGES, LOSSES, Sums, average, loss
+from polyp_utils.study.card_sums import AVERAGES, LOSSES, Sums, averages, losses
 from polyp_utils.study.hypotheses import LOSS, TEST, VALIDATION
 from polyp_utils.train.fit import fit
 
@@ -58,7 +58,7 @@ def test_sums_give_the_losses_and_the_dice_that_training_saw(trained):
     run, table = trained[0]
     test = card_sums.sums_of(table, "test")
     seen = run.training["kept_at_network_size"]["test"]
-    assert loss(test, AS_IS) == pytest.approx(seen["loss"], rel=1e-5)
+    assert losses(test)[AS_IS] == pytest.approx(seen["loss"], rel=1e-5)
     assert test.ce.mean().item() == pytest.approx(seen["ce"], rel=1e-5)
     per_image = batch_dice(test.counts, 1)[:, 1]
     assert per_image.nanmean().item() == pytest.approx(seen["dice_polyp"], abs=1e-6)
@@ -69,7 +69,7 @@ def test_the_card_is_averaged_as_the_evaluator_does(trained, dataset):
     card = evaluate_run(run, dataset=dataset).card
     for figure, part in ((VALIDATION, "val"), (TEST, "test")):
         # stored predictions have 8 bits, so an argmax may change
-        assert average(card_sums.sums_of(table, part), FIRST) == pytest.approx(
+        assert averages(card_sums.sums_of(table, part))[FIRST] == pytest.approx(
             card[figure], abs=1e-3
         )
 
@@ -96,7 +96,7 @@ def test_stored_predictions_replace_missing_weights(trained, dataset):
         assert 0 < off.max() < 1.01 * 2 * 32 * 32 / 510
         seen = run.training["kept_at_network_size"][part]
         # log p is far off only where the true class has a stored p of 0, which is rare
-        assert loss(rounded, AS_IS) == pytest.approx(seen["loss"], rel=0.01)
+        assert losses(rounded)[AS_IS] == pytest.approx(seen["loss"], rel=0.01)
         assert rounded.ce.mean() != exact.ce.mean()
 
 
@@ -113,10 +113,10 @@ def test_the_loss_equals_that_of_the_loss_module():
     for way, absent in ((AS_IS, "include"), (ABSENT_LEFT_OUT, "exclude")):
         module = CombinedLoss(absent=absent)
         parts = [module(logits[rows], target[rows]).item() for rows in (slice(0, 8), slice(8, 10))]
-        assert loss(found, way) == pytest.approx((8 * parts[0] + 2 * parts[1]) / 10)
+        assert losses(found)[way] == pytest.approx((8 * parts[0] + 2 * parts[1]) / 10)
     # by hand: the absent class adds a third of one half to the loss, or nothing
-    assert loss(found, AS_IS) - loss(found, PERFECT) == pytest.approx(1 / 6, abs=1e-6)
-    assert loss(found, AS_IS) - loss(found, SMOOTHED) == pytest.approx(0, abs=1e-2)
+    assert losses(found)[AS_IS] - losses(found)[PERFECT] == pytest.approx(1 / 6, abs=1e-6)
+    assert losses(found)[AS_IS] - losses(found)[SMOOTHED] == pytest.approx(0, abs=1e-2)
 
 
 def test_averages_by_hand():
@@ -127,11 +127,11 @@ def test_averages_by_hand():
     found = sums(counts)
     first, second = (180 / 186, 8 / 14), (160 / 180, 0)
     together = (340 / 366, 8 / 34)
-    assert average(found, PER_IMAGE) == pytest.approx(np.mean([(*first, 1), (*second, 1)]))
-    assert average(found, FIRST) == average(found, POOLED)
-    assert average(found, POOLED) == pytest.approx(np.mean([*together, 1]))
-    assert average(found, LEFT_OUT) == average(found, TWO) == pytest.approx(np.mean(together))
-    assert average(found, ZERO) == pytest.approx(np.mean([*together, 0]))
+    assert averages(found)[PER_IMAGE] == pytest.approx(np.mean([(*first, 1), (*second, 1)]))
+    assert averages(found)[FIRST] == averages(found)[POOLED]
+    assert averages(found)[POOLED] == pytest.approx(np.mean([*together, 1]))
+    assert averages(found)[LEFT_OUT] == averages(found)[TWO] == pytest.approx(np.mean(together))
+    assert averages(found)[ZERO] == pytest.approx(np.mean([*together, 0]))
 
 
 def test_a_hypothesis_fits_its_own_figures_and_no_others(trained, monkeypatch):
@@ -204,8 +204,8 @@ def test_stored_sums_are_read_back_unchanged(trained):
     run.save_table(card_sums.TABLE, table)
     again = card_sums.read_sums(run)
     (run.path / "card_sums.csv").unlink()
-    assert loss(card_sums.sums_of(again, "val"), AS_IS) == pytest.approx(
-        loss(card_sums.sums_of(table, "val"), AS_IS), abs=1e-5
+    assert losses(card_sums.sums_of(again, "val"))[AS_IS] == pytest.approx(
+        losses(card_sums.sums_of(table, "val"))[AS_IS], abs=1e-5
     )
     pd.testing.assert_frame_equal(again[["id", "tp", "fn"]], table[["id", "tp", "fn"]])
 

@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from polyp_utils.score.differences import compare_paired, compare_unpaired, holm
 from polyp_utils.score.intervals import (
+    BCA,
+    NONE,
+    PERCENTILE,
     RESAMPLES,
     Interval,
     bootstrap_means,
-    compare_paired,
-    compare_unpaired,
-    holm,
     left_tail,
     mean_interval,
+    percentile_interval,
+    ratio_interval,
     resamples,
     seeds_interval,
     spearman_interval,
@@ -80,16 +83,19 @@ def test_nan_is_left_out_of_the_mean_and_not_counted():
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ([], (NAN, NAN, NAN, 0)),
-        ([NAN], (NAN, NAN, NAN, 0)),
-        ([0.3, NAN], (0.3, NAN, NAN, 1)),
-        ([0.25] * 3, (0.25, 0.25, 0.25, 3)),
-        ([1, 0], (0.5, 0, 1, 2)),
+        ([], (NAN, NAN, NAN, 0, NONE)),
+        ([NAN], (NAN, NAN, NAN, 0, NONE)),
+        ([0.3, NAN], (0.3, NAN, NAN, 1, NONE)),
+        ([0.25] * 3, (0.25, 0.25, 0.25, 3, PERCENTILE)),
+        ([0.1 + 0.2, 0.3, 0.3], (0.3, 0.3, 0.3, 3, PERCENTILE)),
+        ([1, 0], (0.5, 0, 1, 2, BCA)),
     ],
 )
 @pytest.mark.filterwarnings("error")
 def test_mean_interval_of_few_or_equal_values(values, expected):
-    assert mean_interval(values) == pytest.approx(expected, nan_ok=True)
+    found = mean_interval(values)
+    assert found[:4] == pytest.approx(expected[:4], nan_ok=True)
+    assert found.method == expected[4]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +135,7 @@ def test_spearman_interval_narrows_with_less_confidence_and_flips_with_the_sign(
 def test_monotone_data_have_a_correlation_of_one_with_zero_width(sign, rho):
     x = np.arange(10.0)
     found = spearman_interval(x, sign * np.exp(x))
-    assert found == pytest.approx((rho, rho, rho, 10))
+    assert found[:4] == pytest.approx((rho, rho, rho, 10))
 
 
 def test_pairs_with_nan_are_left_out():
@@ -150,7 +156,7 @@ def test_pairs_with_nan_are_left_out():
 )
 @pytest.mark.filterwarnings("error")
 def test_spearman_of_a_constant_or_of_too_few_pairs_is_nan(x, y, n):
-    assert spearman_interval(x, y) == pytest.approx((NAN, NAN, NAN, n), nan_ok=True)
+    assert spearman_interval(x, y)[:4] == pytest.approx((NAN, NAN, NAN, n), nan_ok=True)
 
 
 def test_a_single_odd_pair_gives_no_bounds():
@@ -288,7 +294,82 @@ def test_an_interval_as_text():
     assert f"{found:+.1f}" == "+0.2 [-0.1, +0.5]"
     assert str(Interval(0.25, NAN, NAN, 1)) == "0.250"
     assert str(Interval(NAN, NAN, NAN, 0)) == "–"
-    assert Interval.of({"dice": 0.25, "low": None, "high": None}, "dice")[2:] == (
-        pytest.approx(NAN, nan_ok=True),
-        0,
+    found = Interval.of({"dice": 0.25, "low": None, "high": None}, "dice")
+    assert found[:4] == pytest.approx((0.25, NAN, NAN, 0), nan_ok=True)
+
+
+# An interval holds its mean, or there is none
+
+
+def awkward_values(rng):
+    """Values of few or many items: skewed, tied, nearly constant, tiny, huge, with NaN."""
+    n = int(rng.choice([0, 1, 2, 3, 5, 8, 30]))
+    one = np.arange(n) == rng.integers(max(n, 1))
+    kinds = (
+        rng.uniform(size=n),
+        rng.lognormal(sigma=4, size=n),
+        rng.integers(2, size=n).astype(float),
+        np.where(one, rng.choice([0, 0.999, 1 + 1e-15, 1e6]), 1.0),
+        np.full(n, 0.1) + 0.2 * one - 0.2 * one,  # equal up to rounding
+        1e-9 * rng.standard_normal(n),
+        rng.standard_normal(n).round(),
     )
+    values = kinds[rng.integers(len(kinds))].copy()
+    values[rng.uniform(size=n) < rng.choice([0, 0.3, 1], p=[0.6, 0.3, 0.1])] = NAN
+    return values
+
+
+def awkward_groups(rng, n):
+    """None, pairs, or one large group beside single items."""
+    large = np.where(np.arange(n) < n // 2, n, np.arange(n))
+    return [None, np.arange(n) // 2, large, np.zeros(n)][rng.choice(4, p=[0.4, 0.25, 0.25, 0.1])]
+
+
+def holds(found):
+    """The promise to every reader of an interval."""
+    if found.method == NONE:
+        return np.isnan([found.low, found.high]).all()
+    return found.method in (BCA, PERCENTILE) and found.low <= found.mean <= found.high
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seed", range(60))
+def test_an_interval_holds_its_mean_or_there_is_none(seed):
+    rng = np.random.default_rng(seed)
+    values = awkward_values(rng)
+    n = len(values)
+    groups = awkward_groups(rng, n)
+    mean = mean_interval(values, groups=groups)
+    weights = rng.integers(4, size=n) * rng.choice([1, 1e9], size=n)  # 0/0 is left out
+    ratio = ratio_interval(values * weights, weights, groups=groups)
+    for found in (mean, ratio):
+        assert holds(found), found
+    labels = np.arange(n) if groups is None else groups
+    for found, there in ((mean, ~np.isnan(values)), (ratio, ~np.isnan(values) & (weights > 0))):
+        assert (found.method == NONE) == (len(set(labels[there])) < 2)  # |z0| is never too large
+    other = rng.permutation(values)
+    both = compare_paired(values, other, groups)
+    assert holds(both.difference), both
+    assert np.isnan(both.p) if both.difference.method == NONE else 0 < both.p <= 1
+    assert holds(compare_unpaired(values, awkward_values(rng), (groups, None)))
+    seeds = np.stack([values, other, values])[: rng.integers(1, 4)]
+    assert holds(seeds_interval(seeds, groups))
+    assert holds(spearman_interval(values, other))
+
+
+def test_a_statistic_outside_its_resamples_has_no_interval():
+    drawn = np.random.default_rng(0).uniform(size=RESAMPLES)
+    inside, outside = (percentile_interval(value, drawn, 9) for value in (0.9, 0.99))
+    assert (inside.low, inside.high) == pytest.approx((0.025, 0.975), abs=0.01)
+    assert (outside.mean, outside.n, outside.method) == (0.99, 9, NONE)
+    assert np.isnan([outside.low, outside.high]).all()
+    few = np.where(np.arange(RESAMPLES) < 0.03 * RESAMPLES, NAN, drawn)
+    assert percentile_interval(0.5, few, 9).method == NONE  # undefined in 3 % of the resamples
+
+
+def test_the_text_names_a_method_other_than_bca():
+    texts = {method: Interval(0.25, 0.125, 0.5, 9, method).named for method in (BCA, PERCENTILE)}
+    assert texts == {BCA: "0.250 [0.125, 0.500]", PERCENTILE: "0.250 [0.125, 0.500] (percentile)"}
+    assert Interval(0.25, NAN, NAN, 9, NONE).named == "0.250 (no interval)"
+    assert Interval(NAN, NAN, NAN, 0, NONE).named == "–"
+    assert Interval.of({"mean": 0.25, "low": 0.125, "high": 0.5}).named == texts[BCA]

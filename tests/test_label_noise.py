@@ -94,7 +94,7 @@ def test_sentences_with_and_without_a_ceiling(dataset, monkeypatch):
 
 @pytest.mark.data
 def test_kvasir_seg_holds_17_frames_twice(kvasir_root):
-    twice = annotated_twice(PolypDataset("kvasir-seg", 128))
+    twice = annotated_twice(PolypDataset("kvasir-seg", 256))
     assert len(twice) == 17
     assert len({*twice["id_a"], *twice["id_b"]}) == 34
     assert 0.92 < twice["dice"].mean() < 0.96

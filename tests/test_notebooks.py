@@ -62,6 +62,7 @@ def kinds(notebook):
     }
 
 
+@pytest.mark.usefixtures("dataset")  # the phantoms are in the cache
 def test_the_first_command_of_the_readme_trains(tmp_path, monkeypatch):
     readme = (ROOT / "README.md").read_text()
     command = re.search(r"^uv run (papermill .* -p recipe quick)$", readme, flags=re.M)[1]

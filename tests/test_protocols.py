@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.labels import POLYP
+from polyp_utils.data.labels import POLYP, get_scheme
 from polyp_utils.data.splits import load_split
-from polyp_utils.runs.predictions import of_arrays
-from polyp_utils.score.evaluation import evaluate
+from polyp_utils.runs.predictions import of_arrays, of_probabilities
+from polyp_utils.score.evaluation import Evaluation, evaluate
+from polyp_utils.score.image import score_image
+from polyp_utils.score.intervals import BCA, NONE, PERCENTILE
 from polyp_utils.score.protocols import (
     NETWORK,
     ORIGINAL,
@@ -147,3 +149,83 @@ def test_a_perfect_mask_at_256_px_loses_what_its_resolution_costs(kvasir_root):
     assert found["at-network-size", "dice"] == found["pooled", "dice"] == 1
     assert found["image-mean", "dice"] == pytest.approx(0.994, abs=1e-3)
     assert polyp_scores(evaluation.per_image).min() >= 0.969
+
+
+# An interval holds its mean, or there is none
+
+SCHEME = get_scheme("unused-third")
+
+
+def made_up(rng, n, frames_without, predict):
+    """The table of n frames of 16 px, those without a polyp last; some predictions miss."""
+    rows = []
+    for i in range(n):
+        mask = np.zeros((16, 16), bool)
+        if i < n - frames_without:
+            top, left = rng.integers(8, size=2)
+            mask[top : top + rng.integers(4, 8), left : left + rng.integers(4, 8)] = True
+        polyp = torch.from_numpy(predict(rng, mask).astype(np.float32))
+        probabilities = torch.stack([1 - polyp, polyp, torch.zeros_like(polyp)])
+        levels = torch.from_numpy(255 * mask.astype(np.uint8))
+        for size in (ORIGINAL, NETWORK):
+            scores, _ = score_image(probabilities, levels, SCHEME, size == ORIGINAL)
+            rows.append(scores.assign(id=f"{i:02}", size=size))
+    return pd.concat(rows, ignore_index=True)
+
+
+def shifted(rng, mask):
+    return np.roll(mask, rng.integers(4), axis=1)
+
+
+def silent(rng, mask):
+    return np.zeros_like(mask)
+
+
+def noisy(rng, mask):
+    return mask ^ (rng.uniform(size=mask.shape) < rng.choice([0, 0.02, 0.3]))
+
+
+def either(rng, mask):
+    return (np.ones_like(mask), mask)[rng.integers(2)]
+
+
+def holds(row):
+    if row["method"] == NONE:
+        return np.isnan([row["low"], row["high"]]).all()
+    return row["method"] in (BCA, PERCENTILE) and row["low"] <= row["mean"] <= row["high"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("predict", [shifted, silent, noisy, either])
+@pytest.mark.parametrize(
+    ("n", "frames_without", "in_group"), [(1, 0, 1), (2, 1, 1), (9, 9, 9), (13, 7, 1), (26, 0, 3)]
+)
+def test_every_interval_holds_its_mean_or_there_is_none(n, frames_without, in_group, predict):
+    rng = np.random.default_rng(n)
+    table = made_up(rng, n, frames_without, predict)
+    ids = table["id"].unique()
+    groups = {i: int(i) // in_group for i in ids}
+    nothing = of_probabilities([], SCHEME, "made up")
+    found = Evaluation(nothing, table, np.zeros((3, 3)), groups)
+    rows = found.summary.to_dict("records") + found.protocols.to_dict("records")
+    assert [row for row in rows if not holds(row)] == []
+    assert {row["protocol"] for row in rows if "protocol" in row} == set(PROTOCOLS)
+    scored = [row for row in rows if row["n"] == n and row.get("protocol") != "card"]
+    assert {row["method"] for row in scored} <= ({BCA, PERCENTILE} if n > in_group else {NONE})
+
+
+def test_the_card_has_no_interval_where_the_order_of_frames_matters():
+    """Batches of frames without polyps score 1 for polyp; shuffled, no batch is without one."""
+    table = made_up(np.random.default_rng(0), 24, 16, shifted)
+    mixed = [f"{i:02}" for i in np.random.default_rng(1).permutation(24)]
+    rows = {
+        order: protocol_table(of_order, {}).set_index("protocol").loc["card"]
+        for order, of_order in (
+            ("sorted", table),
+            ("mixed", table.set_index("id").loc[mixed].reset_index()),
+        )
+    }
+    assert rows["sorted"]["mean"] > rows["mixed"]["mean"] + 0.05
+    assert (rows["sorted"]["method"], rows["mixed"]["method"]) == (NONE, PERCENTILE)
+    assert rows["mixed"]["low"] < rows["mixed"]["mean"] < rows["mixed"]["high"]
+    assert np.isnan(rows["sorted"][["low", "high"]].astype(float)).all()

@@ -50,18 +50,24 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def settled(path):
+    """A run at 32 px that has its settings alone."""
+    write_json(path / "config.json", {"settings": RunConfig(image_size=32).to_dict()})
+    return Run(path)
+
+
 @pytest.mark.parametrize(("scheme", "mode"), [("binary", "L"), ("trimap", "LA")])
 def test_probabilities_round_trip_within_one_level(tmp_path, scheme, mode):
-    scheme, run = get_scheme(scheme), Run(tmp_path)
+    scheme, run = get_scheme(scheme), settled(tmp_path)
     generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(len(scheme.classes), 32, 48, generator=generator)
+    logits = 3 * torch.randn(len(scheme.classes), 32, 32, generator=generator)
     probabilities = logits.softmax(dim=0)
     run.save_probabilities("val", "frame", probabilities)
     stored = run.probabilities("val", "frame", scheme)
     two_roundings = 1 / 255 + 1e-6  # the background is the remainder of two classes
     torch.testing.assert_close(stored, probabilities, rtol=0, atol=two_roundings)
     with Image.open(tmp_path / "predictions/val/frame.png") as image:
-        assert (image.mode, image.size) == (mode, (48, 32))
+        assert (image.mode, image.size) == (mode, (32, 32))
 
 
 def test_a_missing_prediction_is_named(tmp_path):
@@ -77,11 +83,11 @@ def packed(run, name="test"):
 
 def noise(seed):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(3, 16, 16, generator=generator).softmax(dim=0)
+    return torch.randn(3, 32, 32, generator=generator).softmax(dim=0)
 
 
 def test_packed_predictions_are_read_like_single_ones(tmp_path):
-    run, scheme = Run(tmp_path), get_scheme("trimap")
+    run, scheme = settled(tmp_path), get_scheme("trimap")
     for seed, frame_id in enumerate(("b", "a/1", "c")):  # some ids name a folder
         run.save_probabilities("test", frame_id, noise(seed))
     single = {i: run.probabilities("test", i, scheme) for i in ("a/1", "b", "c")}
@@ -109,7 +115,7 @@ def test_the_same_predictions_make_the_same_archive(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no zip"])
 def test_a_damaged_archive_is_named(tmp_path, damage):
-    run = Run(tmp_path)
+    run = settled(tmp_path)
     run.save_probabilities("test", "a", noise(0))
     path = packed(run)
     content = bytearray(path.read_bytes())

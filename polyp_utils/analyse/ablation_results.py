@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from polyp_utils.common.files import read_csv
-from polyp_utils.score.intervals import Interval, seeds_interval
+from polyp_utils.score.intervals import NONE, Interval, seeds_interval
 from polyp_utils.train.ablation import ALL, MIRRORED, NOISE, PLAIN, SETTINGS, UNAVERAGED
 
 
@@ -129,7 +129,7 @@ def _values(results: AblationResults, name: str, way: str) -> dict[int, pd.Serie
 
 def _over(columns: list[pd.Series], groups: list[str]) -> Interval:
     if not columns:
-        return Interval(np.nan, np.nan, np.nan, 0)
+        return Interval(np.nan, np.nan, np.nan, 0, NONE)
     return seeds_interval(np.stack([column.to_numpy() for column in columns]), groups)
 
 

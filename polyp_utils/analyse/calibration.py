@@ -18,7 +18,7 @@ from polyp_utils.data.labels import inner_rim, is_polyp, rim_width
 from polyp_utils.model.predict import to_original
 from polyp_utils.runs.predictions import Predictions, of_run
 from polyp_utils.runs.run import Run
-from polyp_utils.score.intervals import Interval, percentiles, resamples
+from polyp_utils.score.intervals import NONE, Interval, percentile_interval, resamples
 from polyp_utils.score.overlap import Counts, dice, precision, recall
 
 LEVELS = 256
@@ -119,8 +119,9 @@ def calibration_error(
     drawn = resamples(range(frames), np.random.default_rng(seed))
     weights = np.vstack([np.ones(frames), drawn])
     errors = np.abs(weights @ gaps).sum(axis=1) / (weights @ counts.pixels.sum(axis=1))
-    low, high = percentiles(errors[1:]) if frames > 1 else (np.nan, np.nan)
-    return Interval(float(errors[0]), float(low), float(high), frames)
+    if frames < 2:
+        return Interval(float(errors[0]), np.nan, np.nan, frames, NONE)
+    return percentile_interval(float(errors[0]), errors[1:], frames)
 
 
 def threshold_table(counts: LevelCounts) -> pd.DataFrame:

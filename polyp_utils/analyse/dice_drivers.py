@@ -11,7 +11,7 @@ from polyp_utils.score.intervals import (
     FEW,
     Interval,
     mean_interval,
-    percentiles,
+    percentile_interval,
     resamples,
     spearman_interval,
 )
@@ -56,7 +56,7 @@ def by_stratum(table: pd.DataFrame, column: str, bins: int = 4) -> pd.DataFrame:
     Strata are quantiles of a numeric column, or the values of a categorical one.
 
     Returns:
-        Columns ``stratum``, ``mean``, ``low``, ``high``, ``n``.
+        Columns ``stratum``, ``mean``, ``low``, ``high``, ``n``, ``method``.
     """
     values = 100 * table[column] if column in _PERCENT else table[column]
     if values.dtype.kind == "f" and values.nunique() > bins:
@@ -170,9 +170,11 @@ def dice_model(table: pd.DataFrame, seed: int = 0) -> DiceModel:
     drawn = resamples(scored["group"], np.random.default_rng(seed)).astype(float)
     squares = np.einsum("rn,np,nq->rpq", drawn, x, x, optimize=True)
     refitted = np.linalg.pinv(squares, hermitian=True) @ ((drawn * y) @ x)[..., None]
-    low, high = percentiles(refitted[:, :-1, 0])
-    found = {"property": list(columns), "effect": fitted[:-1], "low": low, "high": high}
-    effects = pd.DataFrame(found).sort_values("effect", key=abs, ascending=False, ignore_index=True)
+    rows = []
+    for name, effect, refits in zip(columns, fitted, refitted[..., 0].T, strict=False):
+        found = percentile_interval(float(effect), refits, n)
+        rows.append({"property": name, "effect": effect, "low": found.low, "high": found.high})
+    effects = pd.DataFrame(rows).sort_values("effect", key=abs, ascending=False, ignore_index=True)
     unexplained = ((y - x @ fitted) ** 2).sum() / ((y - y.mean()) ** 2).sum()
     return DiceModel(effects, float(1 - unexplained * (n - 1) / (n - p - 1)), n, p)
 

@@ -9,7 +9,8 @@ import pandas as pd
 from polyp_utils.analyse.dice_drivers import FAILURE_DICE
 from polyp_utils.data.labels import rim_width
 from polyp_utils.data.regions import components
-from polyp_utils.score.intervals import FEW, compare_unpaired, mean_interval, ratio_interval
+from polyp_utils.score.differences import compare_unpaired
+from polyp_utils.score.intervals import FEW, mean_interval, ratio_interval
 
 TOUCHED = 0.1  # share of a region; a smaller overlap does not count
 SPILLED = 0.5  # share of a predicted region outside any polyp

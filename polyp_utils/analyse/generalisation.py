@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from polyp_utils.score.differences import compare_unpaired
 from polyp_utils.score.evaluation import Evaluation
-from polyp_utils.score.intervals import compare_unpaired, left_tail, mean_interval
+from polyp_utils.score.intervals import left_tail, mean_interval
 from polyp_utils.score.protocols import polyp_scores
 
 
@@ -18,7 +19,8 @@ def drop_table(home: Evaluation, away: Mapping[str, Evaluation]) -> pd.DataFrame
 
     Returns:
         One row per data set, home first: ``tested_on``, ``dice``, ``low``, ``high``, ``n``,
-        ``below_half``, and ``drop`` (home minus away) with ``drop_low`` and ``drop_high``.
+        ``method``, ``below_half``, and ``drop`` (home minus away) with ``drop_low``,
+        ``drop_high`` and ``drop_method``.
         Near-duplicates and frames of one sequence are resampled together.
     """
     rows = []
@@ -30,6 +32,7 @@ def drop_table(home: Evaluation, away: Mapping[str, Evaluation]) -> pd.DataFrame
         if evaluation is not home:
             drop = compare_unpaired(at_home, dice, (home_groups, groups))
             row |= {"drop": drop.mean, "drop_low": drop.low, "drop_high": drop.high}
+            row["drop_method"] = drop.method
         rows.append(row)
     return pd.DataFrame(rows).rename(columns={"mean": "dice"})
 

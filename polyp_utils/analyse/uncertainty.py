@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from polyp_utils.data.labels import Scheme
-from polyp_utils.score.intervals import Interval, percentiles, resamples
+from polyp_utils.score.intervals import NONE, Interval, percentile_interval, resamples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,20 +38,21 @@ def auroc(
     """Probability that a bad frame has a higher score than a good one; ties count half.
 
     The area under the ROC curve (Mann and Whitney 1947), with a percentile bootstrap over frames
-    or groups of near-duplicates; NaN if all frames are bad or all are good.
+    or groups of near-duplicates; NaN if all frames are bad or all are good, its
+    bounds if many resamples are.
     """
     values, labels = np.asarray(list(score), np.float64), np.asarray(list(bad), bool)
     n = len(values)
     if labels.all() or not labels.any():
-        return Interval(np.nan, np.nan, np.nan, n)
+        return Interval(np.nan, np.nan, np.nan, n, NONE)
     drawn = resamples(range(n) if groups is None else groups, np.random.default_rng(seed))
     times = np.vstack([np.ones(n), drawn])  # each frame is drawn
     higher = np.heaviside(values[labels][:, None] - values[~labels], 0.5)
     pairs = times[:, labels].sum(axis=1) * times[:, ~labels].sum(axis=1)
     won = (times[:, labels] @ higher * times[:, ~labels]).sum(axis=1)
-    whole, *areas = won[pairs > 0] / pairs[pairs > 0]
-    low, high = percentiles(np.array(areas))
-    return Interval(float(whole), float(low), float(high), n)
+    with np.errstate(invalid="ignore"):  # undefined for a resample without bad or good frames
+        whole, *areas = won / pairs
+    return percentile_interval(float(whole), np.array(areas), n)
 
 
 def risk_coverage_table(score: Iterable[float], dice: Iterable[float]) -> pd.DataFrame:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polyp_utils.common.exceptions import WriteError
+from polyp_utils.common.exceptions import RunError, WriteError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+_LONGEST = 230  # bytes of a name; file systems take 255, with what `atomic` adds
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -54,7 +56,7 @@ def writing(path: Path) -> Iterator[None]:
         whole = path.absolute()
         seen = Path(path if found.filename is None else os.fsdecode(found.filename)).absolute()
         ours = whole.is_relative_to(seen) or seen.is_relative_to(whole)
-        if not ours and not seen.name.startswith(f".{path.name}."):
+        if not ours and not seen.name.startswith(f".{_short(path)}."):
             raise  # of a file that was read
         if said := refusal(found, path):
             raise said from error
@@ -68,11 +70,12 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: see `writing`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{_short(path)}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.touch()
+            temporary.unlink(missing_ok=True)
+            temporary.touch(exist_ok=False)  # never through a link that others put there
             mode = temporary.stat().st_mode
             yield temporary
             temporary.chmod(mode)  # the user's default, whatever a library made of it
@@ -80,6 +83,12 @@ def atomic(path: Path) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _short(path: Path) -> str:
+    """The file's name, or a hash of one that leaves no room for what `atomic` adds."""
+    name = os.fsencode(path.name)
+    return path.name if len(name) <= _LONGEST else hashlib.sha256(name).hexdigest()[:16]
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
@@ -111,6 +120,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes indented JSON, atomically."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuses a folder with links in it: what is written there could land elsewhere.
+
+    Raises:
+        RunError: there is a link below it.
+    """
+    for root, folders, names in os.walk(folder):
+        for path in (Path(root, name) for name in (*folders, *names)):
+            if path.is_symlink():
+                raise RunError(
+                    f"{path} is a link to {os.readlink(path)}, and nothing is written or published "
+                    "through links: put a copy in its place, or remove it"
+                )
 
 
 def write_csv(path: Path, table: pd.DataFrame | list[dict[str, Any]]) -> None:

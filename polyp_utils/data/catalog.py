@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polyp_utils.common.exceptions import few, unknown
+from polyp_utils.common.exceptions import DataError, few, unknown
+from polyp_utils.common.names import unfit_title
 from polyp_utils.common.paths import common_folder, data_root, repo_root
 
 
@@ -172,6 +173,7 @@ def get_info(name: str) -> DatasetInfo:
 
     Raises:
         ValueError: none of these; the message suggests the nearest valid name.
+        DataError: a folder whose name is `unfit_title`.
         FileNotFoundError: a path of several parts that is not a folder.
     """
     if name in CATALOG:
@@ -197,6 +199,8 @@ def get_info(name: str) -> DatasetInfo:
 
 def _own(folder: Path, **place: Any) -> DatasetInfo:
     """The entry of a data set that is not in the catalogue."""
+    if why := unfit_title(folder.name):
+        raise DataError(f"{folder} {why}: rename the folder")
     return DatasetInfo(
         name=re.sub(r"[^\w.-]+", "-", folder.name),
         title=folder.name,

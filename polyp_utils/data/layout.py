@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from polyp_utils.common.exceptions import DataError, few
+from polyp_utils.common.names import unfit
 from polyp_utils.common.paths import common_folder
 from polyp_utils.data.boxes import describe_annotations
 from polyp_utils.data.folders import (
@@ -41,7 +42,7 @@ class Pairs:
         pairs: id -> (image, mask), in the order of the ids. The id is the image's stem, preceded by
             its place (``Kvasir/1``) if there are several folders of images.
         problems: a message for each file without a partner, with a shared stem, or in an
-            unsupported format, and for each broken link.
+            unsupported format, and for each broken link and each image whose id is `unfit`.
         notes: a sentence for each kind of file that is left aside by rule.
         labels: class index -> name, if a ``dataset.json`` says that masks hold indices; else None.
     """
@@ -166,6 +167,8 @@ def _pair(root: Path, side: Listing, units: list[_Unit]) -> Pairs:
                 problems.append(
                     f"{pairs[frame_id][0]} and {image} share the id {frame_id}: keep one"
                 )
+            elif why := unfit(frame_id):
+                problems.append(f"{image} {why}: rename it, and its mask")
             elif not {image, mask} & side.broken:
                 pairs[frame_id] = image, mask
         problems += found.problems

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,8 @@ _SIDE_FILES |= {".md5", ".sha256", ".url", ".jsonl"}
 _SIDE_NAMES = {"license", "licence", "readme", "copying", "citation", "version", "sha256sums"}
 _CLUTTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle"}
 _CLUTTER |= {"$recycle.bin", "system volume information", "lost+found"}  # and what begins with "."
+
+_MOST_WAYS = 16  # to a folder, by links: two that lead to each other make more
 
 
 @dataclass
@@ -89,10 +91,18 @@ def walk_files(folder: Path, ignore: Collection[str] = ()) -> Iterator[Path]:
     Links to folders are followed, except those that lead back to a folder above them.
 
     Raises:
-        DataError: a folder that may not be read.
+        DataError: a folder that may not be read, or to which links lead in more than `_MOST_WAYS`
+            ways.
     """
+    ways: Counter[Path] = Counter()
     for root, folders, names in os.walk(folder, followlinks=True, onerror=_unreadable):
         here = Path(root)
+        ways[here.resolve()] += 1
+        if ways[here.resolve()] > _MOST_WAYS:
+            raise DataError(
+                f"{here} is one of more than {_MOST_WAYS} ways to {here.resolve()}: remove the "
+                "links that lead in circles"
+            )
         folders[:] = sorted(
             name
             for name in folders

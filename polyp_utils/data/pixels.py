@@ -8,6 +8,7 @@ meant, the error says what was seen.
 import io
 import re
 import warnings
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,7 @@ def _read_with_tifffile(path: Path, data: bytes, first: Exception) -> Pixels:
                 raise _several(path, len(file.pages))
             page: Any = file.pages.first
             _check_size(path, page.imagewidth, page.imagelength)
+            _check_strips(path, page, data)
             if page.photometric.name not in ("MINISBLACK", "MINISWHITE", "RGB"):
                 kind = page.photometric.name.lower()
                 raise DataError(f"{path} is a TIFF of kind {kind} that is not read: save it as PNG")
@@ -293,6 +295,22 @@ def _read_with_tifffile(path: Path, data: bytes, first: Exception) -> Pixels:
     alpha = values[..., 3] if values.ndim == 3 and values.shape[2] == 4 else None
     colours = values[..., :3] if values.ndim == 3 else values
     return replace(Pixels(path, colours, alpha=alpha)._turned(orientation), orientation=orientation)
+
+
+def _check_strips(path: Path, page: Any, data: bytes) -> None:
+    """Refuses parts of a page that tifffile would unpack whole, whatever they unpack to."""
+    most = 4 * page.nbytes + 2**24  # tiles may reach beyond the page
+    if page.nbytes > MAX_BYTES:
+        raise DataError(f"{path} unpacks to {page.nbytes:,} bytes: save it as 8-bit RGB")
+    if page.compression == 1:
+        return
+    if page.compression.name not in ("ADOBE_DEFLATE", "DEFLATE"):
+        kind = page.compression.name.lower()
+        raise DataError(f"{path} is a TIFF compressed by {kind} that is not read: save it as PNG")
+    for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        part = zlib.decompressobj().decompress(data[start : start + count], most + 1)
+        if len(part) > most:
+            raise DataError(f"{path} unpacks to over {most:,} bytes, of {page.nbytes:,}: remove it")
 
 
 def _inverted(path: Path, values: np.ndarray) -> np.ndarray:

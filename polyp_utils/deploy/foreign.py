@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from polyp_utils.common.config import MAX_WIDTH
 from polyp_utils.common.exceptions import WeightsError, few
 from polyp_utils.deploy.key_map import (
     COUNTER,
@@ -26,7 +27,7 @@ from polyp_utils.deploy.key_map import (
 from polyp_utils.model.pickled import EXPORT, read_pickle
 from polyp_utils.model.sound import check_numbers, format_of
 from polyp_utils.model.unet import UNet
-from polyp_utils.model.weights import ENDS, MAX_CHANNELS, read_metadata, read_tensors
+from polyp_utils.model.weights import ENDS, read_metadata, read_tensors
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # of wrappers around a foreign network
 _COUNTERS = (COUNTER, "n_averaged")  # of batch norm, and of PyTorch's `AveragedModel`
@@ -171,7 +172,7 @@ def _fill(path: Path, tensors: dict[str, Tensor], left: list[str]) -> UNet:
         WeightsError: with all that is wrong.
     """
     ends = [tensors[name] for name in ENDS if name in tensors]
-    known = len(ends) == 2 and all(k.ndim == 4 and 0 < len(k) <= MAX_CHANNELS for k in ends)
+    known = len(ends) == 2 and all(k.ndim == 4 and 0 < len(k) <= MAX_WIDTH for k in ends)
     size = (len(ends[1]), max(2, len(ends[0]))) if known else (1, 2)
     with torch.device("meta"):  # a file that lacks most tensors may promise any size
         network = UNet(3, *size)

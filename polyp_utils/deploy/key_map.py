@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polyp_utils.common.config import MAX_WIDTH
 from polyp_utils.common.exceptions import WeightsError, few
 from polyp_utils.data.labels import SCHEMES
 from polyp_utils.model.unet import STRIDE, UNet
-from polyp_utils.model.weights import MAX_CHANNELS
 
 COUNTER = "num_batches_tracked"  # of batch norm; evaluation does without
 
@@ -153,7 +153,7 @@ def refusal(path: Path, state: dict[str, Tensor]) -> str:
 def _by_shape(state: Mapping[str, Tensor]) -> UNet | None:
     """A network of the same width and logits, without numbers."""
     shapes = [tuple(tensor.shape) for tensor in state.values()]
-    widths = [s[0] for s in shapes if s[1:] == (3, 3, 3) and s[0] <= MAX_CHANNELS]
+    widths = [s[0] for s in shapes if s[1:] == (3, 3, 3) and s[0] <= MAX_WIDTH]
     logits = [s[0] for s in shapes if len(widths) == 1 and s[1:] == (widths[0] // 2, 1, 1)]
     if len(logits) != 1:
         return None

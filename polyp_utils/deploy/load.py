@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from polyp_utils.common.config import RELEASED
+from polyp_utils.common.config import MAX_IMAGE_SIZE, RELEASED
 from polyp_utils.common.device import Compute, explaining, get_compute
 from polyp_utils.common.exceptions import HubError, WeightsError, few
 from polyp_utils.common.paths import repo_root
@@ -28,7 +28,6 @@ from polyp_utils.model.unet import STRIDE
 from polyp_utils.runs.run import list_runs
 
 Frame: TypeAlias = np.ndarray | Image.Image
-MAX_SIZE = 4096  # pixels of the input's side
 FILE = "model.safetensors"
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".onnx")  # of files, not ids
 _REPO = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
@@ -187,10 +186,10 @@ def load_model(
         )
     if scheme and stored in [*SCHEMES] and scheme != stored:
         raise WeightsError(f"{path} was trained with scheme {stored!r}, not {scheme!r}")
-    if type(size) is not int or size % STRIDE or not STRIDE <= size <= MAX_SIZE:
+    if type(size) is not int or size % STRIDE or not STRIDE <= size <= MAX_IMAGE_SIZE:
         raise WeightsError(
             f"{path} would see frames at {size!r} px: give image_size= a multiple of {STRIDE} up "
-            f"to {MAX_SIZE}"
+            f"to {MAX_IMAGE_SIZE}"
         )
     if not scheme and stored not in [*SCHEMES]:
         raise WeightsError(

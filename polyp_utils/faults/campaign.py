@@ -23,15 +23,17 @@ from polyp_utils.common.device import get_compute
 from polyp_utils.common.exceptions import RunError, unknown
 from polyp_utils.common.files import write_csv, write_json
 from polyp_utils.faults.commands import COMMANDS
+from polyp_utils.faults.corrupted import AS_NAMED, TRIALS, try_corruptions
 from polyp_utils.faults.disk import mounted
 from polyp_utils.faults.inject import FULL, KILLED, READ_ONLY
 from polyp_utils.faults.states import REFUSED, all_states, suffer_state
 from polyp_utils.faults.trial import EQUAL, Trials
 from polyp_utils.runs.run import make_folder
 
-PARTS = ("kills", "moments", "writes", "disk", "states")
+CORRUPTIONS = "corruptions"  # of inputs, see `polyp_utils.faults.corrupted`
+PARTS = ("kills", "moments", "writes", "disk", "states", CORRUPTIONS)
 MOMENTS = 200
-GOOD = (EQUAL, REFUSED)  # outcomes
+GOOD = (EQUAL, REFUSED, AS_NAMED)
 _SHARES = np.linspace(0, 0.95, 20)  # of the space that a command needs, on the small disk
 
 
@@ -159,13 +161,17 @@ def run_campaign(
                 f"{name}.csv away, or name another folder with --out"
             )
         record["seconds"] = there.get("seconds", 0)
-    tables = {}
+    tables, campaign = {}, None
     with tempfile.TemporaryDirectory() as folder:
-        campaign = Campaign(out, Trials(main, commands, Path(folder).resolve()))
         for name, record in records.items():
             write_json(out / f"{name}.json", record)
             start = time.perf_counter()
-            table = campaign.run_part(name, count)
+            table: pd.DataFrame | None
+            if name == CORRUPTIONS:
+                table = try_corruptions(out / f"{name}.csv", count or TRIALS)
+            else:
+                campaign = campaign or Campaign(out, Trials(main, commands, Path(folder).resolve()))
+                table = campaign.run_part(name, count)
             record["seconds"] += round(time.perf_counter() - start)
             write_json(out / f"{name}.json", record)
             if table is not None:

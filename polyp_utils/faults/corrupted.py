@@ -6,14 +6,17 @@ import contextlib
 import io
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from polyp_utils.common.exceptions import ExtraError, UserError
+from polyp_utils.common.files import read_csv, write_csv
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import THRESHOLD
 from polyp_utils.data.split import PARTS
@@ -37,8 +40,8 @@ from polyp_utils.faults.world import SIDE, World, make_world
 from polyp_utils.runs.run import Run
 from polyp_utils.score.protocols import ORIGINAL, polyp_scores
 
-CORRUPTED = 1000
-GOOD, WRONG, TRACEBACK, LOST, MESSAGE = "as named", "wrong", "traceback", "lost file", "message"
+TRIALS = 1000
+AS_NAMED, WRONG, TRACEBACK, LOST, MESSAGE = "as named", "wrong", "traceback", "lost file", "message"
 
 
 class Corrupted:
@@ -104,7 +107,7 @@ class Corrupted:
         return _dice(run.per_image) | {"mean": run.summary["scores"][0]["mean"]}
 
     def suffer(self, seed: int) -> dict[str, Any]:
-        """Tries the corruption of a seed; a row for the table, ``outcome`` is `GOOD` or a fault."""
+        """Tries the corruption of a seed; a row for the table: `AS_NAMED` or what went wrong."""
         name = list(CORRUPTIONS)[seed % len(CORRUPTIONS)]
         task, corrupt = CORRUPTIONS[name]
         world = self.clean.copy(self.folder / f"world-{seed}")
@@ -120,7 +123,7 @@ class Corrupted:
                 found = error
                 outcome = f"{type(error).__name__}: {error}"
         lost = before.items() - world.state().items()
-        row = {"seed": seed, "corruption": name, "expected": expected.outcome}
+        row = {"seed": seed, "asked": task, "corruption": name, "expected": expected.outcome}
         row["outcome"] = LOST if lost else self._judged(task, expected, found, outcome)
         row["message"] = outcome.replace(str(self.folder), "…")
         shutil.rmtree(world.path)
@@ -133,11 +136,37 @@ class Corrupted:
             is_plain = "\n" not in message and not message.startswith("[Errno")
             if not is_plain or expected.names not in message:
                 return MESSAGE
-            return GOOD if expected.outcome in (REFUSED, ANY) else WRONG
+            return AS_NAMED if expected.outcome in (REFUSED, ANY) else WRONG
         if expected.outcome == ANY:
-            return GOOD
+            return AS_NAMED
         wanted = {CLEAN: self.results[task], OTHER: expected.value}.get(expected.outcome)
-        return GOOD if wanted is not None and _equal(found, wanted) else WRONG
+        return AS_NAMED if wanted is not None and _equal(found, wanted) else WRONG
+
+
+def try_corruptions(path: Path, count: int = TRIALS) -> pd.DataFrame:
+    """Tries corruptions of seeds 0 … ``count`` - 1, but for those that the table at ``path`` holds.
+
+    Returns:
+        The table, which is written at the end and after every hundred.
+    """
+    done: list[dict[str, Any]] = []
+    if path.is_file():
+        rows = read_csv(path, "message").to_dict("records")
+        done = [{str(key): value for key, value in row.items()} for row in rows]
+    todo = sorted(set(range(count)) - {row["seed"] for row in done})
+    print(f"corruptions: {count - len(todo)} are tried, {len(todo)} to do", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        corrupted = Corrupted(Path(folder).resolve()) if todo else None
+        for number, seed in enumerate(todo, 1):
+            assert corrupted is not None
+            done.append(corrupted.suffer(seed))
+            if done[-1]["outcome"] != AS_NAMED:
+                print(f"corruption {seed}: {done[-1]}", flush=True)
+            if number % 100 == 0 or number == len(todo):
+                write_csv(path, done)
+        if corrupted:
+            corrupted.close()
+    return pd.DataFrame(done)
 
 
 _SUBJECTS = (corrupt_files, corrupt_masks, corrupt_predictions, corrupt_runs)  # fill CORRUPTIONS

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from polyp_utils.common.config import MAX_WIDTH
 from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.common.files import atomic
 from polyp_utils.model.pickled import EXPORT
@@ -19,7 +20,6 @@ from polyp_utils.model.sound import AGAIN, check_numbers, format_of
 from polyp_utils.model.unet import UNet
 
 ENDS = ("encoder.0.0.weight", "output.weight")  # their first dimensions are width and logits
-MAX_CHANNELS = 512  # of these: a network of that width takes 8 GB
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def read_header(path: Path) -> Header:
     with _opened(path) as file:
         names = set(file.keys())
         shapes = [file.get_slice(name).get_shape() for name in ENDS if name in names]
-    if len(shapes) != 2 or not all(len(s) == 4 and 0 < s[0] <= MAX_CHANNELS for s in shapes):
+    if len(shapes) != 2 or not all(len(s) == 4 and 0 < s[0] <= MAX_WIDTH for s in shapes):
         raise WeightsError(f"{path} holds no U-Net of this package ({len(names)} tensors)")
     return Header(shapes[0][0], shapes[1][0], metadata)
 

@@ -54,7 +54,7 @@ def _summary_row(what: str, seeds: list[Run], away: Any = None) -> list[str]:
     elif len(seeds) > 1:
         dice, *_ = dice_over_seeds(seeds)
     else:
-        dice = _interval_of(protocol_rows(seeds[0])["image-mean"])
+        dice = Interval.of(protocol_rows(seeds[0])["image-mean"])
     size = f"{config.width}, {config.image_size}"
     return [what, size, str(len(seeds)), tested, split, str(dice.n), str(dice)]
 
@@ -67,7 +67,7 @@ def findings(runs: list[Run]) -> str:
 
 def _level_finding(runs: list[Run]) -> str:
     run, seeds = released(runs), _card_seeds(runs)
-    dice, (card, *_) = _interval_of(protocol_rows(run)["image-mean"]), dice_over_seeds(seeds)
+    dice, (card, *_) = Interval.of(protocol_rows(run)["image-mean"]), dice_over_seeds(seeds)
     table = beside(pd.DataFrame(run.summary["protocols"]), run.config.dataset, run.config.split)
     matched = table[table["difference"] != "–"]
     scratch = matched["encoder"] == "from scratch"
@@ -124,17 +124,13 @@ def released_finding(runs: list[Run]) -> str:
     data = get_info(config.dataset).title
     note = f" {run.record['note']}" if "note" in run.record else ""
     return (
-        f"**The released weights reach a polyp Dice of {_interval_of(scores['image-mean'])} on "
+        f"**The released weights reach a polyp Dice of {Interval.of(scores['image-mean'])} on "
         f"{data}**: `{run.name}`, the card's network at width {config.width}, trained from scratch "
         f"on {data} alone; {summary['n']} test frames of `{config.split}`, which no near-duplicate "
         "pair crosses, per image at the original size, 95 % interval over frames (one seed). "
         f"Median {dice.median():.3f}; {(dice < FAILURE_DICE).sum()} frames are "
-        f"below {FAILURE_DICE}. With all pixels pooled: {_interval_of(scores['pooled'])}.{note}"
+        f"below {FAILURE_DICE}. With all pixels pooled: {Interval.of(scores['pooled'])}.{note}"
     )
-
-
-def _interval_of(row: dict[str, Any]) -> Interval:
-    return Interval(*(row[key] for key in Interval._fields))
 
 
 def finding(runs: list[Run]) -> str:

@@ -4,6 +4,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from polyp_utils.common.files import refuse_links
 from polyp_utils.deploy.onnx import export_onnx
 from polyp_utils.model.weights import with_metadata
 from polyp_utils.publish.published import without_place
@@ -21,12 +22,14 @@ def push(run: Run, repo_id: str, private: bool = False) -> str:
 
     Raises:
         FileNotFoundError: the run has no weights.
+        RunError: its folder holds links: what they lead to need not be the run's.
         ExtraError: onnx or onnxscript is not installed.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
     if not run.weights.is_file():
         raise FileNotFoundError(f"{run.weights} is missing: push a run that has its weights")
+    refuse_links(run.path)
     with tempfile.TemporaryDirectory() as folder:
         onnx = export_onnx(run.path, Path(folder, "model.onnx"))
         files = [write_run_card(run, repo_id), run.weights, onnx, run.path / "history.csv"]

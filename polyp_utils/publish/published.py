@@ -10,7 +10,13 @@ import pandas as pd
 
 from polyp_utils.analyse.calibration import VAL_LEVELS, levels_table, validation_levels
 from polyp_utils.common.exceptions import RunError
-from polyp_utils.common.files import atomic, remove_leftovers, write_json, write_text
+from polyp_utils.common.files import (
+    atomic,
+    refuse_links,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
 from polyp_utils.common.paths import repo_root
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.naming import name_without_place
@@ -40,11 +46,13 @@ def publish(run: Run, light: bool = False) -> Run:
     itself.
 
     Raises:
-        RunError: the run is not finished, or another one of that name is published.
+        RunError: the run is not finished, another one of that name is published, or its folder
+            holds links: what they lead to need not be the run's.
         FileNotFoundError: its data set, which the counts need, is not here.
     """
     if not run.finished:
         raise RunError(f"{run.path} is not finished: train it to its end before publishing it")
+    refuse_links(run.path)
     target = repo_root() / "results/published" / run.name
     if target.resolve() == run.path.resolve():
         _hide_frames(run)

@@ -62,6 +62,7 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str, dataset: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: value.replace("<", "&lt;") if isinstance(value, str) else value,
     )
     return template.render(
         front_matter=_front_matter(run, info, summary, ["onnx"] if repo_id else []),

@@ -27,7 +27,7 @@ from polyp_utils.publish.data_tables import (
     setting_table,
     split_leak_table,
 )
-from polyp_utils.publish.fault_table import fault_table
+from polyp_utils.publish.fault_table import corruption_table, fault_table
 from polyp_utils.publish.findings import (
     finding,
     findings,
@@ -97,6 +97,7 @@ TABLES = {
     "cost": cost_table,
     "times": times_table,
     "faults": fault_table,
+    "corruptions": corruption_table,
 }
 
 

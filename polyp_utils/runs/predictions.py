@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from polyp_utils.common.device import Compute, get_compute
-from polyp_utils.common.exceptions import DataError, RunError
+from polyp_utils.common.exceptions import DataError
 from polyp_utils.data.cache import Rows
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
@@ -56,18 +57,8 @@ def of_run(run: Run, part: str = "test") -> Predictions:
 
     Reading raises RunError: a prediction is missing, damaged, or of another size.
     """
-    scheme, side = run.scheme, run.config.image_size
-
-    def read(frame_id: str) -> Tensor:
-        found = run.probabilities(part, frame_id, scheme)
-        if found.shape[1:] != (side, side):
-            raise RunError(
-                f"{run.prediction_path(part, frame_id)} has {found.shape[2]}×{found.shape[1]} px, "
-                f"{run.name} predicts {side}×{side}: restore it from a copy"
-            )
-        return found
-
-    return Predictions(run.name, scheme, run.split.part(part), read)
+    read = partial(run.probabilities, part, scheme=run.scheme)
+    return Predictions(run.name, run.scheme, run.split.part(part), read)
 
 
 def of_network(

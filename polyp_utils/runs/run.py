@@ -27,7 +27,8 @@ from PIL import Image
 from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
 from polyp_utils.common.exceptions import RunError, TakenError, unknown
 from polyp_utils.common.figures import file_format
-from polyp_utils.common.files import atomic, write_csv, writing
+from polyp_utils.common.files import atomic, refuse_links, write_csv, writing
+from polyp_utils.common.names import unfit_title
 from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.split import Split, parse_split
@@ -59,8 +60,18 @@ class Run:
 
     @property
     def config(self) -> RunConfig:
-        """The settings."""
-        return RunConfig.from_record(self.record["settings"])
+        """The settings.
+
+        Raises:
+            RunError: they are missing, or none of this version's.
+        """
+        try:
+            return RunConfig.from_record(self.record["settings"])
+        except (TypeError, ValueError) as error:
+            raise RunError(
+                f"{self.path / 'config.json'} holds no settings of this version ({error}): use the "
+                "version that made the run, or restore the file"
+            ) from error
 
     @property
     def scheme(self) -> Scheme:
@@ -159,7 +170,7 @@ class Run:
         from polyp_utils.runs.levels import from_levels
 
         path, data = self.prediction_path(part, frame_id), self._stored(part, frame_id)
-        levels = decode_levels(path, data, len(scheme.classes))
+        levels = decode_levels(path, data, len(scheme.classes), self.config.image_size)
         return from_levels(torch.from_numpy(levels))
 
     def save_probabilities(self, part: str, frame_id: str, probabilities: Tensor) -> None:
@@ -177,8 +188,10 @@ class Run:
 
         Raises:
             TakenError: another process holds the lock.
+            RunError: the folder holds links that would lead out of it.
             OSError: the folder cannot be written.
         """
+        refuse_links(self.path)
         lock = FileLock(make_folder(self.path) / ".lock", timeout=0)
         try:
             with writing(self.path):
@@ -199,6 +212,7 @@ class Run:
 
     def save_figure(self, name: str, figure: Figure) -> None:
         """Stores a figure as ``figures/<name>.png``, or ``.jpg`` if it shows frames."""
+        refuse_links(self.path)
         suffix, options = file_format(figure)
         with atomic(self.path / "figures" / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, format=suffix, dpi=100, **options)
@@ -216,7 +230,8 @@ class Run:
         if path.is_file():
             return path.read_bytes()
         if packed.is_file():
-            return archive.read(packed, f"{frame_id}.png")
+            most = 2**16 + 4 * self.config.image_size**2  # a PNG that nothing could compress
+            return archive.read(packed, f"{frame_id}.png", most)
         hint = ""
         if part == "val" and self.archive_path("test").is_file():
             hint = (
@@ -290,7 +305,7 @@ def list_runs() -> list[Run]:
     runs: list[Run] = []
     for folder in dict.fromkeys(folders):
         found = [Run(path.parent) for path in folder.glob("*/training.json")]
-        found.sort(key=lambda run: run.training["finished"], reverse=True)
+        found.sort(key=lambda run: str(run.training.get("finished")), reverse=True)
         runs += sorted(found, key=lambda run: run.published and run.name != RELEASED)
     return runs
 
@@ -301,19 +316,25 @@ def find_run(name: str = "") -> Run:
     Without a name, runs that do not score the test part (``score_test``) are the last resort.
 
     Raises:
-        RunError: there is no finished run.
+        RunError: there is no finished run, or its name is `unfit_title`.
         ValueError: no run of that name; the message suggests the nearest one.
     """
     for path in (Path(name), repo_root() / name):
         if name and (path / "training.json").is_file():
-            return Run(path)
+            return _fit_to_use(Run(path if path.name not in ("", "..") else path.resolve()))
     runs = list_runs()
     if not runs:
         raise RunError(f"no finished run under {results_root()}: train one (02_train.ipynb)")
     if not name:
-        scored = (run for run in runs if run.record["settings"].get("score_test", True))
-        return next(scored, runs[0])
+        scored = (run for run in runs if run.config.score_test)
+        return _fit_to_use(next(scored, runs[0]))
     for run in runs:
         if run.name == name:
-            return run
+            return _fit_to_use(run)
     raise unknown("run", name, [run.name for run in runs])
+
+
+def _fit_to_use(run: Run) -> Run:
+    if why := unfit_title(run.name):
+        raise RunError(f"{run.path} {why}: rename the folder")
+    return run

@@ -21,8 +21,13 @@ RESTORE = "restore it from a copy, or train the run again under another name"
 _EVALUATE = "evaluate the run again"
 
 
-def read_json(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
+def read_json(path: Path, keys: Iterable[str] = (), cure: str = RESTORE) -> dict[str, Any]:
     """The object that a JSON file holds.
+
+    Args:
+        path: the file.
+        keys: that the object must have.
+        cure: what to do if it is not so, for the message.
 
     Raises:
         RunError: missing, damaged, or without one of the keys.
@@ -30,11 +35,11 @@ def read_json(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RunError(f"{path} is missing: {RESTORE}") from error
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}): {RESTORE}") from error
+        raise RunError(f"{path} is missing: {cure}") from error
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is damaged ({error}): {cure}") from error
     if not isinstance(content, dict) or not content.keys() >= set(keys):
-        raise RunError(f"{path} lacks {' and '.join(keys) or 'its entries'}: {RESTORE}")
+        raise RunError(f"{path} lacks {' and '.join(keys) or 'its entries'}: {cure}")
     return content
 
 
@@ -45,6 +50,10 @@ def read_table(path: Path, *texts: str) -> pd.DataFrame:
         RunError: missing or damaged.
     """
     try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 1))
+            if file.read() != b"\n":
+                raise ValueError("its last row is cut off")
         return read_csv(path, *texts)
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing: {RESTORE}") from error
@@ -85,23 +94,29 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def decode_levels(path: Path, data: bytes, classes: int) -> np.ndarray:
-    """The levels of a stored prediction, uint8 (classes - 1, H, W).
+def decode_levels(path: Path, data: bytes, classes: int, side: int) -> np.ndarray:
+    """The levels of a stored prediction, uint8 (classes - 1, S, S).
 
     Args:
         path: where the PNG lies or would lie, for messages.
         data: its bytes.
         classes: of the scheme, the background included.
+        side: S in pixels; nothing of another size is decoded, as it might fill the memory.
 
     Raises:
-        RunError: damaged, or another number of classes.
+        RunError: damaged, or another size or number of classes.
     """
     again = "restore it from a copy, or train the run again"
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if image.size != (side, side):
+                size = f"{image.width}×{image.height} px"
+                raise RunError(f"{path} has {size}, the run predicts {side}×{side}: {again}")
             image.verify()
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             pixels = np.array(image)
+    except RunError:
+        raise
     except Exception as error:  # Pillow raises a dozen kinds
         raise RunError(f"{path} is damaged ({error}): {again}") from error
     levels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)

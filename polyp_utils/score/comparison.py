@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from polyp_utils.score.intervals import Interval, compare_paired, holm, seeds_interval
+from polyp_utils.score.differences import compare_paired, holm
+from polyp_utils.score.intervals import Interval, seeds_interval
 from polyp_utils.score.protocols import ORIGINAL, polyp_scores
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ def compare_systems(
 
     Returns:
         One row per other system: ``other``, ``difference`` (one minus other) with ``low`` and
-        ``high``, ``n``, ``p`` (permutation test), ``p_holm`` (Holm-adjusted) and ``detectable``
-        (the smallest true difference that the test detects with 80 % power).
+        ``high``, ``n``, ``method`` (of the interval), ``p`` (permutation test), ``p_holm``
+        (Holm-adjusted) and ``detectable`` (the smallest true difference that the test detects
+        with 80 % power).
 
     Raises:
         ValueError: the systems share no frame.

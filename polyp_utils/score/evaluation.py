@@ -24,6 +24,7 @@ from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.grouping import known_groups
 from polyp_utils.data.labels import POLYP
 from polyp_utils.model.predict import to_original
+from polyp_utils.model.weights import read_header
 from polyp_utils.runs.predictions import Predictions, of_run
 from polyp_utils.runs.run import Run
 from polyp_utils.score.card import card_scores
@@ -75,7 +76,10 @@ class Evaluation:
 
     @functools.cached_property
     def summary(self) -> pd.DataFrame:
-        """Mean and 95 % interval per size, class and score; polyp Dice is the first row."""
+        """Mean and 95 % interval per size, class and score; polyp Dice is the first row.
+
+        Columns ``size``, ``class``, ``score`` and those of `Interval`.
+        """
         rows = []
         for size in (ORIGINAL, NETWORK):
             of_size = self.per_image[self.per_image["size"] == size]
@@ -203,20 +207,29 @@ def evaluate_run(run: Run, part: str = "test", dataset: PolypDataset | None = No
 
 
 def check_data(run: Run, dataset: PolypDataset) -> None:
-    """Checks that the data and the split are those that the run was trained on.
+    """Checks that the data, the split and the settings are those that the run was trained with.
 
     Raises:
-        RunError: a fingerprint differs; the message holds both.
+        RunError: a fingerprint differs, or a setting from that in the header of the weights; the
+            message holds both.
     """
-    made_with, split = run.record["fingerprints"], run.split
+    config, split = run.config, run.split
+    made_with = run.record.get("fingerprints", {})
     for what, name, then, now in (
-        ("data set", run.config.dataset, made_with["data"], dataset.fingerprint),
-        ("split", split.name, made_with["split_ids"], split.fingerprint),
+        ("data set", config.dataset, made_with.get("data"), dataset.fingerprint),
+        ("split", split.name, made_with.get("split_ids"), split.fingerprint),
     ):
         if then != now:
             raise RunError(
                 f"{run.name} was made with {what} {name} of fingerprint {then}; here it is {now}: "
                 "use the files, or the version of this package, that the run was made with"
+            )
+    header = read_header(run.weights).settings if run.weights.is_file() else {}
+    for name in ("scheme", "image_size", "width"):
+        if header.get(name, getattr(config, name)) != getattr(config, name):
+            raise RunError(
+                f"{run.path / 'config.json'} says {name} {getattr(config, name)}, but "
+                f"{run.weights.name} was trained with {header[name]}: restore both from a copy"
             )
 
 

@@ -1,7 +1,15 @@
 """Confidence intervals: a mean without one is not a result.
 
 Means and ratios have BCa bootstrap intervals, from SciPy. All other bootstraps, here and elsewhere,
-use `resamples` and have percentile intervals. Each draws `RESAMPLES` samples.
+use `resamples` and have percentile intervals (`percentile_interval`). Each draws `RESAMPLES`
+samples.
+
+One rule for all: an interval holds its value, or there is none. Where the value is outside the
+middle 95 % of the resamples (BCa: |z0| > 1.96), either kind of interval misses it, and resampling
+does not reproduce the statistic. With means and ratios of sums this cannot happen: the groups'
+residuals from the ratio sum to zero, so that at least one resample in 16 lies on either side
+(Hölder and Cauchy-Schwarz; the kurtosis of a sum of resampled residuals is at most 4), and |z0| is
+below 1.54. `Interval.method` names what was used.
 """
 
 import math
@@ -14,6 +22,8 @@ from scipy import stats
 
 RESAMPLES = 9999
 FEW = 10  # values; with fewer, an interval is not worth showing
+ROUNDING = 1e-12  # numbers of magnitude 1 that differ by less are equal
+BCA, PERCENTILE, NONE = "BCa", "percentile", "none"
 
 
 class Interval(NamedTuple):
@@ -21,23 +31,32 @@ class Interval(NamedTuple):
 
     Formats as ``0.873 [0.828, 0.903]``, or with another number format such as ``+.4f``; without
     brackets if the bounds are NaN, and as a dash if the mean is.
+
+    Attributes:
+        mean: or another statistic.
+        low, high: ``low <= mean <= high``, or both are NaN.
+        n: number of values.
+        method: of the bounds: ``BCa``, ``percentile`` or ``none`` (they are NaN); empty if it was
+            not recorded, or if they do not come from a bootstrap.
     """
 
     mean: float
     low: float
     high: float
     n: int
+    method: str = ""
 
     @classmethod
     def of(cls, row: Any, value: str = "mean") -> "Interval":
-        """From a row (mapping or Series) with ``value``, ``low``, ``high`` and optionally ``n``.
+        """From a row (mapping or Series) with ``value``, ``low``, ``high``.
 
-        None, which stands for NaN in JSON, is read as NaN.
+        ``n`` and ``method`` are optional. None, which stands for NaN in JSON, is read as NaN.
         """
         mean, low, high = (
             math.nan if row[key] is None else row[key] for key in (value, "low", "high")
         )
-        return cls(mean, low, high, row.get("n", 0))
+        method = row.get("method")
+        return cls(mean, low, high, row.get("n", 0), method if isinstance(method, str) else "")
 
     def __format__(self, spec: str) -> str:
         mean, low, high = (f"{number:{spec or '.3f'}}" for number in self[:3])
@@ -48,20 +67,11 @@ class Interval(NamedTuple):
     def __str__(self) -> str:
         return format(self)
 
-
-class Comparison(NamedTuple):
-    """Two systems on the same images.
-
-    Attributes:
-        difference: mean of first minus second, with its interval.
-        p: two-sided p-value of a permutation test; null hypothesis: the systems are exchangeable
-            per group of images.
-        detectable: the smallest true difference that the test detects with 80 % power.
-    """
-
-    difference: Interval
-    p: float
-    detectable: float
+    @property
+    def named(self) -> str:
+        """As text, with the method if it is not BCa: for tables whose intervals are BCa."""
+        words = {PERCENTILE: " (percentile)", NONE: " (no interval)"}
+        return str(self) + ("" if math.isnan(self.mean) else words.get(self.method, ""))
 
 
 def mean_interval(
@@ -72,8 +82,9 @@ def mean_interval(
 ) -> Interval:
     """Mean with its BCa bootstrap interval (Efron 1987), resampling values or whole groups.
 
-    NaN values (absent classes) are left out of the mean and of ``n``. The bounds are NaN with
-    fewer than two values or groups; equal values give an interval of zero width.
+    NaN values (absent classes) are left out of the mean and of ``n``. There is no interval with
+    fewer than two values or groups; if all are equal, it has zero width (and is called percentile,
+    since BCa is then undefined).
 
     Args:
         values: one per image.
@@ -82,9 +93,8 @@ def mean_interval(
         groups: the group of each value; images of one sequence and near-duplicates share a group
             and are resampled together.
     """
-    values = np.asarray(list(values), dtype=np.float64)
-    counted = (~np.isnan(values)).astype(np.float64)
-    return ratio_interval(np.nan_to_num(values), counted, confidence, seed, groups)
+    values = np.asarray(list(values), np.float64)
+    return ratio_interval(values, np.ones(len(values)), confidence, seed, groups)
 
 
 def ratio_interval(
@@ -97,23 +107,22 @@ def ratio_interval(
     """Ratio of two sums with its BCa bootstrap interval, as in `mean_interval`.
 
     A mean is the ratio with denominators of 1; Dice pooled over pixels is another such ratio.
-    Items with a denominator of 0 are left out of the ratio and of ``n``.
+    Items that are NaN or have a denominator of 0 are left out of the ratio and of ``n``.
+
+    Args:
+        numerators: one per image.
+        denominators: one per image, not negative.
+        confidence: coverage of the interval.
+        seed: for the resampling.
+        groups: as in `mean_interval`.
     """
-    above, below = (np.asarray(list(v), np.float64) for v in (numerators, denominators))
-    labels = np.arange(len(above)) if groups is None else pd.factorize(pd.Series(list(groups)))[0]
-    there = below != 0
-    above, below, labels = above[there], below[there], labels[there]
-    n = len(above)
-    ratio = float(above.sum() / below.sum()) if n else np.nan
-    _, of = np.unique(labels, return_inverse=True)
-    tops, bottoms = np.bincount(of, above), np.bincount(of, below)
-    order = np.lexsort((tops, bottoms))  # makes the result independent of the images' order
-    tops, bottoms = tops[order], bottoms[order]
+    tops, bottoms, n = group_sums(numerators, denominators, groups)
     if len(tops) < 2:
-        return Interval(ratio, np.nan, np.nan, n)
-    if np.ptp(above / below) == 0:
-        return Interval(ratio, ratio, ratio, n)
-    result = stats.bootstrap(
+        return Interval(float(tops[0] / bottoms[0]) if n else np.nan, np.nan, np.nan, n, NONE)
+    ratio = float(tops.sum() / bottoms.sum())
+    if np.ptp(tops / bottoms) <= _slack(ratio):
+        return Interval(ratio, ratio, ratio, n, PERCENTILE)
+    found = stats.bootstrap(
         (tops, bottoms),
         lambda top, bottom, axis: top.sum(axis=axis) / bottom.sum(axis=axis),
         paired=True,
@@ -122,40 +131,73 @@ def ratio_interval(
         method="BCa",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(ratio, float(result.low), float(result.high), n)
+    return _held(ratio, float(found.low), float(found.high), n, BCA)
 
 
-def _kept(
-    values: Iterable[float], groups: Iterable[object] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The values that are not NaN, and the group number of each."""
-    array = np.asarray(list(values), dtype=np.float64)
-    labels = np.arange(len(array)) if groups is None else pd.factorize(pd.Series(list(groups)))[0]
-    there = ~np.isnan(array)
-    return array[there], labels[there]
+def percentile_interval(
+    value: float, drawn: np.ndarray, n: int, confidence: float = 0.95
+) -> Interval:
+    """A statistic with its percentile bootstrap interval.
+
+    There is none if the value lies outside it, or if the statistic is undefined in so many
+    resamples that the rest cannot tell the bounds.
+
+    Args:
+        value: of the whole sample.
+        drawn: of each resample, float (`RESAMPLES`,); NaN where it is undefined.
+        n: number of values.
+        confidence: coverage of the interval.
+    """
+    defined, tail = drawn[~np.isnan(drawn)], (1 - confidence) / 2
+    if len(defined) < (1 - tail) * len(drawn):
+        return Interval(value, np.nan, np.nan, n, NONE)
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return _held(value, float(low), float(high), n, PERCENTILE)
 
 
-def _by_group(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and count per group, sorted so that the order of the images does not matter."""
-    _, of = np.unique(labels, return_inverse=True)
-    sums, counts = np.bincount(of, values), np.bincount(of)
-    order = np.lexsort((sums, counts))
-    return sums[order], counts[order]
+def _held(value: float, low: float, high: float, n: int, method: str) -> Interval:
+    """The rule: an interval holds its value, up to rounding, or there is none."""
+    slack = _slack(value)
+    if low - slack <= value <= high + slack:
+        return Interval(value, min(low, value), max(high, value), n, method)
+    return Interval(value, np.nan, np.nan, n, NONE)
+
+
+def _slack(value: float) -> float:
+    return ROUNDING * max(1.0, abs(value))
+
+
+def group_sums(
+    numerators: Iterable[float],
+    denominators: Iterable[float],
+    groups: Iterable[object] | None = None,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Sums of both per group, float64 (groups,), and the number of items in them.
+
+    The groups are sorted, so that the order of the images does not matter. Arguments and what is
+    left out: as in `ratio_interval`.
+    """
+    above, below = (np.asarray(list(v), np.float64) for v in (numerators, denominators))
+    labels = np.arange(len(above)) if groups is None else pd.factorize(pd.Series(list(groups)))[0]
+    there = ~np.isnan(above) & ~np.isnan(below) & (below != 0)
+    _, of = np.unique(labels[there], return_inverse=True)
+    tops, bottoms = np.bincount(of, above[there]), np.bincount(of, below[there])
+    order = np.lexsort((tops, bottoms))
+    return tops[order], bottoms[order], int(there.sum())
 
 
 def bootstrap_means(
-    values: Iterable[float], groups: Iterable[object] | None = None, seed: int = 0
+    values: Iterable[float],
+    groups: Iterable[object] | None = None,
+    seed: int | np.random.Generator = 0,
 ) -> np.ndarray:
     """Means of bootstrap samples, float64 (RESAMPLES,): `mean_interval` is about their spread.
 
     NaN leaves the mean; arguments as in `mean_interval`.
     """
-    return _resampled_means(*_by_group(*_kept(values, groups)), np.random.default_rng(seed))
-
-
-def _resampled_means(tops: np.ndarray, bottoms: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Means of bootstrap samples of the groups of `_by_group`."""
-    weights = resamples(range(len(tops)), rng)
+    values = np.asarray(list(values), np.float64)
+    tops, bottoms, _ = group_sums(values, np.ones(len(values)), groups)
+    weights = resamples(range(len(tops)), np.random.default_rng(seed))
     return (weights @ tops) / (weights @ bottoms)
 
 
@@ -171,86 +213,6 @@ def resamples(groups: Iterable[object], rng: np.random.Generator) -> np.ndarray:
     labels = pd.factorize(pd.Series(list(groups)))[0]
     k = labels.max() + 1
     return rng.multinomial(k, np.full(k, 1 / k), RESAMPLES)[:, labels]
-
-
-def percentiles(drawn: np.ndarray, confidence: float = 0.95) -> np.ndarray:
-    """Lower and upper bound of the percentile interval, over the resamples in the first axis."""
-    tail = (1 - confidence) / 2
-    return np.quantile(drawn, [tail, 1 - tail], axis=0)
-
-
-def compare_paired(
-    one: Iterable[float],
-    other: Iterable[float],
-    groups: Iterable[object] | None = None,
-    seed: int = 0,
-) -> Comparison:
-    """Compares two systems on the same images: paired bootstrap and permutation test.
-
-    The test flips the sign of each group's differences at random (`RESAMPLES` times). An image
-    whose score is NaN for either system is left out. The detectable difference is
-    (z₀.₉₇₅ + z₀.₈)·SE.
-
-    Args:
-        one: scores of the first system, one per image.
-        other: scores of the second, in the same order.
-        groups: as in `mean_interval`.
-        seed: for both resamplings.
-
-    Raises:
-        ValueError: the numbers of scores differ.
-    """
-    one, other = np.asarray(list(one), np.float64), np.asarray(list(other), np.float64)
-    if len(one) != len(other):
-        raise ValueError(f"{len(one)} and {len(other)} scores: a paired test needs the same images")
-    labels = None if groups is None else list(groups)
-    interval = mean_interval(one - other, seed=seed, groups=labels)
-    sums, counts = _by_group(*_kept(one - other, labels))
-    if len(sums) < 2:
-        return Comparison(interval, np.nan, np.nan)
-    signs = np.random.default_rng(seed).integers(0, 2, (RESAMPLES, len(sums))) * 2 - 1
-    tolerance = 1e-12 * np.abs(sums).sum()
-    extreme = np.abs(signs @ sums) >= abs(sums.sum()) - tolerance
-    residual = sums - interval.mean * counts
-    error = math.sqrt((residual**2).sum() * len(sums) / (len(sums) - 1)) / counts.sum()
-    reach = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
-    return Comparison(interval, float((1 + extreme.sum()) / (1 + RESAMPLES)), reach * error)
-
-
-def compare_unpaired(
-    one: Iterable[float],
-    other: Iterable[float],
-    groups: tuple[Iterable[object] | None, Iterable[object] | None] = (None, None),
-    seed: int = 0,
-) -> Interval:
-    """Mean of one minus mean of other, on different frames, with a percentile bootstrap interval.
-
-    The two sides are resampled independently, by groups if given. ``n`` counts both together.
-    """
-    rng = np.random.default_rng(seed)
-    drawn, means, n = [], [], 0
-    for values, labels in zip((one, other), groups, strict=True):
-        kept, of = _kept(values, labels)
-        tops, bottoms = _by_group(kept, of)
-        if len(tops) < 2:
-            return Interval(np.nan, np.nan, np.nan, n + len(kept))
-        drawn.append(_resampled_means(tops, bottoms, rng))
-        means.append(float(kept.mean()))
-        n += len(kept)
-    low, high = percentiles(drawn[0] - drawn[1])
-    return Interval(means[0] - means[1], float(low), float(high), n)
-
-
-def holm(p_values: Iterable[float]) -> np.ndarray:
-    """Holm-adjusted p-values (Holm 1979), in the given order; NaN stays and counts as no test."""
-    p = np.asarray(list(p_values), np.float64)
-    order = [i for i in np.argsort(p) if not np.isnan(p[i])]
-    adjusted = p.copy()
-    running = 0.0
-    for rank, i in enumerate(order):
-        running = max(running, min(1.0, (len(order) - rank) * p[i]))
-        adjusted[i] = running
-    return adjusted
 
 
 def seeds_interval(
@@ -280,18 +242,18 @@ def seeds_interval(
     units, of = np.unique(labels[there], return_inverse=True)
     mean = float(kept.mean()) if kept.size else np.nan
     if min(runs, len(units)) < 2:
-        return Interval(mean, np.nan, np.nan, n)
+        return Interval(mean, np.nan, np.nan, n, NONE)
     rng = np.random.default_rng(seed)
     rows = resamples(range(runs), rng) / runs
     columns = resamples(range(len(units)), rng)[:, of]
     resampled = ((rows @ kept) * columns).sum(axis=1) / columns.sum(axis=1)
-    low, high = percentiles(resampled, confidence)
-    return Interval(mean, float(low), float(high), n)
+    return percentile_interval(mean, resampled, n, confidence)
 
 
 def left_tail(values: Iterable[float]) -> dict[str, float]:
     """What a mean hides: ``below_half`` (share under 0.5), ``p05`` and ``p10`` (percentiles)."""
-    kept, _ = _kept(values, None)
+    kept = np.asarray(list(values), np.float64)
+    kept = kept[~np.isnan(kept)]
     if not len(kept):
         return dict.fromkeys(("below_half", "p05", "p10"), np.nan)
     p05, p10 = np.percentile(kept, [5, 10])
@@ -309,19 +271,14 @@ def spearman_interval(
     """
     pairs = np.stack([np.asarray(list(x), np.float64), np.asarray(list(y), np.float64)])
     pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
-    if pairs.shape[1] < 3 or np.ptp(pairs, axis=1).min() == 0:
-        return Interval(np.nan, np.nan, np.nan, pairs.shape[1])
-    rng = np.random.default_rng(seed)
     n = pairs.shape[1]
+    if n < 3 or np.ptp(pairs, axis=1).min() == 0:
+        return Interval(np.nan, np.nan, np.nan, n, NONE)
+    rng = np.random.default_rng(seed)
     rows = np.repeat(np.tile(np.arange(n), RESAMPLES), resamples(range(n), rng).ravel())
     ranks = stats.rankdata(pairs[:, rows.reshape(RESAMPLES, n)], axis=-1)
     ranks -= ranks.mean(axis=-1, keepdims=True)
     spread = np.sqrt((ranks**2).sum(axis=-1).prod(axis=0))
     with np.errstate(invalid="ignore"):  # undefined for a resample of equal values
         resampled = ranks.prod(axis=0).sum(axis=-1) / spread
-    defined = resampled[~np.isnan(resampled)]
-    low, high = percentiles(defined, confidence)
-    if len(defined) < RESAMPLES * (1 + confidence) / 2:  # the bounds would rest on a few pairs
-        low = high = np.nan
-    rho = float(stats.spearmanr(*pairs).statistic)
-    return Interval(rho, float(low), float(high), pairs.shape[1])
+    return percentile_interval(float(stats.spearmanr(*pairs).statistic), resampled, n, confidence)

@@ -4,22 +4,32 @@ Every protocol is a function of `Evaluation.per_image` (and, for intervals, of t
 resampled together), so a published table yields each of them without data or weights.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from polyp_utils.data.labels import POLYP
 from polyp_utils.score.intervals import (
+    NONE,
+    ROUNDING,
     Interval,
     mean_interval,
-    percentiles,
+    percentile_interval,
     ratio_interval,
     resamples,
 )
 from polyp_utils.score.saliency import THRESHOLDS, counts_above
 
+if TYPE_CHECKING:
+    from polyp_utils.score.overlap import Counts
+
 ORIGINAL, NETWORK = "original", "network"  # sizes at which a prediction is scored
+SHUFFLES = 999
+ORDER_LEVEL = 0.01  # a given order is not like a random one if its p is smaller
 
 PROTOCOLS = {
     "image-mean": "per-image mean at the original size: the default here",
@@ -71,7 +81,7 @@ def protocol_table(per_image: pd.DataFrame, groups: Mapping[str, object]) -> pd.
         groups: id -> group; frames of one group are resampled together, ids without one alone.
 
     Returns:
-        Columns ``protocol``, ``score`` (``dice`` or ``iou``), ``mean``, ``low``, ``high``, ``n``.
+        Columns ``protocol``, ``score`` (``dice`` or ``iou``) and those of `Interval`.
     """
     polyp = {
         size: per_image[(per_image["class"] == POLYP) & (per_image["size"] == size)]
@@ -95,24 +105,48 @@ def protocol_table(per_image: pd.DataFrame, groups: Mapping[str, object]) -> pd.
 
 
 def _card(per_image: pd.DataFrame, groups: Mapping[str, object], seed: int = 0) -> Interval:
-    """The card's Dice; percentile interval over whole groups, batched anew in each resample."""
+    """The card's Dice; percentile interval over whole groups, batched anew in each resample.
+
+    New batches are fair only if the given order is like a random one. In sets that are sorted, say
+    frames without polyps last, whole batches lack a class and score 1, which shuffled ones do not:
+    so if fewer than 1 % of shuffles are as far out as the given order, there is no interval.
+    """
     import torch  # stored scores are tabulated without it
 
-    from polyp_utils.score.overlap import CARD_BATCH, Counts, card_dice, dice
+    from polyp_utils.score.overlap import Counts, card_dice
 
     table = per_image[(per_image["size"] == NETWORK) & (per_image["class"] != POLYP)]
     ids = table["id"].drop_duplicates().tolist()
     wide = [table.pivot(index="id", columns="class", values=c).loc[ids] for c in Counts._fields]
     counts = Counts(*(torch.tensor(c.to_numpy()) for c in wide))
     together = [groups.get(i, i) for i in ids]
-    whole = card_dice(counts)
+    whole, n = card_dice(counts), len(ids)
     if len(set(together)) < 2:
-        return Interval(whole, np.nan, np.nan, len(ids))
+        return Interval(whole, np.nan, np.nan, n, NONE)
     rng = np.random.default_rng(seed)
-    times = resamples(together, rng)
+    drawn = _rebatched(counts, resamples(together, rng), rng)
+    shuffled = _rebatched(counts, np.ones((SHUFFLES, n), np.int64), rng)
+    sides = (shuffled <= whole + ROUNDING, shuffled >= whole - ROUNDING)
+    if min(1 + side.sum() for side in sides) / (1 + SHUFFLES) < ORDER_LEVEL / 2:
+        return Interval(whole, np.nan, np.nan, n, NONE)
+    return percentile_interval(whole, drawn, n)
+
+
+def _rebatched(counts: Counts, times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The card's Dice of samples in random order, float64 (samples,).
+
+    Args:
+        counts: int64 (N, C) each.
+        times: how often each image is in each sample, int64 (samples, N).
+        rng: source of the order.
+    """
+    import torch
+
+    from polyp_utils.score.overlap import CARD_BATCH, Counts, dice
+
     sizes = times.sum(axis=1)
     sample = np.repeat(np.arange(len(sizes)), sizes)
-    image = np.repeat(np.tile(np.arange(len(ids)), len(sizes)), times.ravel())
+    image = np.repeat(np.tile(np.arange(times.shape[1]), len(sizes)), times.ravel())
     image = image[np.lexsort((rng.random(len(image)), sample))]  # shuffles each sample
     place = np.arange(len(image)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     batches = -(-int(sizes.max()) // CARD_BATCH)  # per sample, at most
@@ -121,5 +155,4 @@ def _card(per_image: pd.DataFrame, groups: Mapping[str, object], seed: int = 0) 
     summed = Counts(*(empty.index_add(0, batch, c[image]) for c in counts))
     scores = dice(summed).nan_to_num(nan=1.0).mean(dim=1).view(-1, batches)
     there = (torch.bincount(batch, minlength=len(empty)) > 0).view(-1, batches)
-    low, high = percentiles(((scores * there).sum(dim=1) / there.sum(dim=1)).numpy())
-    return Interval(whole, float(low), float(high), len(ids))
+    return ((scores * there).sum(dim=1) / there.sum(dim=1)).numpy()

@@ -165,16 +165,19 @@ def sums_of(table: pd.DataFrame, part: str) -> Sums:
     return Sums(counts, column("right"), column("mass"), column("ce")[:, 0])
 
 
-def average(sums: Sums, way: str) -> float:
-    """Dice by argmax under one of `AVERAGES`: the mean over classes, then over batches."""
-    size, absent, every = AVERAGES[way]
-    per_class = batch_dice(sums.counts, size, absent)
-    return float((per_class if every else per_class[:, :2]).nanmean(dim=1).mean())
+def averages(sums: Sums) -> dict[str, float]:
+    """Dice by argmax under each of `AVERAGES`: the mean over classes, then over batches."""
+    sizes = {size for size, *_ in AVERAGES.values()}
+    of_size = {size: batch_dice(sums.counts, size) for size in sizes}
+    found = {}
+    for way, (size, absent, every) in AVERAGES.items():
+        per_class = of_size[size].nan_to_num(nan=absent)
+        found[way] = float((per_class if every else per_class[:, :2]).nanmean(dim=1).mean())
+    return found
 
 
-def loss(sums: Sums, way: str) -> float:
-    """The card's loss, 0.5 CE + 0.5 Dice loss, under one of `LOSSES`: the mean over images."""
-    smoothing, absent = LOSSES[way]
+def losses(sums: Sums) -> dict[str, float]:
+    """The card's loss, 0.5 CE + 0.5 Dice loss, under each of `LOSSES`: the mean over images."""
     batch = torch.arange(len(sums)) // CARD_BATCH
     size = torch.bincount(batch)
     true = sums.counts.tp + sums.counts.fn
@@ -182,7 +185,11 @@ def loss(sums: Sums, way: str) -> float:
         torch.zeros(len(size), x.shape[1], dtype=torch.float64).index_add(0, batch, x.double())
         for x in (sums.right, sums.mass, true)
     )
-    dice = (2 * right + smoothing) / (mass + true + smoothing)
-    if absent is not None:
-        dice = torch.where(true > 0, dice, absent)
-    return float(0.5 * sums.ce.mean() + 0.5 * (1 - dice.nanmean(dim=1)) @ size.double() / len(sums))
+    found = {}
+    for way, (smoothing, absent) in LOSSES.items():
+        dice = (2 * right + smoothing) / (mass + true + smoothing)
+        if absent is not None:
+            dice = torch.where(true > 0, dice, absent)
+        of_dice = (1 - dice.nanmean(dim=1)) @ size.double() / len(sums)
+        found[way] = float(0.5 * sums.ce.mean() + 0.5 * of_dice)
+    return found

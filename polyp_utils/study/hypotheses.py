@@ -16,7 +16,7 @@ from torch import Tensor
 from polyp_utils.common.config import RECIPES
 from polyp_utils.data.known import listed_groups
 from polyp_utils.runs.run import Run, list_runs
-from polyp_utils.score.intervals import Interval, percentiles, resamples
+from polyp_utils.score.intervals import Interval, percentile_interval, resamples
 from polyp_utils.score.literature import CARD
 from polyp_utils.score.overlap import batch_dice
 from polyp_utils.score.protocols import polyp_scores
@@ -24,10 +24,10 @@ from polyp_utils.study.card_sums import (
     AVERAGES,
     LOSSES,
     Sums,
-    average,
+    averages,
     is_measurable,
     is_measured,
-    loss,
+    losses,
     sums_of,
 )
 
@@ -75,8 +75,8 @@ class Hypothesis:
 
     def interval(self, figure: str, way: str) -> Interval:
         """Mean over seeds, with a 95 % percentile interval over images and seeds; ``n``: seeds."""
-        low, high = percentiles(self.drawn[figure, way].to_numpy())
-        return Interval(float(self.whole[figure, way].mean()), low, high, len(self.whole))
+        mean, drawn = self.whole[figure, way].mean(), self.drawn[figure, way].to_numpy()
+        return percentile_interval(float(mean), drawn, len(self.whole))
 
     def compatible(self, averaged: str, lost: str) -> float:
         """p-value of the card's three figures together: three times the smallest one (Bonferroni).
@@ -144,10 +144,9 @@ def _groups(run: Run, table: pd.DataFrame, part: str) -> list[int]:
 
 
 def _figures(val: Sums, test: Sums, polyp: Tensor) -> dict[tuple[str, str], float]:
-    found = {(VALIDATION, way): average(val, way) for way in AVERAGES}
-    found |= {(TEST, way): average(test, way) for way in AVERAGES}
-    found |= {(LOSS, way): loss(test, way) for way in LOSSES}
-    return {**found, ("polyp", ""): float(polyp.nanmean())}
+    found = {VALIDATION: averages(val), TEST: averages(test), LOSS: losses(test)}
+    pairs = {(figure, way): value for figure, ways in found.items() for way, value in ways.items()}
+    return {**pairs, ("polyp", ""): float(polyp.nanmean())}
 
 
 def _polyp_dice(run: Run, table: pd.DataFrame) -> Tensor:
@@ -227,7 +226,7 @@ def loss_gap(runs: Sequence[tuple[Run, pd.DataFrame]]) -> float:
     """Largest difference between the test loss from sums and the one that training recorded."""
     card = next(iter(LOSSES))
     seen = [run.training["kept_at_network_size"]["test"]["loss"] for run, _ in runs]
-    ours = [loss(sums_of(table, "test"), card) for _, table in runs]
+    ours = [losses(sums_of(table, "test"))[card] for _, table in runs]
     return max(abs(a - b) for a, b in zip(seen, ours, strict=True))
 
 
