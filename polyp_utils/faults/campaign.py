@@ -55,10 +55,7 @@ class Campaign:
         """Those of ``moments``: SIGKILL at random, uniformly over the time of each command."""
         for seed in range(count):
             command = self.trials.commands[seed % len(self.trials.commands)]
-            seconds = self.trials.references[command.name].seconds
-            after = np.random.default_rng(seed).uniform(0, seconds)
-            key = {"command": command.name, "fault": KILLED, "seed": seed}
-            yield key | {"after": round(float(after), 4), "of": round(seconds, 4)}
+            yield {"command": command.name, "fault": KILLED, "seed": seed}
 
     def _at_changes(self, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         for command in self.trials.commands:
