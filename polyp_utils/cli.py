@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from polyp_utils.common.config import RECIPES, RunConfig
-from polyp_utils.common.exceptions import ExtraError, UserError
+from polyp_utils.common.exceptions import ExtraError, UserError, few
+from polyp_utils.common.names import printable
 
+_SHOWN_FINDINGS = 20  # of each severity
 _SHEET_PAIRS = 120  # on the contact sheet of an audit
 
 
@@ -54,14 +56,25 @@ def main(arguments: list[str] | None = None) -> int:
     apply.add_argument("--probabilities", action="store_true", help="P(polyp) per pixel too")
     apply.add_argument("--maps-only", action="store_true", help="no pictures and no page")
     apply.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    score = verbs.add_parser("score", help="score another system's folder of masks or maps")
+    score.add_argument("folder", metavar="FOLDER", help="holds <id>.png, or another image, each")
+    score.add_argument("--dataset", required=True, help="name in the catalogue, or a folder")
+    score.add_argument("--split", default="", help="name or CSV file; default: all frames")
+    score.add_argument("--part", default="test", help="train, val or test; of the split")
+    meaning = "map:LOW-HIGH, above:N, indices:N,N or colours:RRGGBB; default: found if certain"
+    score.add_argument("--values", default="", help=f"what the values mean: {meaning}")
+    score.add_argument("--against", default="", help="run or folder to compare it with")
+    score.add_argument("--against-values", default="", help="what the values of that folder mean")
+    score.add_argument("--image-size", type=int, default=256, help="network size in pixels")
+    score.add_argument("--out", default="", help="folder; default: results/score-FOLDER-DATASET")
     look = verbs.add_parser(
         "audit", help="check a data set for errors and duplicates; writes tables"
     )
-    look.add_argument("--dataset", required=True, help="name in the catalogue, or a folder")
+    _add_dataset(look)
     copies = "frames copied to measure the recall of near-duplicates; slow"
     look.add_argument("--duplicate-recall", type=int, default=0, help=copies)
     speed = verbs.add_parser("bench", help="time training against a plain loop; writes CSV")
-    speed.add_argument("--dataset", default="phantom", help="data set of the frames; any will do")
+    _add_dataset(speed, "phantom")
     speed.add_argument("--widths", default="64,32,16", help="network widths, comma-separated")
     speed.add_argument("--image-size", type=int, default=256, help="network input side in pixels")
     speed.add_argument("--batch-size", type=int, default=8, help="training batch size")
@@ -69,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     switch = argparse.BooleanOptionalAction
     speed.add_argument("--cost", action=switch, default=True, help="also points of the cost model")
     same = verbs.add_parser("equivalence", help="check that our loop learns what a plain one does")
-    same.add_argument("--dataset", default="kvasir-seg", help="name in the catalogue, or a folder")
+    _add_dataset(same, "kvasir-seg")
     same.add_argument("--width", type=int, default=16, help="network width")
     same.add_argument("--image-size", type=int, default=256, help="network input side in pixels")
     same.add_argument("--epochs", type=int, default=4, help="epochs of each loop")
@@ -80,13 +93,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--runs", default="", help="runs or weights files, comma-separated; default: the newest run"
     )
     of_file = ", for weights files that do not record it"
-    dice.add_argument("--dataset", default="kvasir-seg", help=f"data set{of_file}")
+    _add_dataset(dice, "kvasir-seg", of_file)
     dice.add_argument("--split", help=f"split used in training{of_file}")
     dice.add_argument("--scheme", help=f"label scheme{of_file}")
     dice.add_argument("--image-size", type=int, help=f"network input side in pixels{of_file}")
     many = verbs.add_parser("folder", help="time predict on a folder against the card's snippet")
     many.add_argument("--runs", default="", help="runs with weights, comma-separated")
-    many.add_argument("--dataset", default="kvasir-seg", help="data set of the frames; any will do")
+    _add_dataset(many, "kvasir-seg")
     many.add_argument("--frames", type=int, default=48, help="number of frames")
     many.add_argument("--rounds", type=int, default=3, help="turns of each way")
     which = verbs.add_parser("ablate", help="train or resume the ablation study")
@@ -94,16 +107,50 @@ def main(arguments: list[str] | None = None) -> int:
     which.add_argument("--image-size", type=int, default=128, help="network input side in pixels")
     which.add_argument("--seeds", type=int, default=3, help="number of seeds, trained in turn")
     which.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    harm = verbs.add_parser("faults", help="kill commands, fill the disk: what is lost?")
+    harm.add_argument("--part", default="", help="parts, comma-separated; default: all")
+    harm.add_argument("--command", default="", help="commands, comma-separated; default: all")
+    harm.add_argument("--count", type=int, default=0, help="faults of a part; 0: all")
+    harm.add_argument("--out", default="", help="folder of the tables; default: results/faults")
     verbs.add_parser("report", help="write the documents' tables from the published runs")
-    options = vars(parser.parse_args(arguments))
+    parsed, others = parser.parse_known_args(arguments)
+    if others:
+        parser.error(f"unrecognized arguments: {few(others)}. Patterns need quotes: '*.png'")
+    options = vars(parsed)
     return _run(options.pop("verb"), options)
+
+
+def _add_dataset(
+    command: argparse.ArgumentParser, default: str | None = "", note: str = ""
+) -> None:
+    """``--dataset``, or ``--images`` and ``--masks``; `_join_patterns` makes them one.
+
+    ``default``: empty: one of them must be given; None: the verb has its own.
+    """
+    which = command.add_mutually_exclusive_group(required=default == "")
+    text = RunConfig.__dataclass_fields__["dataset"].metadata["help"] + note
+    which.add_argument("--dataset", default=default, help=text)
+    instead = "pattern of the images, in quotes, in place of --dataset"
+    which.add_argument("--images", default="", metavar="GLOB", help=instead)
+    command.add_argument("--masks", default="", metavar="GLOB", help="pattern of their masks")
+
+
+def _join_patterns(options: dict[str, Any]) -> None:
+    images, masks = options.pop("images", ""), options.pop("masks", "")
+    if bool(images) != bool(masks):
+        lacking = "--masks" if images else "--images"
+        raise ValueError(f"{lacking} is missing: give the patterns of both, in quotes")
+    if images:
+        options["dataset"] = f"{images}::{masks}"
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
     for field in fields(RunConfig):
         flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
         text = field.metadata["help"].replace("%", "%%")
-        if field.name == "recipe":
+        if field.name == "dataset":
+            _add_dataset(command, None)
+        elif field.name == "recipe":
             command.add_argument(flag, default=field.default, help=f"{text}: {', '.join(RECIPES)}")
         elif kind is bool:
             action: Any = argparse.BooleanOptionalAction
@@ -114,9 +161,10 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
 def _run(verb: str, options: dict[str, Any]) -> int:
     try:
+        _join_patterns(options)
         return _VERBS[verb](**options) or 0
     except (ValueError, OSError, UserError, ExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: what is finished stays; the same command resumes", file=sys.stderr)
@@ -183,7 +231,7 @@ def _export(run: str, path: str, int8: bool, web: str, ort: str) -> None:
     file = export_onnx(found.path, path or Path(web, f"{found.name}.onnx"))
     print(f"wrote {file}")
     if int8:
-        images = calibration_images(found.config)
+        images = calibration_images(found.config, found.split)
         file = export_int8(file, file.with_suffix(".int8.onnx"), images)
         print(f"wrote {file}")
     if web:
@@ -196,6 +244,25 @@ def _predict(paths: list[str], out: str, maps_only: bool, **options: Any) -> int
     done = predict_paths(paths, out, pictures=not maps_only, **options)
     print(done)
     return 1 if done.unreadable else 0
+
+
+def _score(out: str, **given: Any) -> None:
+    from polyp_utils.score.systems import Task, check_free, score_system
+
+    task = Task(**given)
+    folder = Path(out) if out else task.results
+    check_free(folder, task)
+    scored = score_system(task)
+    scored.save(folder)
+    print("\n".join(scored.evaluation.notes))
+    print(scored.table.to_string())
+    part = f"{task.part} of split {task.split}" if task.split else "all frames"
+    print(
+        f"{scored.evaluation.record['n']} frames of {task.dataset}, {part}",
+        *scored.findings,
+        sep="\n",
+    )
+    print(f"per_image.csv and summary.json are in {folder}")
 
 
 def _audit(dataset: str, duplicate_recall: int) -> int:
@@ -225,8 +292,13 @@ def _audit(dataset: str, duplicate_recall: int) -> int:
             sheet.savefig(temporary, format="jpg", pil_kwargs=JPEG)
     there = found.summary.query("findings > 0").drop(columns="for example")
     print(there.to_string(index=False) if len(there) else "nothing to report")
-    for row in found.errors.itertuples():
-        print(f"error: {row.check}: {row.detail}")
+    for severity in ("error", "doubt"):
+        rows = found.of_severity(severity)
+        for row in rows.head(_SHOWN_FINDINGS).itertuples():
+            what = f"{row.check}: {row.id}{': ' * bool(row.id)}{row.detail}"
+            print(f"{severity}: {printable(what)}")
+        if len(rows) > _SHOWN_FINDINGS:
+            print(f"and {len(rows) - _SHOWN_FINDINGS} more of severity {severity}")
     if duplicate_recall:
         write_csv(folder / "recall.csv", recall_of_copies(dataset, duplicate_recall))
     print(f"{len(found.frames)} frames in {found.seconds:.0f} s; all findings are in {folder}")
@@ -307,6 +379,22 @@ def _ablate(seeds: int, width: int, image_size: int, device: str) -> None:
     ablate(seeds, folder_of(width, image_size), **size)
 
 
+def _faults(part: str, command: str, count: int, out: str) -> int:
+    from polyp_utils.common.paths import results_root
+    from polyp_utils.faults.campaign import GOOD, run_campaign
+
+    folder = Path(out or results_root() / "faults").resolve()
+    parts, commands = ([x for x in given.split(",") if x] for given in (part, command))
+    tables = run_campaign(folder, main, parts, commands, count)
+    failed = 0
+    for name, table in tables.items():
+        wrong = int((~table["outcome"].isin(GOOD)).sum())
+        print(f"{name}: {len(table)} faults, {wrong} with a wrong end")
+        failed += wrong
+    print(f"written to {folder}")
+    return 1 if failed else 0
+
+
 def _report() -> None:
     from polyp_utils.publish.tables import write
 
@@ -320,11 +408,13 @@ _VERBS: dict[str, Callable[..., int | None]] = {
     "publish": _publish,
     "export": _export,
     "predict": _predict,
+    "score": _score,
     "audit": _audit,
     "bench": _bench,
     "equivalence": _equivalence,
     "runtimes": _runtimes,
     "folder": _folder,
     "ablate": _ablate,
+    "faults": _faults,
     "report": _report,
 }

@@ -183,6 +183,17 @@ def test_a_killed_run_goes_on_to_the_same_results(frames, weights, tmp_path):
     assert lasting(out) == lasting(whole)
 
 
+def test_a_run_killed_before_its_first_row_is_known_again(frames, weights, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".lock").touch()
+    (out / ".summary.json.999999999.tmp").write_text("{")
+    predict_paths([frames / "0.jpg"], out, weights)
+    (out / "frames.csv").unlink()
+    assert predict_paths([frames / "0.jpg"], out, weights).new == 1
+    assert not list(out.glob(".*.tmp"))
+
+
 def test_a_finished_frame_is_not_done_twice(frames, weights, tmp_path, monkeypatch):
     predict_paths([frames], tmp_path / "out", weights)
     Image.fromarray(phantom.draw_phantom(7)[0]).save(frames / "new.png")

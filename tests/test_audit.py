@@ -38,6 +38,13 @@ def stems(folder):
     return sorted(path.stem for path in (folder / "images").iterdir())
 
 
+def a_square(height, width):
+    """A mask with polyp in the middle."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[height // 4 : height // 2, width // 4 : width // 2] = 255
+    return Image.fromarray(mask)
+
+
 def mask_of(folder, stem):
     return np.array(Image.open(folder / f"masks/{stem}.png"))
 
@@ -48,6 +55,18 @@ def checks(found):
 
 
 EXPECTED = ("resolution outlier", "brightness outlier", "black block", "green box", "text")
+
+
+def test_broken_links_and_what_is_left_aside_do_not_stop_it(folder):
+    for name in ("images/x.png", "masks/x.png"):
+        (folder / name).symlink_to(folder / "gone.png")
+    (folder / "edge").mkdir()
+    Image.new("L", (4, 4)).save(folder / "edge/00.png")
+    found = audit(str(folder))
+    assert len(found.frames) == 12
+    assert list(found.errors["check"]) == ["pairing", "pairing"]
+    (note,) = found.findings.query("check == 'left aside'")["detail"]
+    assert note.startswith("1 file is left aside")
 
 
 def test_a_clean_folder_has_no_findings_except_about_appearance(folder):
@@ -142,8 +161,8 @@ def test_a_folder_gets_a_grouped_split_that_holds(folder, tmp_path, monkeypatch)
     detailed = Image.fromarray((texture * (1, 0.5, 0.4)).astype(np.uint8)).resize((640, 480))
     detailed.save(folder / "images/x.png")
     detailed.crop((60, 40, 620, 470)).save(folder / "images/y.png")
-    Image.fromarray(np.full((480, 640), 255, np.uint8)).save(folder / "masks/x.png")
-    Image.fromarray(np.full((430, 560), 255, np.uint8)).save(folder / "masks/y.png")
+    a_square(480, 640).save(folder / "masks/x.png")
+    a_square(430, 560).save(folder / "masks/y.png")
     data = PolypDataset(str(folder), 256)
     assert near_duplicates(data.source, data.info.name)[["id_a", "id_b"]].to_numpy().tolist() == [
         ["x", "y"]
@@ -168,7 +187,7 @@ def bare(folder, count):
     for index in range(count):
         grey = np.full((40, 50, 3), 90 + 9 * max(1, index), np.uint8)
         Image.fromarray(grey).save(folder / f"images/{index}.png")
-        Image.fromarray(np.full((40, 50), 255, np.uint8)).save(folder / f"masks/{index}.png")
+        a_square(40, 50).save(folder / f"masks/{index}.png")
     return str(folder)
 
 
@@ -223,7 +242,7 @@ def test_a_near_duplicate_pair_counts_both_frames(folder, tmp_path, monkeypatch)
     detailed = Image.fromarray((texture * (1, 0.5, 0.4)).astype(np.uint8)).resize((640, 480))
     for name in ("x", "y"):
         detailed.save(folder / f"images/{name}.png")
-        Image.fromarray(np.full((480, 640), 255, np.uint8)).save(folder / f"masks/{name}.png")
+        a_square(480, 640).save(folder / f"masks/{name}.png")
     row = audit(str(folder)).summary.set_index("check").loc["near-duplicate"]
     assert (row["findings"], row["frames"]) == (1, 2)
 

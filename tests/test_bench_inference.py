@@ -42,7 +42,9 @@ def network(run):
 @pytest.fixture(scope="module")
 def prepared(run, network, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
-    return prepare_runtimes(folder, network, run.config.to_dict(), calibration_images(run.config))
+    return prepare_runtimes(
+        folder, network, run.config.to_dict(), calibration_images(run.config, run.split)
+    )
 
 
 @pytest.mark.parametrize("name", FORWARDS)
@@ -65,7 +67,7 @@ def test_int8_is_calibrated_on_frames_of_the_training_part(run, monkeypatch):
     dice_by_runtime(run, data, [CARD])
     train = data.images[data.rows(load_split("phantom-240").limited(run.config.limit).train)]
     assert torch.equal(given[0], train)
-    assert torch.equal(calibration_images(run.config, 5), train[:10:2])
+    assert torch.equal(calibration_images(run.config, run.split, 5), train[:10:2])
 
 
 def test_dice_is_that_of_the_evaluation(run):

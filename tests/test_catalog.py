@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 import sys
 import threading
 import zipfile
@@ -8,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from polyp_utils.common.exceptions import DataError
 from polyp_utils.data import catalog
 from polyp_utils.data.catalog import CATALOG, Archive, fetch, get_info, locate
 from polyp_utils.data.dataset import PolypDataset
@@ -186,6 +188,40 @@ def test_sets_are_found_under_each_of_their_names(name, root):
     for folder in CATALOG[name].folders[::-1]:
         (root / folder).mkdir(parents=True, exist_ok=True)
         assert locate(CATALOG[name]) == root / folder  # the first named wins
+
+
+@pytest.mark.parametrize("name", ["Kvasir-SEG (1)", "kvasir-seg", "Kvasir_SEG-master"])
+def test_a_renamed_folder_is_found(name, root):
+    (root / name).mkdir(parents=True)
+    assert locate(CATALOG["kvasir-seg"]) == root / name
+    (root / "Kvasir SEG").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"Kvasir SEG, .* could all be it; rename"):
+        locate(CATALOG["kvasir-seg"])
+    (root / "Kvasir-SEG").mkdir()
+    assert locate(CATALOG["kvasir-seg"]) == root / "Kvasir-SEG"
+
+
+def test_two_patterns_are_a_data_set(drawn_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(drawn_folder.parent)
+    monkeypatch.setenv("POLYP_DATA", str(tmp_path / "nothing"))
+    by_folder = PolypDataset(str(drawn_folder), 32)
+    by_patterns = PolypDataset("Kvasir-SEG/images/*.jpg::Kvasir-SEG/masks/*", 32)
+    assert by_patterns.info.title == "Kvasir-SEG"
+    assert by_patterns.ids == by_folder.ids
+    assert by_patterns.fingerprint == by_folder.fingerprint
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"\*\.jpg matches no image files .*: correct the pattern"):
+        PolypDataset("Kvasir-SEG/images/*.jpg::Kvasir-SEG/masks/*", 32)
+    for name in ("::masks/*", "images/*::"):
+        with pytest.raises(ValueError, match="give two patterns, IMAGES::MASKS"):
+            get_info(name)
+
+
+def test_what_is_left_aside_is_said_when_a_set_is_opened(drawn_folder, tmp_path):
+    folder = shutil.copytree(drawn_folder, tmp_path / "Kvasir-SEG")
+    shutil.copytree(folder / "masks", folder / "edge")
+    with pytest.warns(UserWarning, match=r"Kvasir-SEG: 8 files are left aside \(.*\): edge"):
+        PolypDataset(str(folder), 32)
 
 
 def test_only_kvasir_seg_is_fetched_without_asking():

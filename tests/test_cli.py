@@ -41,6 +41,26 @@ def test_every_setting_can_be_overridden(monkeypatch):
     assert seen == [RunConfig.from_recipe("quick", **given, deterministic=True)]
 
 
+def test_patterns_become_the_data_set(monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "fit", seen.append)
+    assert main(["train", "--images", "i/*.jpg", "--masks", "m/*"]) == 0
+    assert seen == [RunConfig.from_recipe("card", dataset="i/*.jpg::m/*")]
+    assert seen[0].split == "grouped"
+
+
+@pytest.mark.parametrize("verb", ["train", "audit", "bench", "equivalence", "runtimes", "folder"])
+def test_half_a_data_set_is_refused(verb, capsys):
+    assert main([verb, "--images", "i/*.jpg"]) == 2
+    assert "--masks is missing: give the patterns of both, in quotes" in capsys.readouterr().err
+    for also in (["--dataset", "x", "--masks", "m"], ["i/1.jpg"]):  # a shell has expanded i/*.jpg
+        with pytest.raises(SystemExit):
+            main([verb, "--images", "i/0.jpg", *also])
+    printed = capsys.readouterr().err
+    assert "--dataset: not allowed with argument --images" in printed
+    assert "unrecognized arguments: i/1.jpg. Patterns need quotes" in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

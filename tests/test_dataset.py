@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from skimage import io
 
 from polyp_utils.common.exceptions import DataError
@@ -149,7 +150,7 @@ def missing_image(folder):
 
 def missing_folder(folder):
     shutil.rmtree(folder / "masks")
-    return "{0}/images holds images but no masks: put masks into a folder masks/"
+    return "{0} holds images but no masks: put masks into a folder masks/"
 
 
 def empty_folder(folder):
@@ -173,17 +174,17 @@ def other_size(folder):
 def truncated(folder):
     path = folder / "images" / "frame-2.jpg"
     path.write_bytes(path.read_bytes()[:-2000])
-    return "{0}/images/frame-2.jpg cannot be decoded (image file is truncated"
+    return "{0}/images/frame-2.jpg is damaged (image file is truncated"
 
 
 def zero_bytes(folder):
     (folder / "masks" / "frame-2.jpg").write_bytes(b"")
-    return "{0}/masks/frame-2.jpg is empty (0 bytes): fetch it again"
+    return "{0}/masks/frame-2.jpg is empty (0 bytes): copy it again"
 
 
 def no_image(folder):
     (folder / "images" / "frame-2.jpg").write_text("<html>404</html>")
-    return "{0}/images/frame-2.jpg cannot be decoded (cannot identify image file"
+    return "{0}/images/frame-2.jpg is a web page or XML instead of an image"
 
 
 def grey_values(folder):
@@ -201,7 +202,7 @@ def grey_values(folder):
 
 def class_labels(folder):
     write_mask(folder / "masks" / "frame-2.jpg", phantom.draw_phantom(2)[1] // 255)
-    return "{0}/masks/frame-2.jpg holds only 0–1, so it would count as empty"
+    return "{0}/masks/frame-2.jpg holds only levels 0 to 1, so it would count as empty"
 
 
 @pytest.mark.usefixtures("eight")
@@ -288,6 +289,25 @@ def test_damaged_cache_is_rebuilt(share, cache):
     content = path.read_bytes()
     path.unlink()  # `first` maps it
     path.write_bytes(content[: int(share * len(content))])
+    with pytest.warns(UserWarning, match=rf"cache {path} is damaged \(.*\): rebuilding"):
+        again = PolypDataset("kvasir-seg", SIZE)
+    assert_equal(again, first)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.usefixtures("eight", "kvasir_like")
+@pytest.mark.parametrize("damage", ["tensors", "type", "fingerprint"])
+def test_a_cache_of_another_version_is_rebuilt(damage, cache):
+    first = PolypDataset("kvasir-seg", SIZE)
+    (path,) = cache.iterdir()
+    content = path.read_bytes()
+    tensors = {key: torch.zeros(8, 2, dtype=torch.uint8) for key in ("images", "masks")}
+    if damage != "tensors":
+        tensors = {key: value.clone() for key, value in load_file(path).items()}
+    if damage == "type":
+        tensors["images"] = tensors["images"].half()
+    path.unlink()  # `first` maps it
+    save_file(tensors, path, {} if damage == "fingerprint" else {"fingerprint": "0"})
     with pytest.warns(UserWarning, match=rf"cache {path} is damaged \(.*\): rebuilding"):
         again = PolypDataset("kvasir-seg", SIZE)
     assert_equal(again, first)
@@ -429,7 +449,7 @@ def test_any_folder(drawn_folder, cache):
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.zeros((40, 50), np.uint16), "has pixels of mode I;16: save it with 8 bits per channel"),
+        (np.full((40, 50), 4095, np.uint16), "holds uint16 values from 4095 to 4095, so which is"),
         (np.full((40, 50, 3), (128, 0, 0), np.uint8), "2000 of 2000 pixels are neither near 0"),
     ],
 )

@@ -1,5 +1,8 @@
 """Near-duplicates among synthetic tissue with known pairs, and in the real data sets."""
 
+import shutil
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -8,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from polyp_utils.analyse.duplicate_recall import known_copies
 from polyp_utils.data import duplicates
-from polyp_utils.data.catalog import get_info
+from polyp_utils.data.catalog import CATALOG, get_info
 from polyp_utils.data.duplicates import (
     Features,
     extract,
@@ -21,6 +24,7 @@ from polyp_utils.data.duplicates import (
     reduce,
 )
 from polyp_utils.data.known import known_pairs, known_sequences, listed_groups
+from polyp_utils.data.pairs import near_duplicates
 from polyp_utils.data.sources import open_source
 from polyp_utils.data.splits import load_split
 
@@ -193,3 +197,19 @@ def test_listed_groups_use_pairs_and_sequences_and_only_the_given_ids():
     few = [i for i, s in sequences.items() if s in ("1", "2", "9")]
     found = listed_groups("cvc-clinicdb", few)
     assert pairwise_agreement(found, {i: sequences[i] for i in few}) == (1, 1)
+
+
+def test_a_damaged_or_unwritable_cache_of_pairs_costs_time_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(CATALOG, "phantom", replace(CATALOG["phantom"], count=2))
+    source = open_source(get_info("phantom"))
+    found = near_duplicates(source, "phantom")
+    (path,) = (tmp_path / "cache").iterdir()
+    path.write_text("")
+    with pytest.warns(UserWarning, match=rf"cache {path} is damaged"):
+        pd.testing.assert_frame_equal(near_duplicates(source, "phantom"), found)
+    assert list(near_duplicates(source, "phantom")) == list(found)
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").touch()
+    with pytest.warns(UserWarning, match=rf"cache {path} not written"):
+        pd.testing.assert_frame_equal(near_duplicates(source, "phantom"), found)

@@ -326,17 +326,10 @@ def test_a_pickle_that_needs_code_is_refused_and_not_run(trained_like):
     assert not Path("ran").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a pickle", b"PK\x03\x04 cut"])
-def test_a_damaged_pickle_is_refused(content):
-    Path("cut.pth").write_bytes(content)
-    with pytest.raises(WeightsError, match="is damaged"):
-        load_model("cut.pth")
-
-
 def test_a_file_with_several_networks_is_refused(trained_like):
     state = trained_like().state_dict()
     torch.save(
-        {"model": state, "ema": {"shadow": state}, "metrics": {"a": torch.ones(3)}}, "two.pt"
+        {"model": state, "ema": {"shadow": dict(state)}, "metrics": {"a": torch.ones(3)}}, "two.pt"
     )
     with pytest.raises(WeightsError, match=r"2 sets of tensors \(model, ema\.shadow\)"):
         load_model("two.pt")

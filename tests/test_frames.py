@@ -17,8 +17,8 @@ from polyp_utils.analyse.gallery import frames_of
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import SCHEMES
+from polyp_utils.data.masks import MaskFile
 from polyp_utils.data.regions import components
-from polyp_utils.data.sources import MaskFile
 from polyp_utils.data.split import Split
 
 IDS = tuple(f"frame-{index}" for index in range(8))

@@ -17,6 +17,7 @@ from polyp_utils.data.splits import load_split
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import read_metadata, save_weights
 from polyp_utils.publish.run_card import write_run_card
+from polyp_utils.runs.run import split_of
 from polyp_utils.train.fit import fit
 from polyp_utils.train.initial import find_initial
 
@@ -133,6 +134,16 @@ def test_frames_of_a_data_set_that_is_gone_are_not_known(run, tmp_path):
     save_weights(run.weights, UNet(width=4), {"settings": settings})
     leak = find_initial(config(init=run.name)).leak
     assert "The frames they were trained on are not known" in leak
+
+
+def test_a_split_that_has_changed_since_is_not_taken_for_that_of_the_weights(run, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text(load_split("phantom-240").to_csv(), encoding="utf-8")
+    given = config(split=str(path))
+    for print_, said in ((split_of(given).fingerprint, "they have seen 0"), ("x", "are not known")):
+        settings = {"settings": given.to_dict(), "split_ids": print_}
+        save_weights(run.weights, UNet(width=4), settings)
+        assert said in find_initial(config(init=run.name)).leak
 
 
 def test_near_duplicates_of_seen_frames_are_counted(monkeypatch):

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from polyp_utils import cli
@@ -28,6 +29,7 @@ from polyp_utils.common.exceptions import HubError, RunError, WeightsError
 from polyp_utils.common.files import write_json
 from polyp_utils.data import phantom
 from polyp_utils.data.labels import SCHEMES
+from polyp_utils.data.pixels import read_frame
 from polyp_utils.deploy.load import load_model
 from polyp_utils.deploy.onnx import describe_onnx
 from polyp_utils.model.predict import to_original
@@ -142,11 +144,46 @@ def test_a_mirrored_model_predicts_the_same_for_a_flipped_frame(any_weights):
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((40, 40, 3), np.float32), np.zeros((40, 40), np.uint8)], ids=["float", "2D"]
+    ("image", "hint"),
+    [
+        (np.zeros((40, 40, 3), np.float32), r"float32 .*\(image \* 255\)"),
+        (np.zeros((40, 40, 3), np.int64), r"int64 \(40, 40, 3\)"),
+        (np.zeros((40, 40), np.uint8), r"of a grey one np\.stack"),
+        (np.zeros((40, 40, 4), np.uint8), r"without alpha image\[\.\.\., :3\]"),
+        (np.zeros((3, 40, 50), np.uint8), r"image\.transpose\(1, 2, 0\)"),
+        (np.zeros((2, 40, 40, 3), np.uint8), "frames of a batch one by one"),
+        (np.zeros((0, 40, 3), np.uint8), "has no pixels"),
+        (np.zeros(3, np.uint8), r"uint8 \(3,\)"),
+        (torch.zeros(3, 40, 50), r"a Tensor \[3, 40, 50\].*\.permute\(1, 2, 0\)\.numpy"),
+        ([[[0, 0, 0]]], "is a list"),
+        ("frame.jpg", "is a str"),
+        (None, "is a NoneType"),
+        (Image.new("I;16", (9, 9)), "mode I;16, so which level is white is not certain"),
+        (Image.new("F", (9, 9)), "mode F"),
+    ],
 )
-def test_an_image_of_another_dtype_or_shape_is_refused(image, tiny_runs):
-    with pytest.raises(ValueError, match=r"give RGB uint8 \(H, W, 3\)"):
-        load_model(tiny_runs["trimap"].path, device="cpu").probabilities(image)
+def test_what_is_no_frame_is_refused_and_it_is_said_what_to_give(image, hint, any_weights):
+    model = load_model(any_weights, device="cpu")
+    calls = (model.at_network_size, model.probabilities, model.class_map, model.polyp_mask)
+    for call in calls:
+        with pytest.raises(ValueError, match=hint) as caught:
+            call(image)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_image_of_pillow_is_seen_as_the_file_is(any_weights, tmp_path):
+    model = load_model(any_weights, device="cpu", precision="fp32", runtime="torch")
+    pixels = np.random.default_rng(0).integers(256, size=(40, 64, 3), dtype=np.uint8)
+    for mode in ("RGB", "L", "P", "RGBA", "CMYK", "1"):
+        image = Image.fromarray(pixels).convert(mode)
+        image.getexif()[0x0112] = 6  # a quarter to the right
+        suffix = "jpg" if mode == "CMYK" else "png"
+        image.save(tmp_path / f"{mode}.{suffix}", exif=image.getexif())
+        with Image.open(tmp_path / f"{mode}.{suffix}") as opened:
+            found = model.probabilities(opened)
+            assert model.polyp_mask(opened).shape == model.class_map(opened).shape == (64, 40)
+        frame = read_frame(tmp_path / f"{mode}.{suffix}")
+        assert torch.equal(found, model.probabilities(frame))
 
 
 def test_a_plain_state_dict_loads_if_scheme_and_size_are_given(tmp_path, trained_like):
@@ -176,7 +213,7 @@ def test_pickle_and_foreign_tensors_are_refused(tmp_path):
     pickled, foreign = tmp_path / "model.safetensors", tmp_path / "foreign.safetensors"
     torch.save(UNet(3, 3, 4).state_dict(), pickled)
     save_file({"conv.weight": torch.zeros(3)}, foreign)
-    with pytest.raises(WeightsError, match="not a safetensors file"):
+    with pytest.raises(WeightsError, match=r"not a safetensors file but a pickle of torch\.save"):
         load_model(tmp_path)
     with pytest.raises(WeightsError, match=r"no U-Net of this package \(1 tensors\)"):
         load_model(foreign)

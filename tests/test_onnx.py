@@ -24,7 +24,7 @@ from polyp_utils.deploy.onnx import describe_onnx, export_int8, export_onnx
 from polyp_utils.model.predict import to_probabilities
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import load_weights, save_weights
-from polyp_utils.runs.run import Run, find_run
+from polyp_utils.runs.run import Run, find_run, split_of
 
 SETTINGS = {"scheme": "trimap", "image_size": 64, "dataset": "kvasir-seg"}
 PROVENANCE = {"run": "a-run", "commit": "0123abc"}
@@ -242,7 +242,8 @@ def test_calibration_without_images_is_refused(exported, tmp_path):
 def test_export_writes_int8_beside_the_file(exported, tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxruntime")
     settings = {"limit": 2, "image_size": 32}
-    run = SimpleNamespace(path=tmp_path, config=RunConfig.from_recipe("quick", **settings))
+    config = RunConfig.from_recipe("quick", **settings)
+    run = SimpleNamespace(path=tmp_path, config=config, split=split_of(config))
     monkeypatch.setattr("polyp_utils.runs.run.find_run", lambda name: run)
     made = lambda source, path: Path(shutil.copy(exported[1], path))  # noqa: E731
     monkeypatch.setattr("polyp_utils.deploy.onnx.export_onnx", made)

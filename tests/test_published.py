@@ -11,10 +11,13 @@ import pytest
 
 from polyp_utils.analyse.calibration import fit_temperature, validation_levels
 from polyp_utils.common.exceptions import RunError
+from polyp_utils.common.files import write_json
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
+from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import halve_weights, read_metadata, save_weights, with_metadata
 from polyp_utils.publish import published as published_module
-from polyp_utils.publish.published import publish
+from polyp_utils.publish.published import publish, without_place
 from polyp_utils.publish.shown import hidden_figures, hide_frames
 from polyp_utils.runs.run import Run
 from polyp_utils.score.evaluation import evaluate_run
@@ -43,6 +46,25 @@ def test_a_published_run_scores_as_before(run):
     assert len(published.path.joinpath("val_levels.csv").read_text().splitlines()) == 1 + 256
     again = published.archive_path("test").read_bytes()
     assert publish(run).archive_path("test").read_bytes() == again
+
+
+def test_a_published_run_does_not_say_where_the_data_were(run, drawn_folder, tmp_path):
+    place = str(drawn_folder)
+    record = run.record
+    record["settings"]["dataset"] = place
+    write_json(run.path / "config.json", record)
+    (run.path / "02_train.ipynb").write_text(json.dumps({"cells": [], "at": place}))
+    save_weights(run.weights, UNet(3, 3, 4), {"settings": record["settings"]})
+    published = publish(run, light=True)
+    assert publish(run, light=True).path == published.path
+    assert published.config.dataset == "Kvasir-SEG"
+    assert "--dataset Kvasir-SEG" in (published.path / "README.md").read_text(encoding="utf-8")
+    halve_weights(run.weights, published.weights, without_place)
+    assert read_metadata(published.weights)["settings"]["dataset"] == "Kvasir-SEG"
+    for path in published.path.rglob("*"):
+        assert path.is_dir() or place.encode() not in path.read_bytes()
+    assert place.encode() not in with_metadata(run.weights, without_place)
+    assert with_metadata(run.weights, dict) == run.weights.read_bytes()
 
 
 def executed(path, *frames_of):

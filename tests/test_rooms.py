@@ -11,7 +11,8 @@ import polyp_utils
 
 ROOT = Path(polyp_utils.__file__).parent
 FLOORS = ("common", "data", "model", "runs", "score", "train", "analyse", "study", "deploy")
-FLOORS += ("apply", "bench", "plots", "publish", "cli")  # a room may import from those before it
+FLOORS += ("apply", "bench", "plots", "publish", "faults")
+FLOORS += ("cli",)  # a room may import from those before it
 MODULES = sorted(ROOT.rglob("*.py"))
 
 

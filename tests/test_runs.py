@@ -50,18 +50,24 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def settled(path):
+    """A run at 32 px that has its settings alone."""
+    write_json(path / "config.json", {"settings": RunConfig(image_size=32).to_dict()})
+    return Run(path)
+
+
 @pytest.mark.parametrize(("scheme", "mode"), [("binary", "L"), ("trimap", "LA")])
 def test_probabilities_round_trip_within_one_level(tmp_path, scheme, mode):
-    scheme, run = get_scheme(scheme), Run(tmp_path)
+    scheme, run = get_scheme(scheme), settled(tmp_path)
     generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(len(scheme.classes), 32, 48, generator=generator)
+    logits = 3 * torch.randn(len(scheme.classes), 32, 32, generator=generator)
     probabilities = logits.softmax(dim=0)
     run.save_probabilities("val", "frame", probabilities)
     stored = run.probabilities("val", "frame", scheme)
     two_roundings = 1 / 255 + 1e-6  # the background is the remainder of two classes
     torch.testing.assert_close(stored, probabilities, rtol=0, atol=two_roundings)
     with Image.open(tmp_path / "predictions/val/frame.png") as image:
-        assert (image.mode, image.size) == (mode, (48, 32))
+        assert (image.mode, image.size) == (mode, (32, 32))
 
 
 def test_a_missing_prediction_is_named(tmp_path):
@@ -77,11 +83,11 @@ def packed(run, name="test"):
 
 def noise(seed):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(3, 16, 16, generator=generator).softmax(dim=0)
+    return torch.randn(3, 32, 32, generator=generator).softmax(dim=0)
 
 
 def test_packed_predictions_are_read_like_single_ones(tmp_path):
-    run, scheme = Run(tmp_path), get_scheme("trimap")
+    run, scheme = settled(tmp_path), get_scheme("trimap")
     for seed, frame_id in enumerate(("b", "a/1", "c")):  # some ids name a folder
         run.save_probabilities("test", frame_id, noise(seed))
     single = {i: run.probabilities("test", i, scheme) for i in ("a/1", "b", "c")}
@@ -109,7 +115,7 @@ def test_the_same_predictions_make_the_same_archive(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no zip"])
 def test_a_damaged_archive_is_named(tmp_path, damage):
-    run = Run(tmp_path)
+    run = settled(tmp_path)
     run.save_probabilities("test", "a", noise(0))
     path = packed(run)
     content = bytearray(path.read_bytes())
@@ -135,6 +141,20 @@ def test_figures_with_frames_are_jpeg_and_charts_png(tmp_path):
         run.save_figure(name, figure)
     kinds = {path.name: Image.open(path).format for path in (tmp_path / "figures").iterdir()}
     assert kinds == {"chart.png": "PNG", "frame.jpg": "JPEG"}
+
+
+def test_data_may_move_if_they_stay_the_same(results, tmp_path, capsys):
+    here, there = str(tmp_path / "a/mine"), str(tmp_path / "b/mine")
+    for place in (here, there):
+        run = opened(replace(CONFIG, dataset=place, split="grouped"), PRINTS, "a machine")
+        assert run.config.dataset == place
+        (run.path / "history.csv").write_text("epoch\n1\n")
+    assert f"its data are recorded as being at {there} now" in capsys.readouterr().out
+    finished(run.path, 1)
+    opened(replace(CONFIG, dataset=here, split="grouped"), PRINTS, "a machine")
+    assert run.config.dataset == here
+    with pytest.raises(RunError, match=f"dataset is '{here}' there and '{there}' now; data is"):
+        opened(replace(run.config, dataset=there), {**PRINTS, "data": "d2"}, "a machine")
 
 
 def test_the_record_holds_settings_fingerprints_versions_and_commit(results):

@@ -281,12 +281,23 @@ def test_grouped_parts_are_stratified():
 def test_a_users_split_file(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text(CSV)
-    assert load_split(str(path), "kvasir-seg") == Split(str(path), ("a", "b"), ("c",), ("d",))
-    assert parse_split("mine", load_split(str(path)).to_csv()).part("train") == ("a", "b")
-    with pytest.raises(ValueError, match="is not a file: give a CSV with the columns id and part"):
+    assert load_split(str(path)) == Split(str(path), ("a", "b"), ("c",), ("d",))
+    with pytest.raises(FileNotFoundError, match="is not a file or folder: give a CSV with the"):
         load_split(str(tmp_path / "none.csv"))
     with pytest.raises(ValueError, match=r"has columns \['a', 'b'\]; it needs id and part"):
         parse_split("mine", "a,b\n1,2\n")
+
+
+def test_a_split_survives_its_csv():
+    split = Split("mine", ("NA", "a,b", '"', " x", "\u2028"), ("1e5",), ("ü", "001"))
+    assert parse_split("mine", split.to_csv()) == split
+
+
+def test_a_file_never_hides_a_split_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("grouped", "sklearn-42"):
+        (tmp_path / name).mkdir()
+        assert load_split(name, "kvasir-seg").fingerprint == GOLDEN["kvasir-seg", name][1]
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_kinds_of_a_run_that_knows_several(tmp_path):
     given = ["neoplastic", "neoplastic", "missed", "neoplastic", "non-neoplastic"]
     run.save_table("test_kinds", pd.DataFrame({"kind": true, "predicted": given}))
     counts = {"size": "original", "tp": [0, 5, 9], "fn": [0, 5, 1], "dice": [0, 0.5, 0.9]}
-    run.save_table("per_image", pd.DataFrame({"id": "a", "class": "non-neoplastic", **counts}))
+    run.save_table("per_image", pd.DataFrame({"id": [*"abc"], "class": "non-neoplastic", **counts}))
     table = tables.class_table([run])
     assert "| non-neoplastic | – | 0.250 [0.125, 0.500] | 0 | 0.700 [0.500, 0.900] | 2 |" in table
     table = tables.polyp_kind_table([run])
@@ -174,7 +174,7 @@ def test_the_released_run_stands_beside_published_figures(tmp_path):
         for protocol in PROTOCOLS
         for score in ("dice", "iou")
     ]
-    write_json(run.path / "summary.json", {"protocols": rows})
+    write_json(run.path / "summary.json", {"scores": [], "protocols": rows})
     said, _, *table = tables.literature_table([Run(tmp_path / "another"), run]).splitlines()
     same = sum("| yes |" in line for line in table)
     assert same == sum("official-880" in line for line in table) > 0

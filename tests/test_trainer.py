@@ -1,5 +1,6 @@
 """Training on phantoms: reproducible, resumable, equal to a plain loop written for the test."""
 
+import io
 import json
 import signal
 import subprocess
@@ -150,6 +151,7 @@ def test_the_run_folder_holds_what_it_should(base):
         "history.csv",
         "model.safetensors",
         "predictions",
+        "split.csv",
         "training.json",
     ]
     assert base.history.columns.tolist() == [
@@ -279,6 +281,51 @@ def test_a_run_that_died_while_writing_resumes_to_the_same_end(
     assert same_tensors(run, base)
     assert same_history(run, base)
     assert not list(run.path.rglob("*.tmp"))
+
+
+def test_a_state_that_cannot_be_used_is_refused_and_nothing_changes(monkeypatch, results, base):
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fit(base.config)
+    path = results / base.name / "last/state.pt"
+    whole = path.read_bytes()
+
+    def changed(change):
+        state = torch.load(path, weights_only=True)
+        change(state)
+        file = io.BytesIO()
+        torch.save(state, file)
+        return file.getvalue()
+
+    damaged = {
+        "is empty": b"",
+        "or damaged": whole[: len(whole) // 2],
+        "a git-lfs pointer": b"version https://git-lfs.github.com/spec/v1",
+        r"state\.pt holds numbers .* in model\.output\.bias \(1 NaN": changed(
+            lambda state: state["model"]["output.bias"][:1].fill_(torch.nan)
+        ),
+        "optimizer.state.0.exp_avg": changed(
+            lambda state: state["optimizer"]["state"][0]["exp_avg"].fill_(torch.inf)
+        ),
+        "that of a run with another lr, seed": changed(
+            lambda state: state["settings"].update(seed=3, lr=1.0)
+        ),
+        "history": changed(lambda state: state.pop("history")),
+        "list": changed(lambda state: state.update(optimizer=[])),
+        "loading state_dict": changed(lambda state: state["model"].pop("output.bias")),
+    }
+    before = {p: p.read_bytes() for p in path.parents[1].rglob("*") if p.is_file() and p != path}
+    for message, content in damaged.items():
+        path.write_bytes(content)
+        with pytest.raises(RunError, match=rf"cannot resume from .*{message}") as caught:
+            fit(base.config)
+        assert "put the right file back, or remove it" in str(caught.value)
+        assert all(p.read_bytes() == content for p, content in before.items())
+    path.write_bytes(whole)
+    run = fit(base.config)
+    assert same_tensors(run, base)
+    assert same_history(run, base)
 
 
 def test_a_run_begun_under_the_former_name_of_its_recipe_resumes(monkeypatch, results, base):

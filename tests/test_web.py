@@ -55,6 +55,7 @@ export const InferenceSession = {create: async (file) => {
       const red = images.data[3 * i] / 255;
       data.set([1 - red], i); data.set([red / 4], n + i); data.set([3 * red / 4], 2 * n + i);
     }
+    if (images.data[1] === 1 && images.data[2] === 2) data[5] = NaN;
     return {probabilities: {data}};
   }};
 }};
@@ -382,6 +383,18 @@ def test_what_is_no_image_is_said_and_the_next_frame_works(seen, tmp_path):
     assert seen.status() == "text.png cannot be read as an image by this browser."
     seen.give(save(reds(40, 50), tmp_path / "good.png"))
     assert seen.status() == "Ready."
+
+
+@browser
+def test_output_that_is_not_finite_is_said_and_no_mask_is_shown(seen, tmp_path):
+    seen.give(save(reds(40, 50), tmp_path / "good.png"))
+    bad = save(np.full((60, 60, 3), (200, 1, 2), np.uint8), tmp_path / "bad.png")
+    seen.driver.find_element("id", "file").send_keys(str(bad))
+    seen.wait("return document.getElementById('status').classList.contains('error')")
+    assert "is not finite, so there is no mask" in seen.status()
+    assert seen.js("return document.getElementById('result').hidden")
+    seen.give(save(reds(40, 50), tmp_path / "good-again.png"))
+    assert not seen.js("return document.getElementById('result').hidden")
 
 
 @browser

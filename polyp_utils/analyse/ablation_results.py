@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from polyp_utils.common.files import read_csv
 from polyp_utils.score.intervals import NONE, Interval, seeds_interval
 from polyp_utils.train.ablation import ALL, MIRRORED, NOISE, PLAIN, SETTINGS, UNAVERAGED
 
@@ -30,7 +31,7 @@ def load(folder: Path) -> AblationResults:
         for path in sorted(folder.glob(f"{name}-s*.json")):
             seed = int(path.stem.removeprefix(f"{name}-s"))
             records[name, seed] = json.loads(path.read_text(encoding="utf-8"))
-            table = pd.read_csv(path.with_suffix(".csv"), dtype={"id": str, "group": str})
+            table = read_csv(path.with_suffix(".csv"), "id", "group")
             scores[name, seed] = table.set_index("id")
     return AblationResults(records, scores)
 

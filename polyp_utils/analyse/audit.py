@@ -1,7 +1,8 @@
 """Audits a data set: checks every file and compares every pair of frames.
 
 `audit` does not stop at a bad file but reports it and continues, so that one call shows everything
-to fix. A finding is either an ``error`` (`PolypDataset` refuses the file) or a ``note``.
+to fix. A finding is an ``error`` (`PolypDataset` refuses the file), a ``doubt`` (the masks may not
+be what they should be: training says and records it) or a ``note``.
 """
 
 import hashlib
@@ -26,13 +27,16 @@ from polyp_utils.common.files import write_csv
 from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.labels import SPECK_SHARE, THRESHOLD
+from polyp_utils.data.masks import MaskFile
 from polyp_utils.data.pairs import near_duplicates
-from polyp_utils.data.sources import MaskFile, Source, open_source
+from polyp_utils.data.plausibility import ADVICE, doubts, outline_pixels
+from polyp_utils.data.sources import Source, open_source
 
 OUTLIER_Z = 3.5  # robust z-score, Iglewicz and Hoaglin 1993
 
 _COLUMNS = ["id", "height", "width", "border_share", "brightness", "overlay", "text"]
-_COLUMNS += ["polyp_share", "specks", "speck_px", "traces_px", "undecided_px"]
+_COLUMNS += ["polyp_share", "outline_share", "levels", "brightest"]
+_COLUMNS += ["specks", "speck_px", "traces_px", "undecided_px"]
 _COLUMNS += ["same_bytes", "same_pixels"]
 
 
@@ -45,10 +49,13 @@ class Audit:
         source: source of its frames.
         frames: one row per readable frame: ``id``, ``height`` and ``width`` (px), ``border_share``
             and ``brightness`` (mean lightness L*, 0–100, inside the black border),
-            ``overlay``, ``text``, ``polyp_share``, ``specks`` and ``speck_px``, ``traces_px``
+            ``overlay``, ``text``, ``polyp_share``, ``outline_share`` (of the frame's outline that
+            is polyp), ``levels`` (number of different levels or colours in the mask file),
+            ``brightest`` (level of the mask file), ``specks`` and ``speck_px``, ``traces_px``
             (mask pixels of no pure colour), ``undecided_px``, ``same_bytes`` and ``same_pixels``
             (hashes of the image).
-        findings: one row each: ``check``, ``severity`` (error or note), ``id``, ``detail``.
+        findings: one row each: ``check``, ``severity`` (error, doubt or note), ``id``, ``detail``,
+            ``suggestion``.
         pairs: near-duplicates, see `find_near_duplicates`.
         seconds: duration of the audit.
     """
@@ -62,23 +69,29 @@ class Audit:
 
     @property
     def summary(self) -> pd.DataFrame:
-        """One row per check: ``severity``, numbers of ``findings`` and ``frames``, an example."""
+        """One row per check: severity, numbers of findings and frames, example, suggestion."""
         rows = []
-        for check, severity in CHECKS.items():
+        for check, (severity, suggestion) in CHECKS.items():
             found = self.findings[self.findings["check"] == check]
             example = "; ".join(found["id"].iloc[:1] + ": " + found["detail"].iloc[:1])
             ids = set(found["id"])
             if check == "near-duplicate":
                 ids = {*self.pairs["id_a"], *self.pairs["id_b"]}
             row = {"check": check, "severity": severity, "findings": len(found)}
-            rows.append(row | {"frames": len(ids), "for example": example})
+            row |= {"frames": len(ids), "for example": example, "suggestion": suggestion}
+            rows.append(row)
         return pd.DataFrame(rows)
+
+    def of_severity(self, severity: str) -> pd.DataFrame:
+        """The errors, doubts or notes: ``check``, ``id``, ``detail``, ``suggestion``."""
+        columns = ["check", "id", "detail", "suggestion"]
+        of = self.findings["severity"] == severity
+        return self.findings.loc[of, columns].reset_index(drop=True)
 
     @property
     def errors(self) -> pd.DataFrame:
-        """The findings that prevent training: ``check``, ``id``, ``detail``."""
-        of = self.findings["severity"] == "error"
-        return self.findings.loc[of, ["check", "id", "detail"]].reset_index(drop=True)
+        """The findings that prevent training."""
+        return self.of_severity("error")
 
     def save(self, folder: Path) -> None:
         """Writes ``frames.csv``, ``findings.csv`` and ``pairs.csv``, each atomically."""
@@ -86,22 +99,27 @@ class Audit:
             write_csv(folder / f"{name}.csv", getattr(self, name))
 
 
+_LOOK = "look at the frame; leave it out by a split of your own if it does not belong"
 CHECKS = {
-    "pairing": "error",
-    "unreadable": "error",
-    "size mismatch": "error",
-    "values outside the scheme": "error",
-    "undecided mask pixels": "note",
-    "stray specks": "note",
-    "empty mask": "note",
-    "same bytes": "note",
-    "same pixels": "note",
-    "near-duplicate": "note",
-    "resolution outlier": "note",
-    "brightness outlier": "note",
-    "black block": "note",
-    "green box": "note",
-    "text": "note",
+    "pairing": ("error", "put the missing file there, or remove the one without a partner"),
+    "unreadable": ("error", "do what the message says"),
+    "size mismatch": ("error", "save the mask at the size of its image"),
+    "values outside the scheme": ("error", "save polyp as 255 and everything else as 0"),
+    **{check: ("doubt", advice) for check, advice in ADVICE.items()},
+    "another white": ("doubt", "save polyp as 255 in all masks"),
+    "left aside": ("note", "nothing, unless these files should count"),
+    "EXIF orientation": ("note", "turn the pixels once and remove the entry"),
+    "undecided mask pixels": ("note", "nothing, if they are soft edges or JPEG artefacts"),
+    "stray specks": ("note", "erase them, unless they are polyps"),
+    "empty mask": ("note", "nothing, if the frame shows no polyp"),
+    "same bytes": ("note", "keep one, or let a split keep them together"),
+    "same pixels": ("note", "keep one, or let a split keep them together"),
+    "near-duplicate": ("note", "use split grouped, which keeps them together"),
+    "resolution outlier": ("note", _LOOK),
+    "brightness outlier": ("note", _LOOK),
+    "black block": ("note", "a network may learn it: compare scores with and without"),
+    "green box": ("note", "a network may learn it: compare scores with and without"),
+    "text": ("note", "check that it names nobody"),
 }
 
 
@@ -109,7 +127,7 @@ def audit(name: str) -> Audit:
     """Checks every file of a data set and compares all frames.
 
     Args:
-        name: a name in the catalogue, or a folder.
+        name: a name in the catalogue, a folder, or ``IMAGES::MASKS``, see `get_info`.
 
     Raises:
         ValueError: the name is unknown.
@@ -128,12 +146,17 @@ def audit(name: str) -> Audit:
     else:  # some files cannot be read, so the pairs are not cached
         pairs = duplicates.find_near_duplicates(frames["id"].tolist(), features)
     found = [("pairing", "", problem) for problem in source.problems]
+    found += [("left aside", "", note) for note in source.notes]
     found += [finding for look in looks for finding in look.findings]
-    found += _compared(frames, pairs)
+    found += [*_of_masks(frames), *_compared(frames, pairs)]
     order = {check: i for i, check in enumerate(CHECKS)}
     found = sorted(found, key=lambda finding: order[finding[0]])
-    rows = [(check, CHECKS[check], frame_id, detail) for check, frame_id, detail in found]
-    findings = pd.DataFrame(rows, columns=["check", "severity", "id", "detail"])
+    rows = [
+        (check, CHECKS[check][0], frame_id, detail, CHECKS[check][1])
+        for check, frame_id, detail in found
+    ]
+    columns = ["check", "severity", "id", "detail", "suggestion"]
+    findings = pd.DataFrame(rows, columns=columns)
     return Audit(info.title, source, frames, findings, pairs, time.perf_counter() - start)
 
 
@@ -156,6 +179,9 @@ def _look(source: Source, frame_id: str) -> _Look:
         mask = source.read_mask_file(frame_id)
     except DataError as error:
         return _Look({}, [("unreadable", frame_id, str(error))], None)
+    if (orientation := source.orientation(frame_id)) != 1:
+        detail = f"EXIF orientation {orientation}: programs that ignore it see another view"
+        findings.append(("EXIF orientation", frame_id, detail))
     row = {"id": frame_id, "height": image.shape[0], "width": image.shape[1]}
     row |= _image_row(image) | {"same_bytes": source.file_hash(frame_id)}
     size = mask.levels.shape
@@ -206,6 +232,9 @@ def _mask_row(mask: MaskFile) -> dict[str, Any]:
     specks = sizes[sizes < SPECK_SHARE * polyp.size]
     return {
         "polyp_share": polyp.mean(),
+        "outline_share": outline_pixels(polyp).mean(),
+        "levels": mask.level_count,
+        "brightest": int(mask.brightest.max()),
         "specks": len(specks),
         "speck_px": int(specks.sum()),
         "traces_px": int(mask.traces.sum()),
@@ -229,6 +258,17 @@ def _mask_findings(mask: MaskFile, row: dict[str, Any]) -> Iterator[Finding]:
         yield "stray specks", frame_id, detail
     if not row["polyp_share"]:
         yield "empty mask", frame_id, "no polyp pixel"
+
+
+def _of_masks(frames: pd.DataFrame) -> Iterator[Finding]:
+    """Yields what the masks of all frames together leave in doubt."""
+    shares, outlines = frames["polyp_share"].to_numpy(), frames["outline_share"].to_numpy()
+    for doubt in doubts(frames["id"].tolist(), shares, outlines):
+        yield doubt.check, next(iter(doubt.ids), ""), doubt.seen
+    bright = frames.loc[frames["brightest"] > THRESHOLD, ["id", "brightest"]]
+    white = bright["brightest"].max()
+    for frame_id, level in bright[bright["brightest"] < white - 9].itertuples(index=False):
+        yield "another white", frame_id, f"its brightest level is {level}, elsewhere {white}"
 
 
 def _compared(frames: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:

@@ -45,7 +45,7 @@ def recall_of_copies(name: str, count: int = 200, seed: int = 0) -> pd.DataFrame
     """Share of known copies that the search flags when they are added to a data set's frames.
 
     Args:
-        name: a name in the catalogue, or a folder.
+        name: a name in the catalogue, a folder, or ``IMAGES::MASKS``, see `get_info`.
         count: number of frames to copy; copies of one kind at a time are added.
         seed: for the choice of frames, the crops and the shifts.
 

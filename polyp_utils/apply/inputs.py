@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from polyp_utils.common.exceptions import DataError
-from polyp_utils.data.layout import SUFFIXES, is_clutter, walk_files
+from polyp_utils.common.names import unfit
+from polyp_utils.data.listing import SUFFIXES, is_clutter, walk_files
 
 IMAGES = (*SUFFIXES, ".webp", ".gif")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".mpg", ".mpeg", ".m4v", ".webm", ".wmv")
@@ -39,7 +40,8 @@ def find_inputs(paths: Iterable[str | Path], out: Path) -> list[Input]:
 
     Raises:
         DataError: nothing was given, or is there; a file of another kind; a folder without images
-            or videos; two inputs of one name; or results that would lie among the inputs.
+            or videos; a name that is `unfit`, or two inputs of one; or results that would lie
+            among the inputs.
     """
     given = [path for text in paths for path in _expanded(str(text))]
     if not given:
@@ -97,6 +99,9 @@ def _of_different_names(inputs: list[Input]) -> list[Input]:
     once = list({each.path.resolve(): each for each in inputs}.values())
     names: dict[str, Input] = {}
     for each in once:
+        why = "has no name" if each.name in (".", "..") else unfit(each.name)
+        if why:
+            raise DataError(f"{each.path} {why}: rename it")
         other = names.setdefault(each.name.casefold(), each)
         if other is not each:
             raise DataError(

@@ -13,8 +13,9 @@ Rows are appended, after the files of their frame: a run that was killed leaves 
 and files without a row, and the next one removes or replaces them.
 """
 
+import contextlib
 import csv
-import json
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -23,13 +24,22 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from polyp_utils.common.exceptions import RunError, TakenError
-from polyp_utils.common.files import write_json, write_text
+from polyp_utils.common.files import (
+    refuse_links,
+    remove_leftovers,
+    write_json,
+    write_text,
+    writing,
+)
 from polyp_utils.runs.run import make_folder
+from polyp_utils.runs.stored import read_json
 
 FRAMES = ["frame", "source", "time", "height", "width", "found", "regions", "area", "seconds"]
 REGIONS = ["frame", "region", "class", "left", "top", "width", "height", "area_px", "area"]
 REGIONS += ["mean_probability", "largest_probability", "touches_border"]
 UNREADABLE = ("source", "reason")
+_ANOTHER = "restore it, or name another folder with --out"
+_FILES = {"file": "mp4", "timeline": "svg", "csv": "csv"}  # of a video, and what they end with
 
 
 class Results:
@@ -53,28 +63,33 @@ class Results:
             doubt: name of the column of doubt, of frames and regions.
 
         Raises:
-            RunError: the folder holds something else, or cannot be written.
+            RunError: the folder holds something else, damaged tables or links to elsewhere, or
+                cannot be written.
             TakenError: another process writes into it.
         """
         self.path, self.doubt = path, doubt
         self._facts: dict[str, Any] = {"model": model, "settings": settings, "doubt": doubt}
-        self._check(make_folder(path))
+        self._check(make_folder(path, "name a writable folder with --out"))
+        refuse_links(path)
         self._lock = FileLock(path / ".lock", timeout=0)
         try:
-            self._lock.acquire()
+            with writing(path):
+                self._lock.acquire()
         except Timeout as error:
             raise TakenError(
                 f"another process writes into {path}: wait for it, or name another folder with "
                 "--out"
             ) from error
         self._summary = path / "summary.json"
+        if not self._summary.is_file():  # first: it tells the folder from those of others
+            write_json(self._summary, self._facts)
         self._heads = {
             "frames": (*FRAMES, doubt),
             "components": (*REGIONS, doubt),
             "unreadable": UNREADABLE,
         }
-        there = json.loads(self._summary.read_text("utf-8")) if self._summary.is_file() else {}
-        self.videos = [video for video in there.get("videos", []) if self._has(video)]
+        there = read_json(self._summary, cure=_ANOTHER)
+        self.videos = self._whole_videos(there.get("videos", []))
         self._facts["videos"] = self.videos
         whole = {video["name"] for video in self.videos}
         rows = [
@@ -88,25 +103,31 @@ class Results:
             for row in rows
         }
         self._trim()
-        if not self._summary.is_file():
-            write_json(self._summary, self._facts)
-        self._files = {name: self._table(name).open("a", newline="") for name in self._heads}
+        with writing(path):
+            self._files = {
+                name: self._table(name).open("a", encoding="utf-8", newline="")
+                for name in self._heads
+            }
 
     def _check(self, path: Path) -> None:
         summary = path / "summary.json"
         if not summary.is_file():
-            if any(found.name != ".lock" for found in path.iterdir()):
+            if any(
+                not found.name.startswith((".lock", ".summary.json.")) for found in path.iterdir()
+            ):
                 raise RunError(
                     f"{path} holds files, but no results of an earlier run: name an empty or new "
                     "folder with --out"
                 )
             return
-        there = json.loads(summary.read_text(encoding="utf-8"))
+        there = read_json(summary, cure=_ANOTHER)
+        of = {part: there.get(part) for part in ("model", "settings")}
+        facts = {part: found if isinstance(found, dict) else {} for part, found in of.items()}
         different = [
-            f"{part} {key} is {there.get(part, {}).get(key)!r} there and {value!r} now"
-            for part in ("model", "settings")
+            f"{part} {key} is {there.get(key)!r} there and {value!r} now"
+            for part, there in facts.items()
             for key, value in self._facts[part].items()
-            if there.get(part, {}).get(key) != value
+            if there.get(key) != value
         ]
         if different:
             raise RunError(
@@ -114,26 +135,47 @@ class Results:
                 "to resume it, or name another folder with --out"
             )
 
-    def _has(self, video: dict[str, Any]) -> bool:
-        files = (video[key] for key in ("file", "timeline", "csv") if key in video)
-        return all((self.path / file).is_file() for file in files)
+    def _whole_videos(self, listed: Any) -> list[dict[str, Any]]:
+        """Those of the listed videos whose files are where they were written, in the folder."""
+        whole = []
+        for video in listed if isinstance(listed, list) else ():
+            name = video.get("name") if isinstance(video, dict) else None
+            usual = {key: f"videos/{name}.{suffix}" for key, suffix in _FILES.items()}
+            files = {key: video[key] for key in usual if key in video} if name else {}
+            here = ".." not in str(name) and all((self.path / f).is_file() for f in files.values())
+            if "csv" in files and files.items() <= usual.items() and here:
+                whole.append(video)
+        return whole
 
     def _table(self, name: str) -> Path:
         return self.path / f"{name}.csv"
 
     def _whole_rows(self, name: str) -> list[dict[str, str]]:
-        """Rows of a table but for a last one that was not written to its end."""
-        path = self._table(name)
+        """Rows of a table but for a last one that was not written to its end.
+
+        Raises:
+            RunError: another table, or a damaged one.
+        """
+        path, head = self._table(name), self._heads[name]
         if not path.is_file():
             return []
-        text = path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        return list(csv.DictReader(whole.splitlines(keepends=True)))
+        try:
+            text = path.read_text(encoding="utf-8")
+            rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+        except (ValueError, csv.Error) as error:
+            raise RunError(
+                f"{path} is damaged ({error}): name another folder with --out"
+            ) from error
+        if any(row.keys() != {*head} or None in row.values() for row in rows):
+            raise RunError(
+                f"{path} is damaged or of another version, as its columns are not "
+                f"{', '.join(head)}: name another folder with --out"
+            )
+        return rows
 
     def _trim(self) -> None:
         """Leaves what is of finished frames: no half files; unreadable inputs are tried anew."""
-        for path in self.path.rglob(".*.tmp"):
-            path.unlink()
+        remove_leftovers(self.path.rglob(".*.tmp"))
         kept: dict[str, list[dict[str, str]]] = {
             **{
                 name: [row for row in self._whole_rows(name) if row["frame"] in self.done]
@@ -156,7 +198,8 @@ class Results:
         trace: TracebackType | None,
     ) -> None:
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # all rows are written, or an error has said why not
+                file.close()
         self._lock.release()
 
     def add(self, frame: Mapping[str, Any], regions: Iterable[Mapping[str, Any]]) -> None:
@@ -190,8 +233,9 @@ class Results:
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         file = self._files[name]
-        file.write(_line(_text(row[key]) for key in self._heads[name]))
-        file.flush()
+        with writing(self._table(name)):
+            file.write(_line(_text(row[key]) for key in self._heads[name]))
+            file.flush()
 
     def finish(self, **facts: Any) -> None:
         """Writes what is known at the end into ``summary.json``."""

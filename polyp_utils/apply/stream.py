@@ -49,12 +49,15 @@ def predictions(
     """Frames in their order, each with its copies' probabilities, float32 (K, C, S, S).
 
     None for a frame that could not be read. Frames are loaded in the pool, ahead of the network.
+
+    Raises:
+        WeightsError: the network's output for a frame is not finite.
     """
     for batch in _batches(in_order(pool, _call, frames), BATCH):
-        squares = [loaded.square for loaded in batch if loaded.square is not None]
+        seen = [loaded for loaded in batch if loaded.square is not None]
         start = time.perf_counter()
-        found = iter(_copies(model, squares))
-        share = (time.perf_counter() - start) / max(1, len(squares))
+        found = iter(_copies(model, seen))
+        share = (time.perf_counter() - start) / max(1, len(seen))
         for loaded in batch:
             if loaded.square is None:
                 yield loaded, None
@@ -90,9 +93,12 @@ def _batches(items: Iterable[_A], size: int) -> Iterator[list[_A]]:
         yield batch
 
 
-def _copies(model: Model, squares: list[Tensor]) -> list[Tensor]:
+def _copies(model: Model, frames: list[Loaded]) -> list[Tensor]:
     """Probabilities of each frame's copies, float32 (K, C, S, S); none of no frame."""
+    squares = [loaded.square for loaded in frames if loaded.square is not None]
     if not squares:
         return []
     turns = MIRRORS if model.mirrored else MIRRORS[:1]
-    return list(predict_copies(model.network, torch.stack(squares), model.compute, BATCH, turns))
+    names = [f"{loaded.name or loaded.source} by {model.path}" for loaded in frames]
+    images = torch.stack(squares)
+    return list(predict_copies(model.network, images, model.compute, BATCH, turns, names))

@@ -41,7 +41,7 @@ def timeline(table: Path, seconds: float, title: str, doubt: str) -> str:
         most = _round_up(max(*curve.values(), unit / 100))
         svg += [_text(_LEFT, top - 8, label, "start"), *_panel(curve, most, top, colour)]
     bottom = height - 38
-    step = next((s for s in _STEPS if seconds / s <= 10), _STEPS[-1])
+    step = next((s for s in _STEPS if seconds / s <= 10), math.ceil(seconds / 10))
     for tick in range(0, math.floor(seconds) + 1, step):
         x = _LEFT + tick / seconds * wide
         svg += [_line(x, bottom, x, bottom + 4), _text(x, bottom + 17, _clock(tick), "middle")]

@@ -30,7 +30,9 @@ from polyp_utils.apply.stream import Loaded
 from polyp_utils.apply.timeline import timeline
 from polyp_utils.common.exceptions import DataError, ExtraError
 from polyp_utils.common.files import atomic
+from polyp_utils.data.pixels import MAX_PIXELS
 
+_FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,asf"  # no lists of other files
 _LACKING = 1.0  # seconds that may lack at the end: containers round, and sound may last longer
 _COLUMNS = ("frame", "time", "found", "regions", "area")
 _BT709, _LIMITED = 1, 1  # codes of a colour space and of a range of levels
@@ -91,6 +93,13 @@ class Clip:
         if self._stream is None or self._stream.codec_context is None:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             raise DataError(f"{video.path} holds no video that can be decoded (only {kinds})")
+        context = self._stream.codec_context
+        if context.width * context.height > MAX_PIXELS:
+            raise DataError(
+                f"{video.path} has frames of {context.width}×{context.height} pixels; at most "
+                f"{MAX_PIXELS:,} are read: scale it down"
+            )
+        context.options = {"max_pixels": str(MAX_PIXELS)}  # of frames that do not keep to that
         self._stream.thread_type = "AUTO"
         self._damaged, self._cut = 0, False
         self._frames = self._decoded()
@@ -191,7 +200,8 @@ def open_video(video: Input) -> Iterator[Clip]:
     """
     av = _av()
     try:
-        container = av.open(str(video.path))
+        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+        container = av.open(str(video.path.absolute()), options=options)  # "a:b" is no address
     except av.FFmpegError as error:
         raise DataError(
             f"{video.path} cannot be read as a video ({error.strerror}): it is empty, cut off, "
@@ -276,8 +286,14 @@ def film_of(clip: Clip, results: Results, pictures: bool) -> Iterator[Film]:
             container = _av().open(str(paths["file"]), "w", format="mp4", options=options)
             stack.enter_context(container)
         film = Film(clip, results.doubt, table, container)
-        yield film
-        film.end()
+        try:
+            yield film
+            film.end()
+        except _av().FFmpegError as error:
+            raise DataError(
+                f"{clip.video.path} cannot be written as a film ({error.strerror}): look at it "
+                "with --maps-only, or save it anew with another program"
+            ) from error
         table.flush()
         if pictures:
             title = f"{clip.video.name}: polyp area and doubt over time"

@@ -254,10 +254,10 @@ class Viewer:
             return
         folder = self.out / "uploads"
         paths = [folder / Path(file["name"]).name for file in self.upload.value]
-        for path, file in zip(paths, self.upload.value, strict=True):
-            with atomic(path) as temporary:
-                temporary.write_bytes(file["content"])
         try:
+            for path, file in zip(paths, self.upload.value, strict=True):
+                with atomic(path) as temporary:
+                    temporary.write_bytes(file["content"])
             self.open(paths)
         except (ValueError, UserError, OSError) as error:
             self._say(self.said, str(error))

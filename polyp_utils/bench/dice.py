@@ -16,12 +16,12 @@ from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.grouping import known_groups
 from polyp_utils.data.labels import get_scheme, is_polyp
-from polyp_utils.data.splits import split_of
+from polyp_utils.data.split import Split
 from polyp_utils.deploy.onnx import calibration_images
 from polyp_utils.model.predict import to_polyp_mask
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import load_weights, read_header
-from polyp_utils.runs.run import Run, find_run
+from polyp_utils.runs.run import Run, find_run, split_of
 from polyp_utils.score.intervals import mean_interval
 from polyp_utils.score.overlap import count, dice
 
@@ -34,11 +34,13 @@ class WeightsFile:
         name: for tables.
         weights: the file.
         config: data set, split, scheme, network size and width.
+        split: the frames of each part.
     """
 
     name: str
     weights: Path
     config: RunConfig
+    split: Split
 
 
 def find_weights(source: str, **settings: Any) -> Run | WeightsFile:
@@ -66,7 +68,8 @@ def find_weights(source: str, **settings: Any) -> Run | WeightsFile:
             "be that of its training, or it is tested on frames that it has seen"
         )
     config = RunConfig.from_recipe("card", **known, width=header.width, limit=stored.get("limit"))
-    return WeightsFile(path.stem, path, config)
+    split = split_of(config, header.metadata.get("split_ids", ""))
+    return WeightsFile(path.stem, path, config, split)
 
 
 def dice_of_runs(runs: Iterable[Run | WeightsFile]) -> pd.DataFrame:
@@ -107,13 +110,14 @@ def dice_by_runtime(
         frame; ``n``, the number of frames.
     """
     config, scheme = run.config, get_scheme(run.config.scheme)
-    ids = split_of(config).test
+    split = run.split
+    ids = split.test
     images = dataset.images[dataset.rows(ids)]
     truths = [is_polyp(torch.from_numpy(dataset.original_mask(i))) for i in ids]
     per_frame: dict[str, Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:
         network = load_weights(UNet(3, scheme.logits, config.width), run.weights)
-        calibration = calibration_images(config)
+        calibration = calibration_images(config, split)
         weights = prepare_runtimes(Path(folder), network, config.to_dict(), calibration)
         for name in dict.fromkeys((CARD, *(runtimes or runtimes_here()))):
             try:

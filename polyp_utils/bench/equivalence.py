@@ -23,7 +23,7 @@ from polyp_utils.common.files import write_csv
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import get_scheme
 from polyp_utils.data.parts import load_parts
-from polyp_utils.data.splits import split_of
+from polyp_utils.runs.run import split_of
 from polyp_utils.train.learner import Learner, epoch_order
 from polyp_utils.train.validation import validate
 

@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from polyp_utils.common.exceptions import unknown
+from polyp_utils.common.names import unfit_title
+from polyp_utils.common.paths import common_folder
 
 _SCHEMES = "trimap, binary, unused-third, jpeg-levels or neopolyp (what the classes are)"
+_DATASET = "name in the catalogue, a folder, or IMAGES::MASKS (patterns)"
 _DICE_ABSENT = "a class absent from the batch, in the Dice loss"
 _PRECISION = "auto: bf16 where the hardware has it"
+MAX_WIDTH, MAX_IMAGE_SIZE = 512, 4096  # more takes memory that no machine has
 _COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune")
 
 
@@ -42,8 +46,8 @@ class RunConfig:
     """
 
     recipe: str = _setting("card", "named settings to start from")
-    dataset: str = _setting("kvasir-seg", "name in the catalogue, or a folder")
-    split: str = _setting("random-800-s42", "name of a split, or a CSV file with columns id, part")
+    dataset: str = _setting("kvasir-seg", _DATASET)
+    split: str = _setting("random-800-s42", "name of a split, or a file or folder with your own")
     scheme: str = _setting("trimap", _SCHEMES)
     image_size: int = _setting(256, "side of the network's input in pixels, a multiple of 16")
     width: int = _setting(64, "channels of the first stage")
@@ -79,9 +83,15 @@ class RunConfig:
     name: str = _setting("", "run folder; empty: derived from the settings")
 
     def __post_init__(self) -> None:
+        for name, value in self.to_dict().items():
+            if isinstance(value, str) and (why := unfit_title(value)):
+                raise ValueError(f"{name} is {value!r}; it {why}: use another name")
         for name in ("width", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, most in (("width", MAX_WIDTH), ("image_size", MAX_IMAGE_SIZE)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at most {most}")
         if self.width % 2:
             raise ValueError(f"width is {self.width}; it must be even (the head halves it)")
         if self.image_size < 32 or self.image_size % 16:
@@ -143,18 +153,10 @@ class RunConfig:
         recipe = _FORMER_NAMES.get(recipe, recipe)
         if recipe not in RECIPES:
             raise unknown("recipe", recipe, RECIPES)
-        types = {f.name: type(f.default) for f in fields(cls)}
         given = {key: value for key, value in overrides.items() if value is not None}
         if "dataset" in given:
             given.setdefault("split", _usual_split(RECIPES[recipe], given["dataset"]))
-        for key, value in given.items():
-            if key not in types or key == "recipe":
-                raise unknown("parameter", key, set(types) - {"recipe"})
-            if types[key] is float and isinstance(value, int) and not isinstance(value, bool):
-                given[key] = float(value)
-            elif type(value) is not types[key]:
-                raise ValueError(f"{key} is {value!r}; it must be of type {types[key].__name__}")
-        return replace(RECIPES[recipe], **given)
+        return replace(RECIPES[recipe], **_of_known_types(given))
 
     @classmethod
     def from_notebook(cls, namespace: dict[str, Any]) -> "RunConfig":
@@ -171,11 +173,15 @@ class RunConfig:
         """The settings in a run's record, see `to_dict`.
 
         Raises:
-            ValueError: a value out of range.
-            TypeError: a setting that this version does not know.
+            ValueError: a setting or recipe that this version does not know, or a value that is out
+                of range or of the wrong type.
         """
-        recipe = settings.get("recipe", cls.recipe)
-        return cls(**{**settings, "recipe": _FORMER_NAMES.get(recipe, recipe)})
+        given = {**settings}
+        recipe = given.pop("recipe", cls.recipe)
+        recipe = _FORMER_NAMES.get(str(recipe), recipe)
+        if recipe not in [*RECIPES]:
+            raise unknown("recipe", recipe, RECIPES)
+        return cls(recipe=recipe, **_of_known_types(given))
 
     @property
     def run_name(self) -> str:
@@ -192,8 +198,13 @@ class RunConfig:
         if self.name:
             return self.name
         usual = RECIPES.get(self.recipe, self)
-        data = f"-{Path(self.dataset).name}" if self.dataset != usual.dataset else ""
-        split = Path(self.split).stem if self.split != _usual_split(usual, self.dataset) else ""
+        place = common_folder(*self.dataset.split("::")) if "::" in self.dataset else self.dataset
+        data = f"-{Path(place).name}" if self.dataset != usual.dataset else ""
+        file, _, fold = Path(self.split).name.rpartition("#")  # `splits_final.json#2`
+        split = (
+            f"{Path(file).stem}-fold{fold}" if file and fold.isalnum() else Path(self.split).stem
+        )
+        split = split if self.split != _usual_split(usual, self.dataset) else ""
         middle = "".join(f"-{part}" for part in (split, self.scheme) if part)
         limit = f"-n{self.limit}" if self.limit else ""
         name = f"{recipe}{data}{middle}-w{self.width}-s{self.seed}{limit}"
@@ -217,6 +228,23 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as written to ``config.json``."""
         return asdict(self)
+
+
+def _of_known_types(given: dict[str, Any]) -> dict[str, Any]:
+    """Settings but the recipe, whole numbers made floats where those are meant.
+
+    Raises:
+        ValueError: an unknown name, or a value of the wrong type.
+    """
+    types = {f.name: type(f.default) for f in fields(RunConfig) if f.name != "recipe"}
+    for key, value in given.items():
+        if key not in types:
+            raise unknown("parameter", key, types)
+        if type(value) not in (types[key], int if types[key] is float else types[key]):
+            raise ValueError(f"{key} is {value!r}; it must be of type {types[key].__name__}")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError(f"{key} has more than 64 bits; use a smaller number")
+    return {key: float(v) if types[key] is float else v for key, v in given.items()}
 
 
 def check_parameters(cells: Sequence[str] | None = None) -> None:

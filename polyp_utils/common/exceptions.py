@@ -33,6 +33,10 @@ class DivergedError(UserError):
     """The loss is not finite; the message names the first such step and what to try."""
 
 
+class WriteError(OSError):
+    """A file cannot be written; the message names it and says why and what to do."""
+
+
 class RunError(UserError):
     """The run folder cannot be used as requested; the message says what to do."""
 
@@ -51,6 +55,13 @@ class WeightsError(ValueError):
 
 class HubError(RuntimeError):
     """The Hub did not deliver the weights; the message says why and how else to get them."""
+
+
+def few(names: Iterable[str], most: int = 6) -> str:
+    """The first names, and how many more there are."""
+    listed = [*names]
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
 
 
 def unknown(kind: str, value: object, valid: Iterable[str]) -> ValueError:

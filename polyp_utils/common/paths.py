@@ -1,6 +1,8 @@
 """Where data, cache and results lie on disk; environment variables override the defaults."""
 
+import glob
 import os
+import re
 from pathlib import Path
 
 
@@ -32,3 +34,17 @@ def cache_root() -> Path:
 def results_root() -> Path:
     """``POLYP_RESULTS``, else ``results/`` in the repository."""
     return _folder("POLYP_RESULTS", repo_root() / "results")
+
+
+def common_folder(*patterns: str) -> Path:
+    """The deepest folder that holds all files that patterns match, see `glob`."""
+    fixed = []
+    for pattern in patterns:
+        parts = []
+        for part in Path(os.path.abspath(pattern)).parts:
+            if glob.has_magic(re.sub(r"\[([*?[])\]", "", part)):
+                break
+            parts.append(re.sub(r"\[([*?[])\]", r"\1", part))  # undoes `glob.escape`
+        folder = Path(*parts)
+        fixed.append(folder.parent if folder.is_file() else folder)
+    return Path(os.path.commonpath(fixed))

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from polyp_utils.common.files import atomic
+from polyp_utils.common.files import atomic, remove_leftovers
 
 _DTYPES = {"U8": torch.uint8, "I64": torch.int64}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -104,15 +104,17 @@ def open_map(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises:
         FileNotFoundError: no such file.
-        SafetensorError: the file is damaged.
+        SafetensorError: the file is damaged, or holds other types.
     """
     with safe_open(path, "np") as file:  # checks the header against the file's length
-        metadata = file.metadata()
+        metadata = file.metadata() or {}
     content = _map(path)
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
     tensors = {}
     for name in header.keys() - {"__metadata__"}:
+        if header[name]["dtype"] not in _DTYPES:
+            raise SafetensorError(f"{name} is {header[name]['dtype']}, not {' or '.join(_DTYPES)}")
         dtype, (first, end) = _DTYPES[header[name]["dtype"]], header[name]["data_offsets"]
         count = (end - first) // dtype.itemsize
         flat = torch.frombuffer(content, dtype=dtype, count=count, offset=start + first)
@@ -142,8 +144,7 @@ def one_writer(path: Path) -> Iterator[None]:
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     with lock:
         try:
-            for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-                leftover.unlink()
+            remove_leftovers(path.parent.glob(f".{path.name}.*.tmp"))
             yield
         finally:
             # No lock file stays in the folder. Should that ever let two processes in, both would

@@ -1,13 +1,16 @@
 """The known data sets: layout, archive, checksum, licence, citation; verified download."""
 
+import glob
 import os
 import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from polyp_utils.common.exceptions import unknown
-from polyp_utils.common.paths import data_root, repo_root
+from polyp_utils.common.exceptions import DataError, few, unknown
+from polyp_utils.common.names import unfit_title
+from polyp_utils.common.paths import common_folder, data_root, repo_root
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class DatasetInfo:
         archive: its file, if the terms allow an automatic download.
         ignore: sub-folders without polyp masks.
         joins: the data sets whose frames it combines, under the same ids.
+        patterns: of images and masks, in place of a folder.
         shown: whether published figures may show some of its frames, small and cited; False
             unless its terms permit research use without a request or an agreement.
     """
@@ -45,6 +49,7 @@ class DatasetInfo:
     archive: Archive | None = None
     ignore: tuple[str, ...] = ()
     joins: tuple[str, ...] = ()
+    patterns: tuple[str, str] | None = None
     shown: bool = False
 
 
@@ -160,36 +165,68 @@ CATALOG: dict[str, DatasetInfo] = {
 
 
 def get_info(name: str) -> DatasetInfo:
-    """The catalogue's entry of that name, or one for a folder with images and masks.
+    """The catalogue's entry of that name, or one for images and masks of the user's.
 
     Args:
-        name: name of an entry, or a path (absolute, or relative to the working folder or the
-            repository).
+        name: name of an entry, a folder, or ``IMAGES::MASKS``, the patterns of both (see `glob`).
+            Paths are absolute, or relative to the working folder, the repository or the data root.
 
     Raises:
-        ValueError: neither; the message suggests the nearest valid name.
+        ValueError: none of these; the message suggests the nearest valid name.
+        DataError: a folder whose name is `unfit_title`.
         FileNotFoundError: a path of several parts that is not a folder.
     """
     if name in CATALOG:
         return CATALOG[name]
-    for folder in (Path(name).expanduser(), repo_root() / name):
+    for root in (Path.cwd(), repo_root(), data_root()):
+        folder = root / Path(name).expanduser()
         if name and folder.is_dir():
-            return DatasetInfo(
-                name=re.sub(r"[^\w.-]+", "-", folder.resolve().name),
-                title=folder.resolve().name,
-                folders=(str(folder.resolve()),),
-                count=0,
-                licence="not known to this package: ask whoever gave you the data",
-                citation="whoever made them",
-                homepage="",
-            )
+            return _own(folder.resolve(), folders=(str(folder.resolve()),))
+    if "::" in name:
+        images, masks = name.split("::", 1)
+        if not images or not masks:
+            raise ValueError(f"dataset {name}: give two patterns, IMAGES::MASKS")
+        patterns = _absolute(images), _absolute(masks)
+        return _own(common_folder(*patterns), patterns=patterns)
     if len(Path(name).parts) > 1:
-        raise FileNotFoundError(f"dataset {name} is not a folder: give one with images and masks")
+        raise FileNotFoundError(
+            f"dataset {name} is not a folder: give one with images and masks. If the data of a run "
+            "were moved, train it again with its settings and their new place: nothing is trained, "
+            "but the place is recorded"
+        )
     raise ValueError(f"{unknown('dataset', name, CATALOG)}; or give the path of a folder")
+
+
+def _own(folder: Path, **place: Any) -> DatasetInfo:
+    """The entry of a data set that is not in the catalogue."""
+    if why := unfit_title(folder.name):
+        raise DataError(f"{folder} {why}: rename the folder")
+    return DatasetInfo(
+        name=re.sub(r"[^\w.-]+", "-", folder.name),
+        title=folder.name,
+        folders=place.get("folders", ()),
+        count=0,
+        licence="not known to this package: ask whoever gave you the data",
+        citation="whoever made them",
+        homepage="",
+        patterns=place.get("patterns"),
+    )
+
+
+def _absolute(pattern: str) -> str:
+    """The pattern below the first root where it matches; the working folder, if nowhere."""
+    given = Path(pattern).expanduser()
+    if given.is_absolute():
+        return str(given)
+    roots = (Path.cwd(), repo_root(), data_root())
+    matching = (root for root in roots if glob.glob(str(given), root_dir=root, recursive=True))
+    return os.path.normpath(f"{glob.escape(str(next(matching, roots[0])))}/{given}")
 
 
 def locate(info: DatasetInfo) -> Path:
     """The data set's folder under the data root; fetched if absent and allowed.
+
+    Also one that a browser or an archive has renamed: ``Kvasir-SEG (1)``, ``kvasir-seg-master``.
 
     Raises:
         FileNotFoundError: absent and not downloadable; the message says what to put where.
@@ -198,12 +235,30 @@ def locate(info: DatasetInfo) -> Path:
         if (data_root() / name).is_dir():
             return data_root() / name
     folder = data_root() / info.folders[0]
+    renamed = _renamed(info)
+    if len(renamed) == 1:
+        return renamed[0]
+    if renamed:
+        reason = f"{few(path.name for path in renamed)} could all be it; rename the right one"
+        raise FileNotFoundError(_missing(info, folder, reason))
     if os.environ.get("POLYP_DATA") and not data_root().is_dir():
         raise FileNotFoundError(_missing(info, folder, "POLYP_DATA is not an existing folder"))
     if info.archive is None:
         reason = "its terms allow no automatic download"
         raise FileNotFoundError(_missing(info, folder, reason))
     return fetch(info, info.archive, data_root())
+
+
+def _renamed(info: DatasetInfo) -> list[Path]:
+    """Folders of the data root with one of the set's names, but for case, signs and suffixes."""
+    names = {_plain(name) for name in info.folders if "/" not in name}
+    there = sorted(data_root().iterdir()) if data_root().is_dir() else []
+    return [path for path in there if path.is_dir() and _plain(path.name) in names]
+
+
+def _plain(name: str) -> str:
+    without = re.sub(r"( ?\(\d+\)|[-_ ](master|main|copy))+$", "", name.lower())
+    return re.sub(r"[\W_]+", "", without)
 
 
 def fetch(info: DatasetInfo, archive: Archive, root: Path) -> Path:

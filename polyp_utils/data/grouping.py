@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -14,6 +15,7 @@ from polyp_utils.data.pairs import near_duplicates
 from polyp_utils.data.split import Split, grouped_parts
 
 SEED = 42
+VALIDATION_SHARE = 0.1  # of a training part that has to give a validation part
 _AREA_BINS = 5
 _SIZE = 256  # of the masks that areas are measured on, in pixels
 
@@ -72,6 +74,24 @@ def grouped(name: str) -> Split:
     dataset = PolypDataset(name, _SIZE)
     parts = grouped_parts(groups(dataset), frame_strata(dataset), (0.8, 0.1, 0.1), SEED)
     return Split("grouped", *parts)
+
+
+def with_validation(split: Split, name: str) -> Split:
+    """The split with a validation part that is drawn from its training part, as in `grouped`.
+
+    Args:
+        split: has no validation part.
+        name: the data set's name, or its folder.
+    """
+    dataset = PolypDataset(name, _SIZE)
+    dataset.rows((*split.train, *split.test))
+    found = known_pairs(name)
+    if found is None:
+        found = near_duplicates(dataset.source, dataset.info.name)
+    linked = _linked(dataset, found, dataset.ids)
+    shares = (1 - VALIDATION_SHARE, VALIDATION_SHARE)
+    _, val = grouped_parts({i: linked[i] for i in split.train}, frame_strata(dataset), shares, SEED)
+    return replace(split, train=tuple(i for i in split.train if i not in {*val}), val=val)
 
 
 def folds(name: str, count: int) -> list[tuple[str, ...]]:

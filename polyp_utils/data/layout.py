@@ -1,27 +1,37 @@
-"""Which image belongs to which mask, in a folder of any layout.
+"""Which image belongs to which mask, in a folder of any layout or between two patterns.
 
 Folders are paired by place and name (``images``/``masks``, ``Original``/``Ground Truth``,
-``train``/``train_gt``, …), files by stem. Ambiguity is an error that lists what was found: no file
+``train``/``train_gt``, …), files by stem. Ambiguity is an error that lists what was found. What is
+left aside by rule (boxes, outlines, frames that come without masks) is counted in a note: no file
 is dropped silently.
 """
 
-import itertools
-import os
-import re
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from polyp_utils.common.exceptions import DataError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-_SIDE_FILES = {".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".pdf"}
-_SIDE_FILES |= {".zip", ".tar", ".gz", ".7z", ".rar", ".xlsx", ".xls", ".py", ".m", ".ipynb"}
-_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}  # and anything that begins with a dot
-_IMAGE_WORDS = {"image", "images", "img", "imgs", "original", "originals", "frames", "bbdd"}
-_MASK_WORDS = {"mask", "masks", "gt", "groundtruth", "ground", "truth", "label", "labels"}
-_MASK_WORDS |= {"annotation", "annotations", "segmentation", "segmentations", "seg", "gtpolyp"}
+from polyp_utils.common.exceptions import DataError, few
+from polyp_utils.common.names import unfit
+from polyp_utils.common.paths import common_folder
+from polyp_utils.data.boxes import describe_annotations
+from polyp_utils.data.folders import (
+    BY_PATTERNS,
+    IMAGES,
+    MASKS,
+    NEITHER,
+    OTHER,
+    FolderPair,
+    aside_notes,
+    left_aside,
+    pair_folders,
+    place_of,
+    prefix_of,
+    role_of,
+)
+from polyp_utils.data.label_map import find_labels
+from polyp_utils.data.listing import SUFFIXES, Listing, files_of, sort_files, walk_files
+from polyp_utils.data.stems import case_names, fits, holds_both, pair_files, split_files
 
 
 @dataclass(frozen=True)
@@ -30,13 +40,17 @@ class Pairs:
 
     Attributes:
         pairs: id -> (image, mask), in the order of the ids. The id is the image's stem, preceded by
-            its place (``Kvasir/1``) if the folder holds several pairs of folders.
+            its place (``Kvasir/1``) if there are several folders of images.
         problems: a message for each file without a partner, with a shared stem, or in an
-            unsupported format.
+            unsupported format, and for each broken link and each image whose id is `unfit`.
+        notes: a sentence for each kind of file that is left aside by rule.
+        labels: class index -> name, if a ``dataset.json`` says that masks hold indices; else None.
     """
 
     pairs: dict[str, tuple[Path, Path]]
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    labels: dict[int, str] | None = None
 
 
 def find_pairs(folder: Path, ignore: Iterable[str] = ()) -> Pairs:
@@ -47,181 +61,156 @@ def find_pairs(folder: Path, ignore: Iterable[str] = ()) -> Pairs:
         ignore: names of sub-folders to skip, for example one without masks.
 
     Raises:
-        DataError: no folder, no image files, or folders that cannot be paired with certainty.
+        DataError: no folder, no image files, folders that cannot be paired with certainty, or
+            annotations that are no masks.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist: give a folder that holds images and masks")
-    files, problems = _list(folder, set(ignore))
+    paths = list(walk_files(folder, set(ignore)))
+    side = sort_files(paths, folder)
     try:
-        pairs, left_over = _pair(folder, files)
+        if not side.files:
+            raise DataError(f"{folder} holds {_no_images(paths)}")
+        folders = pair_folders(folder, side.files, holds_both, fits)
+        if not folders.pairs:
+            others = "".join(f". {note}" for note in aside_notes(folders, side.files))
+            raise DataError(_why_no_pairs(folder, paths, side.files) + others)
     except DataError:
-        if problems:  # an unsupported format best explains why nothing fits
-            raise DataError(problems[0]) from None
+        if side.problems:  # a broken link or an unsupported format best explains why nothing fits
+            raise DataError(side.problems[0]) from None
         raise
-    return Pairs(dict(sorted(pairs.items())), (*problems, *left_over))
+    side.notes += aside_notes(folders, side.files)
+    return _pair(folder, side, [_unit(pair, side) for pair in folders.pairs])
 
 
-def _pair(
-    folder: Path, files: dict[PurePosixPath, list[Path]]
-) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
-    """Id -> (image, mask), and a message for each file without a partner."""
-    if not files:
-        raise DataError(f"{folder} holds no image files ({', '.join(SUFFIXES)})")
-    pairs, problems = {}, []
-    places = _pair_folders(folder, sorted(files))
-    for images, masks in places:
-        named, wrong = _pair_files(files[images], files[masks], folder / images, folder / masks)
-        problems += wrong
-        place = [part for part in images.parts if _place(PurePosixPath(part))]
-        prefix = "".join(f"{part}/" for part in place) if len(places) > 1 else ""
-        pairs.update({f"{prefix}{stem}": pair for stem, pair in named.items()})
-    return pairs, problems
+def match_pairs(images: str, masks: str) -> Pairs:
+    """Pairs the files that one pattern matches with those that another does.
 
+    Args:
+        images: a pattern as of `glob`, ``**`` for folders of any depth; or a folder.
+        masks: another one.
 
-def _list(folder: Path, ignore: set[str]) -> tuple[dict[PurePosixPath, list[Path]], list[str]]:
-    """Image files by relative folder, and a message for each file in an unsupported format.
-
-    Only side files (text, tables, archives) are skipped silently. Links to folders are followed,
-    except those that lead back to a folder above them.
+    Raises:
+        DataError: a pattern that matches nothing, both the same files, or file names that occur in
+            several folders which cannot be paired with certainty.
     """
-    files: dict[PurePosixPath, list[Path]] = defaultdict(list)
-    problems = []
-    for path in walk_files(folder, ignore):
-        if path.suffix.lower() in SUFFIXES:
-            files[PurePosixPath(path.parent.relative_to(folder).as_posix())].append(path)
-        elif path.suffix.lower() not in _SIDE_FILES:
-            problems.append(f"{path} is in an unsupported format: save it as PNG, or remove it")
-    return files, problems
-
-
-def walk_files(folder: Path, ignore: Collection[str] = ()) -> Iterator[Path]:
-    """All files below a folder, sorted within each, without clutter and folders to ignore.
-
-    Links to folders are followed, except those that lead back to a folder above them.
-    """
-    for root, folders, names in os.walk(folder, followlinks=True):
-        here = Path(root)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not (is_clutter(name) or name in ignore)
-            and not here.resolve().is_relative_to((here / name).resolve())
+    root = common_folder(images, masks)
+    matched = [files_of(pattern) for pattern in (images, masks)]
+    if both := set(matched[0]) & set(matched[1]):
+        raise DataError(
+            f"{images} and {masks} match {len(both)} files alike, first {min(both)}: give patterns "
+            "that tell images from masks, such as '*.jpg' and '*.png'"
         )
-        yield from (here / name for name in sorted(names) if not is_clutter(name))
-
-
-def is_clutter(name: str) -> bool:
-    """Whether a file or folder is what an operating system leaves behind, by its name."""
-    return name.startswith(".") or name.lower() in _CLUTTER
-
-
-def _pair_folders(
-    folder: Path, found: list[PurePosixPath]
-) -> list[tuple[PurePosixPath, PurePosixPath]]:
-    """(folder of images, folder of masks) for each pair of folders; a folder may be both."""
-    if len(found) == 1:  # one folder: `1.jpg` beside `1_mask.png`
-        if _is_mask_folder(found[0]):
-            raise DataError(f"{folder} holds masks ({found[0]}) but no images: put those beside it")
-        return [(found[0], found[0])]
-    by_place: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
-    for path in found:
-        by_place[_place(path)][_is_mask_folder(path)].append(path)
-    alone = [group for group in by_place.values() if not all(group)]
-    images, masks = ([path for group in alone for path in group[i]] for i in (0, 1))
-    whole = {place: group for place, group in by_place.items() if all(group)}
-    if len(images) == len(masks) == 1 and images[0].parent == masks[0].parent:
-        whole[images[0].parent.as_posix()] = (images, masks)  # `ETIS/` beside `Ground Truth/`
-    elif alone:
-        raise DataError(_ambiguous(folder, found, f"{(images or masks)[0]} has no counterpart"))
-    for place, group in whole.items():
-        if len(group[0]) > 1 or len(group[1]) > 1:
-            several = " and ".join(str(path) for path in max(group, key=len))
-            raise DataError(_ambiguous(folder, found, f"{several} both belong to {place!r}"))
-    return [(images[0], masks[0]) for _, (images, masks) in sorted(whole.items())]
-
-
-def _ambiguous(folder: Path, found: list[PurePosixPath], why: str) -> str:
-    listed = ", ".join(f"{p} ({'masks' if _is_mask_folder(p) else 'images'})" for p in found)
-    return (
-        f"{folder}: cannot tell which folders belong together: {why}. Found: {listed}. Give a "
-        "folder that holds one pair, such as images/ and masks/, or remove the others"
-    )
-
-
-def _words(name: str) -> list[str]:
-    return re.findall(r"[^\W_]+", name)
-
-
-def _says_mask(name: str) -> bool:
-    return any(word.lower() in _MASK_WORDS for word in _words(name))
-
-
-def _is_mask_folder(path: PurePosixPath) -> bool:
-    return any(map(_says_mask, path.parts))
-
-
-def _place(path: PurePosixPath) -> str:
-    """The path without words for image or mask: the same for both folders of a pair."""
-    role = _IMAGE_WORDS | _MASK_WORDS
-    parts = (" ".join(w for w in _words(p) if w.lower() not in role) for p in path.parts)
-    return "/".join(part for part in parts if part)
-
-
-def _pair_files(
-    images: list[Path], masks: list[Path], image_folder: Path, mask_folder: Path
-) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
-    """Stem -> (image, mask), and a message for each file without a partner."""
-    if image_folder == mask_folder:
-        masks = [path for path in images if _says_mask(path.stem)]
-        images = [path for path in images if not _says_mask(path.stem)]
-        if not masks:
-            raise DataError(
-                f"{image_folder} holds images but no masks: put masks into a folder masks/ beside "
-                "it, under the images' names, or into the same folder as <name>_mask"
+    sides = [sort_files(paths, root) for paths in matched]
+    for pattern, paths, side in zip((images, masks), matched, sides, strict=True):
+        if not side.files:
+            problem = (
+                f"{pattern} matches {_no_images(paths)}: correct the pattern; ** means folders "
+                "of any depth"
             )
-    problems: list[str] = []
-    keyed = [_by_stem(paths, problems) for paths in (images, masks)]
-    if not keyed[0].keys() & keyed[1].keys():  # `1.tif` and `p1.tif`, `a.jpg` and `a_mask.png`
-        keyed = [_by_core(stems) for stems in keyed]
-    of_image, of_mask = keyed
-    for one, other, what, where in (
-        (of_image, of_mask, "mask", mask_folder),
-        (of_mask, of_image, "image", image_folder),
-    ):
-        alone = sorted(one.keys() - other.keys())
+            raise DataError(side.problems[0] if side.problems else problem)
+    one, other = sides
+    union = Listing({}, one.broken | other.broken, one.problems + other.problems, [])
+    union.notes = [*dict.fromkeys(one.notes + other.notes)]
+    all_files = [[path for paths in side.files.values() for path in paths] for side in sides]
+    if len(other.files) == 1 or all(len({p.stem for p in side}) == len(side) for side in all_files):
+        return _pair(root, union, [_Unit(all_files[0], all_files[1])])
+    places = [_places(side.files) for side in sides]
+    if places[0].keys() != places[1].keys() or len(places[0]) < len(one.files):
+        raise DataError(
+            f"{images} and {masks} match files of the same names in several folders, and which "
+            f"belong together is not certain: {few(map(str, one.files))} and "
+            f"{few(map(str, other.files))} in {root}. Give patterns that match one folder each"
+        )
+    return _pair(root, union, [_Unit(places[0][at], places[1][at]) for at in places[0]])
+
+
+def _places(files: dict[PurePosixPath, list[Path]]) -> dict[str, list[Path]]:
+    """Files by place: the words of their folders that are not for roles, or that differ."""
+    shared = set.intersection(*(set(path.parts) for path in files)) if len(files) > 1 else set()
+    parts = {path: [part for part in path.parts if part not in shared] for path in files}
+    return {place_of(PurePosixPath(*parts[path])): paths for path, paths in files.items()}
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Images, and where their masks are; ``partial``: some of the images may have none."""
+
+    images: list[Path]
+    masks: list[Path]
+    partial: bool = False
+
+
+def _unit(pair: FolderPair, side: Listing) -> _Unit:
+    images = [path for folder in pair.images for path in side.files[folder]]
+    if pair.images != (pair.masks,):
+        return _Unit(images, side.files[pair.masks], pair.partial)
+    images, masks, others = split_files(images)
+    if others:
+        side.notes.append(left_aside((path.name for path in others), len(others), OTHER))
+    return _Unit(images, masks)
+
+
+def _pair(root: Path, side: Listing, units: list[_Unit]) -> Pairs:
+    pairs: dict[str, tuple[Path, Path]] = {}
+    problems, notes, labels = list(side.problems), list(side.notes), list[dict[int, str] | None]()
+    several = len({path.parent for unit in units for path in unit.images}) > 1
+    for unit in units:
+        case = case_names(unit.images)
+        labels.append(find_labels(unit.images[0].parent.parent) if case else None)
+        found = pair_files(unit.images, unit.masks, case)
+        for image, mask in found.pairs:
+            stem = case(image) if case else image.stem
+            folder = PurePosixPath(image.parent.relative_to(root).as_posix())
+            frame_id = f"{prefix_of(folder) if several else ''}{stem}"
+            if frame_id in pairs:
+                problems.append(
+                    f"{pairs[frame_id][0]} and {image} share the id {frame_id}: keep one"
+                )
+            elif why := unfit(frame_id):
+                problems.append(f"{image} {why}: rename it, and its mask")
+            elif not {image, mask} & side.broken:
+                pairs[frame_id] = image, mask
+        problems += found.problems
+        alone = [(found.alone_masks, unit.masks, "image", unit.images)]
+        if unit.partial and found.alone_images:
+            kind = f"of {len(unit.images)}, without a mask in {unit.masks[0].parent.name}"
+            names = (path.name for path in found.alone_images)
+            notes.append(left_aside(names, len(found.alone_images), kind))
+        else:
+            alone = [(found.alone_images, unit.images, "mask", unit.masks), *alone]
         problems += [
-            f"{one[key]} has no {what}, like {len(alone)} of {len(one)} files: put the {what} into "
-            f"{where} or remove the file"
-            for key in alone
+            f"{path} has no {what}, like {len(without)} of {len(among)} files: put the {what} into "
+            f"{others[0].parent} or remove the file"
+            for without, among, what, others in alone
+            for path in without
+            if path not in side.broken
         ]
-    both = sorted(of_image.keys() & of_mask.keys())
-    return {of_image[key].stem: (of_image[key], of_mask[key]) for key in both}, problems
+    if any(each != labels[0] for each in labels):
+        raise DataError(f"{root} holds sets with different labels: give the folder of one")
+    return Pairs(dict(sorted(pairs.items())), tuple(problems), tuple(notes), labels[0])
 
 
-def _by_stem(paths: list[Path], problems: list[str]) -> dict[str, Path]:
-    stems: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in stems:
-            problems.append(f"{stems[path.stem]} and {path} share a stem: keep one")
-        stems.setdefault(path.stem, path)
-    return stems
+def _no_images(paths: Iterable[Path]) -> str:
+    others = Counter(path.suffix or "without suffix" for path in paths)
+    kinds = few(f"{count} {suffix}" for suffix, count in others.most_common())
+    return f"no image files ({', '.join(SUFFIXES)})" + (f", only {kinds}" if others else "")
 
 
-def _by_core(stems: dict[str, Path]) -> dict[str, Path]:
-    """Files by name without the prefix and suffix common to all; digits are never cut off."""
-    names = list(stems)
-    if len(names) == 1:  # nothing to compare with: drop words for image or mask only
-        core = "_".join(w for w in _words(names[0]) if w.lower() not in _MASK_WORDS | _IMAGE_WORDS)
-        return {core: stems[names[0]]}
-    start = _shared(names)
-    end = min(_shared([name[::-1] for name in names]), min(map(len, names)) - start)
-    return {name[start : len(name) - end]: path for name, path in stems.items()}
-
-
-def _shared(names: list[str]) -> int:
-    """Length of the digit-free prefix that all names share."""
-    columns = itertools.takewhile(
-        lambda letters: len(set(letters)) == 1 and not letters[0].isdigit(),
-        zip(*names, strict=False),
+def _why_no_pairs(folder: Path, paths: list[Path], files: dict[PurePosixPath, list[Path]]) -> str:
+    """The message for a folder with images alone, or masks alone."""
+    roles = {role_of(path): path for path in files}
+    if IMAGES not in roles:
+        role, path = max(roles.items(), key=lambda item: item[0] == MASKS)
+        kind = "boxes or outlines" if role == NEITHER else "masks"
+        return f"{folder} holds {kind} ({path}) but no images: put those beside it"
+    if found := describe_annotations(paths):
+        return (
+            f"{folder} holds images with {found}, but no masks: this package needs the pixels of "
+            "each polyp. Give masks, white on black, in a folder masks/ beside the images"
+        )
+    return (
+        f"{folder} holds images but no masks: put masks into a folder masks/ beside the images, "
+        "under their names, or into the same folder as <name>_mask; or say which files are which: "
+        f"{BY_PATTERNS}"
     )
-    return len(list(columns))

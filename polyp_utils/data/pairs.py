@@ -1,13 +1,13 @@
 """The near-duplicate pairs of a data set, kept in the cache."""
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from polyp_utils.common.exceptions import DataError
-from polyp_utils.common.files import write_csv
+from polyp_utils.common.files import read_csv, remove_leftovers, write_csv
 from polyp_utils.common.paths import cache_root
 from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
@@ -27,23 +27,27 @@ def near_duplicates(
         features: the frames' features in the order of their ids, if already extracted.
     """
     path = _cache(source, name)
-    if path.is_file():
-        return _read(path)
+    if (known := _read(path)) is not None:
+        return known
     features = features or duplicates.extract_all(source.read_image, source.ids)
     pairs = duplicates.find_near_duplicates(source.ids, features)
-    write_csv(path, pairs)
+    try:
+        remove_leftovers(path.parent.glob(f".{path.name}.*.tmp"))
+        write_csv(path, pairs)
+    except OSError as error:
+        why = error.__cause__ or error
+        warnings.warn(f"cache {path} not written ({why}); set POLYP_CACHE", stacklevel=2)
     return pairs
 
 
 def cached_pairs(name: str) -> pd.DataFrame | None:
     """The near-duplicates of a data set if a search's result is in the cache, else None."""
-    info = get_info(name)
     try:
+        info = get_info(name)
         source = open_source(info)
-    except (FileNotFoundError, DataError):  # absent or incomplete
+    except (FileNotFoundError, ValueError):  # absent or incomplete
         return None
-    path = _cache(source, info.name)
-    return _read(path) if path.is_file() else None
+    return _read(_cache(source, info.name))
 
 
 def _cache(source: Source, name: str) -> Path:
@@ -51,5 +55,12 @@ def _cache(source: Source, name: str) -> Path:
     return cache_root() / f"{name}-pairs-{hashlib.sha256(state.encode()).hexdigest()[:16]}.csv"
 
 
-def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"id_a": str, "id_b": str})
+def _read(path: Path) -> pd.DataFrame | None:
+    """The table in a file of the cache; None if it is not there or damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return read_csv(path, "id_a", "id_b").dropna(subset=["id_a", "id_b"])
+    except (KeyError, ValueError) as error:
+        warnings.warn(f"cache {path} is damaged ({error}): not used", stacklevel=3)
+        return None

@@ -4,21 +4,19 @@ import functools
 import hashlib
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import skimage  # loads its submodules on first use
-from PIL import Image
 
 from polyp_utils.common.exceptions import DataError
 from polyp_utils.data import phantom
 from polyp_utils.data.catalog import DatasetInfo, locate
-from polyp_utils.data.labels import THRESHOLD, colour_levels, is_coloured, undecided
-from polyp_utils.data.layout import find_pairs
-
-MAX_UNDECIDED = 0.01  # share of a mask's pixels
+from polyp_utils.data.label_map import labelled_mask
+from polyp_utils.data.labels import THRESHOLD, undecided
+from polyp_utils.data.layout import find_pairs, match_pairs
+from polyp_utils.data.masks import MaskFile, mask_file
+from polyp_utils.data.pixels import ImageHeader, Pixels, as_rgb, read_image_header, read_pixels
 
 
 class Source(Protocol):
@@ -26,6 +24,7 @@ class Source(Protocol):
 
     ids: tuple[str, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def read_image(self, frame_id: str) -> np.ndarray:
         """RGB uint8 (H, W, 3)."""
@@ -33,8 +32,11 @@ class Source(Protocol):
     def read_mask(self, frame_id: str) -> np.ndarray:
         """Levels uint8 (H, W), of the image's size; see :mod:`polyp_utils.data.labels`."""
 
-    def read_mask_file(self, frame_id: str) -> "MaskFile":
+    def read_mask_file(self, frame_id: str) -> MaskFile:
         """The mask as on disk, unchecked."""
+
+    def orientation(self, frame_id: str) -> int:
+        """EXIF orientation of the image file, 1 to 8; 1 is upright."""
 
     def file_hash(self, frame_id: str) -> str:
         """SHA-256 of the image's bytes, 16 hex digits."""
@@ -47,29 +49,39 @@ class Source(Protocol):
 
 
 class FolderSource:
-    """The pairs of a folder, see `find_pairs`.
+    """The pairs of a folder, see `find_pairs`, or of two patterns, see `match_pairs`.
 
     Attributes:
         problems: see `Pairs`; always empty if ``strict``.
+        notes, labels: see `Pairs`.
 
     Raises:
-        DataError: folders that cannot be paired, or (if ``strict``) the first of the problems.
+        DataError: files that cannot be paired, or (if ``strict``) the first of the problems.
     """
 
-    def __init__(self, folder: Path, ignore: Iterable[str] = (), strict: bool = True) -> None:
-        found = find_pairs(folder, ignore)
+    def __init__(
+        self, place: Path | tuple[str, str], ignore: Iterable[str] = (), strict: bool = True
+    ) -> None:
+        found = find_pairs(place, ignore) if isinstance(place, Path) else match_pairs(*place)
         if strict and found.problems:
-            raise DataError(found.problems[0])
+            more = len(found.problems) - 1
+            others = f". {more} more such errors: the audit lists them" if more else ""
+            raise DataError(found.problems[0] + others)
         self.pairs, self.problems = found.pairs, found.problems
+        self.notes, self.labels = found.notes, found.labels
         self.ids = tuple(self.pairs)
 
     def read_image(self, frame_id: str) -> np.ndarray:
-        """Decodes an image.
+        """Decodes an image, in the view that its mask was drawn on.
 
         Raises:
-            DataError: unreadable file.
+            DataError: unreadable file, or a view that is not certain, see `_as_paired`.
         """
-        return np.array(read_file(self.pairs[frame_id][0]).convert("RGB"))
+        image_path, mask_path = self.pairs[frame_id]
+        pixels = read_pixels(image_path)
+        if pixels.orientation != 1:
+            pixels = _as_paired(pixels, read_image_header(mask_path), mask_path)
+        return np.array(as_rgb(pixels))  # PyTorch wants it writable
 
     def read_mask(self, frame_id: str) -> np.ndarray:
         """Decodes a mask; the stray white pixel at (0, 0) of some masks is removed.
@@ -79,12 +91,16 @@ class FolderSource:
                 `MaskFile.check` rejects.
         """
         image_path, path = self.pairs[frame_id]
-        mask = read_levels(path)
-        size = image_size(image_path)
+        mask, image = self.read_mask_file(frame_id), read_image_header(image_path)
+        size = image.size
+        if image.orientation != 1 and mask.levels.shape != size:
+            size = image.stored_size  # as `_as_paired` decides
         if size != mask.levels.shape:
+            exif = f", EXIF orientation {image.orientation}" if image.orientation != 1 else ""
             raise DataError(
                 f"{path} is {mask.levels.shape[1]}×{mask.levels.shape[0]} px but its image "
-                f"{size[1]}×{size[0]}: they must have the same size"
+                f"{size[1]}×{size[0]}{exif}: they must have the same size; save the mask as it was "
+                "drawn"
             )
         mask.check()
         levels = mask.levels
@@ -92,22 +108,36 @@ class FolderSource:
             levels[0, 0] = 0
         return levels
 
-    def read_mask_file(self, frame_id: str) -> "MaskFile":
-        """The mask as on disk; errors as in `read_levels`."""
-        return read_levels(self.pairs[frame_id][1])
+    def read_mask_file(self, frame_id: str) -> MaskFile:
+        """The mask as on disk, in the view of its image; errors as in `read_mask`."""
+        image_path, path = self.pairs[frame_id]
+        pixels = read_pixels(path)
+        if pixels.orientation != 1:
+            pixels = _as_paired(pixels, read_image_header(image_path), image_path)
+        return mask_file(pixels) if self.labels is None else labelled_mask(pixels, self.labels)
+
+    def orientation(self, frame_id: str) -> int:
+        """EXIF orientation of the image file, or of the mask file if the image is upright."""
+        image, mask = map(read_image_header, self.pairs[frame_id])
+        return image.orientation if image.orientation != 1 else mask.orientation
 
     def file_hash(self, frame_id: str) -> str:
         """SHA-256 of the image file, 16 hex digits."""
         return hashlib.sha256(self.pairs[frame_id][0].read_bytes()).hexdigest()[:16]
 
     def stamp(self) -> str:
-        """Path, size and modification time of every file."""
+        """Path, size and modification time of every file, and what class indices mean."""
         stats = ((path, path.stat()) for pair in self.pairs.values() for path in pair)
-        return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
+        lines = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats]
+        return "\n".join([*lines, *self._meanings])
+
+    @property
+    def _meanings(self) -> list[str]:
+        return [f"{index} {name}" for index, name in sorted((self.labels or {}).items())]
 
     def fingerprint(self) -> str:
-        """SHA-256 over names and bytes of all files, 16 hex digits."""
-        digest = hashlib.sha256()
+        """SHA-256 over names and bytes of all files and labels, 16 hex digits."""
+        digest = hashlib.sha256("".join(self._meanings).encode())
         for pair in self.pairs.values():
             for path in pair:
                 digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -118,6 +148,7 @@ class PhantomSource:
     """Phantoms ``phantom-0000`` … with exact masks; see :mod:`polyp_utils.data.phantom`."""
 
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, count: int) -> None:
         self.ids = tuple(f"phantom-{index:04d}" for index in range(count))
@@ -132,10 +163,14 @@ class PhantomSource:
         """Draws its mask."""
         return self._draw(int(frame_id.removeprefix("phantom-")))[1]
 
-    def read_mask_file(self, frame_id: str) -> "MaskFile":
+    def read_mask_file(self, frame_id: str) -> MaskFile:
         """The drawn mask."""
         mask = self.read_mask(frame_id)
         return MaskFile(frame_id, mask, undecided(mask), mask)
+
+    def orientation(self, frame_id: str) -> int:
+        """Drawn frames are upright."""
+        return 1
 
     def file_hash(self, frame_id: str) -> str:
         """SHA-256 of the drawn pixels, 16 hex digits."""
@@ -153,13 +188,17 @@ class PhantomSource:
 def open_source(info: DatasetInfo, strict: bool = True) -> Source:
     """The source of a catalogue entry: phantoms, or a folder that is fetched if absent.
 
+    What is left aside is said by a warning, once per process.
+
     Args:
         info: the entry.
-        strict: reject a folder with problems, see `FolderSource`.
+        strict: reject a folder with problems, see `FolderSource`; else its notes are not said.
     """
     if info.name == "phantom":
         return PhantomSource(info.count)
-    source = FolderSource(locate(info), info.ignore, strict)
+    source = FolderSource(info.patterns or locate(info), info.ignore, strict)
+    for note in source.notes if strict else ():
+        warnings.warn(f"{info.title}: {note}", stacklevel=1)  # one place, so that it comes once
     if info.count and len(source.ids) != info.count:
         warnings.warn(
             f"{info.title} has {len(source.ids)} pairs on disk, {info.count} are published",
@@ -168,104 +207,29 @@ def open_source(info: DatasetInfo, strict: bool = True) -> Source:
     return source
 
 
-@dataclass(frozen=True)
-class MaskFile:
-    """The content of a mask file.
+def _as_paired(pixels: Pixels, partner: ImageHeader, partner_path: Path) -> Pixels:
+    """Pixels with an EXIF orientation, in the view that fits the other file of the pair.
 
-    Attributes:
-        name: the file's name, for messages.
-        levels: uint8 (H, W), see :mod:`polyp_utils.data.labels`.
-        undecided: bool (H, W), see `labels.undecided` and `labels.colour_levels`.
-        raw: the pixels as on disk, (H, W) or (H, W, 3).
-    """
-
-    name: Path | str
-    levels: np.ndarray
-    undecided: np.ndarray
-    raw: np.ndarray
-
-    @property
-    def brightest(self) -> np.ndarray:
-        """The brightest channel as on disk, uint8 (H, W)."""
-        return self.raw if self.raw.ndim == 2 else self.raw.max(axis=-1)
-
-    @property
-    def traces(self) -> np.ndarray:
-        """Pixels without a pure value (0, 255, or a pure colour), bool (H, W)."""
-        if self.raw.ndim == 2:
-            return (self.raw != 0) & (self.raw != 255)
-        return np.asarray(~np.isin(self.raw, (0, 255)).all(axis=-1))
-
-    def check(self) -> None:
-        """Rejects anything but a binary or a red-green mask.
-
-        Raises:
-            DataError: too many undecided pixels, or none bright enough to be polyp.
-        """
-        share = self.undecided.mean()
-        if share > MAX_UNDECIDED:
-            row, column = np.argwhere(self.undecided)[0]
-            raise DataError(
-                f"{self.name}: {self.undecided.sum()} of {self.undecided.size} pixels are neither "
-                f"near 0 nor near 255, nor red or green (first: {self.raw[row, column]} at row "
-                f"{row}, column {column}); JPEG artefacts and soft edges make at most "
-                f"{100 * MAX_UNDECIDED:g} %. Save the mask as PNG, polyp 255 and background 0"
-            )
-        if 0 < self.levels.max() <= THRESHOLD:
-            raise DataError(
-                f"{self.name} holds only 0–{self.levels.max()}, so it would count as empty; if "
-                "these are class labels, write polyp as 255"
-            )
-
-
-def read_levels(path: Path) -> MaskFile:
-    """Reads a grey mask, or one of red and green on black.
+    Two files with an orientation are turned as both say. If one alone has one, the other was made
+    by a program that heeded or ignored EXIF: its size tells, if the sides are swapped.
 
     Raises:
-        DataError: unreadable file.
+        DataError: both views, or none, have the partner's size.
     """
-    image = read_file(path)
-    if image.mode not in ("L", "1"):
-        rgb = np.array(image.convert("RGB"))
-        if is_coloured(rgb):
-            return MaskFile(path, *colour_levels(rgb), rgb)
-    grey = np.array(image.convert("L"))
-    return MaskFile(path, grey, undecided(grey), grey.copy())
-
-
-def read_file(path: Path) -> Image.Image:
-    """Decodes an image file completely; TIFF by scikit-image, as Pillow cannot read them all.
-
-    Raises:
-        DataError: empty, truncated, not an image, or more than 8 bits per channel.
-    """
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty (0 bytes): fetch it again")
-    try:
-        if path.suffix.lower() in (".tif", ".tiff"):
-            pixels = skimage.io.imread(path)
-            is_1_bit = pixels.dtype == bool
-            image = Image.fromarray(pixels.astype(np.uint8) * 255 if is_1_bit else pixels)
-        else:
-            with Image.open(path) as image:
-                image.load()
-    except Exception as error:  # Pillow and tifffile raise a dozen types
-        raise DataError(f"{path} cannot be decoded ({error}): fetch it again") from error
-    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
-        raise DataError(f"{path} has pixels of mode {image.mode}: save it with 8 bits per channel")
-    return image
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width in pixels, without decoding if the format allows.
-
-    Raises:
-        DataError: unreadable file.
-    """
-    if path.suffix.lower() in (".tif", ".tiff"):
-        return read_file(path).size[::-1]
-    try:
-        with Image.open(path) as image:
-            return image.size[::-1]
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"{path} cannot be decoded ({error}): fetch it again") from error
+    if partner.orientation != 1:
+        return pixels
+    stored = pixels.stored()
+    fits = [view for view in (pixels, stored) if view.values.shape[:2] == partner.size]
+    if len(fits) == 1:
+        return fits[0]
+    height, width = pixels.values.shape[:2]
+    why = (
+        f"{partner_path} fits it both turned and as stored"
+        if fits
+        else f"{partner_path}, {partner.size[1]}×{partner.size[0]} px, fits it in no view"
+    )
+    raise DataError(
+        f"{pixels.path} ({width}×{height} px) has EXIF orientation {pixels.orientation}, and "
+        f"{why}: turn its pixels to the view that the mask was drawn on, and remove the entry "
+        "(`magick mogrify -auto-orient`, or `exiftool -Orientation=` if no turn is needed)"
+    )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,12 +18,21 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Frame ids per part, disjoint."""
+    """Frame ids per part, disjoint.
+
+    Attributes:
+        name: as requested: a name, or the path of a user's file.
+        train: ids of the training part.
+        val: of the validation part.
+        test: of the test part.
+        remark: what was read into a user's file, in words; empty if nothing.
+    """
 
     name: str
     train: tuple[str, ...]
     val: tuple[str, ...]
     test: tuple[str, ...]
+    remark: str = field(default="", compare=False, kw_only=True)
 
     def part(self, name: str) -> tuple[str, ...]:
         """Ids of ``train``, ``val`` or ``test``.
@@ -43,7 +53,7 @@ class Split:
     def limited(self, count: int) -> Split:
         """The first ``count`` ids of each part (0 = all)."""
         end = count or None
-        return Split(self.name, self.train[:end], self.val[:end], self.test[:end])
+        return replace(self, train=self.train[:end], val=self.val[:end], test=self.test[:end])
 
     def crossing(self, groups: Mapping[str, object]) -> Counter[str]:
         """How many groups cross each combination of parts, such as ``"train and test"``.
@@ -72,13 +82,20 @@ class Split:
 
     def to_csv(self) -> str:
         """``id,part`` rows, as `parse_split` reads them."""
-        rows = (f"{i},{part}" for part in PARTS for i in self.part(part))
-        return "\n".join(("id,part", *rows)) + "\n"
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(("id", "part"))
+        rows.writerows((i, part) for part in PARTS for i in self.part(part))
+        return text.getvalue()
 
 
 def parse_split(name: str, text: str) -> Split:
-    """A split from CSV text with the columns ``id`` and ``part``; errors as in `load_split`."""
-    rows = csv.DictReader(text.splitlines())
+    """A split from CSV text as the package writes it, see `Split.to_csv`.
+
+    Raises:
+        ValueError: other columns, an unknown part, an id that occurs twice, an empty part.
+    """
+    rows = csv.DictReader(io.StringIO(text, newline=""))
     if not {"id", "part"} <= set(rows.fieldnames or ()):
         raise ValueError(f"split {name} has columns {rows.fieldnames}; it needs id and part")
     part_of: dict[str, str] = {}

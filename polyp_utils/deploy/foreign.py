@@ -5,9 +5,7 @@ map says which tensor is which and what shapes cannot tell (`key_map`); if it is
 refusal writes it as a template.
 """
 
-import pickle
-import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from polyp_utils.common.exceptions import WeightsError
+from polyp_utils.common.config import MAX_WIDTH
+from polyp_utils.common.exceptions import WeightsError, few
 from polyp_utils.deploy.key_map import (
     COUNTER,
-    few,
     folds_of,
     natural,
     read_key_map,
@@ -26,13 +24,13 @@ from polyp_utils.deploy.key_map import (
     shapes_of,
     widened,
 )
+from polyp_utils.model.pickled import EXPORT, read_pickle
+from polyp_utils.model.sound import check_numbers, format_of
 from polyp_utils.model.unet import UNet
-from polyp_utils.model.weights import read_metadata, read_tensors
+from polyp_utils.model.weights import ENDS, read_metadata, read_tensors
 
-PICKLED = (".pt", ".pth", ".bin", ".ckpt")  # by `torch.save`; every other file is safetensors
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # of wrappers around a network
-_ENDS = ("encoder.0.0.weight", "output.weight")  # their shapes tell width and logits
-_EXPORT = "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # of wrappers around a foreign network
+_COUNTERS = (COUNTER, "n_averaged")  # of batch norm, and of PyTorch's `AveragedModel`
 
 
 class Checkpoint(NamedTuple):
@@ -105,7 +103,7 @@ def read_checkpoint(path: Path, keys: str | Path = "") -> Checkpoint:
             raise WeightsError(f"{keys} names more than once: {few(twice)}")
         tensors = {ours: state[theirs] for ours, theirs in names.items() if theirs}
         left = [name for name in state if name not in names.values()]
-    elif state.keys() >= {*_ENDS}:
+    elif state.keys() >= {*ENDS}:
         tensors = state
     else:
         raise WeightsError(refusal(path, state))
@@ -118,53 +116,48 @@ def read_checkpoint(path: Path, keys: str | Path = "") -> Checkpoint:
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors by name, without prefixes and counters, and the metadata."""
     said, metadata = [], dict[str, Any]()
-    if path.suffix in PICKLED:
-        found = dict(_state_dicts(_unpickle(path)))
+    if format_of(path) == "pickle":
+        found = dict(_state_dicts(read_pickle(path)))
         if len(found) != 1:
             raise WeightsError(
                 f"{path} holds {len(found)} sets of tensors ({', '.join(found) or 'none'}), where "
-                f"one network's state_dict is expected: save that alone, {_EXPORT}"
+                f"one network's state_dict is expected: save that alone, {EXPORT}"
             )
         ((where, state),) = found.items()
+        check_numbers(path, state)
         said += [f"taken from {where!r}"] if where else []
     else:
         state, metadata = read_tensors(path), read_metadata(path)
         state = {name: state[name] for name in sorted(state, key=natural)}  # the order is lost
+    state = {name: t for name, t in state.items() if not name.endswith(_COUNTERS)}
+    ours = [name.removesuffix(ENDS[0]) for name in state if name.endswith(ENDS[0])]
     stripped = ""
-    while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in state or [""])), ""):
+    while prefix := next(
+        (p for p in (*ours, *PREFIXES) if p and all(n.startswith(p) for n in state or [""])), ""
+    ):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         stripped += prefix
     said += [f"prefix {stripped!r} stripped"] if stripped else []
     if said:
         print(f"{path.name}: {', '.join(said)}", flush=True)
-    state = {name: t for name, t in state.items() if not name.endswith(COUNTER)}
-    if integers := [name for name, tensor in state.items() if not tensor.is_floating_point()]:
-        raise WeightsError(f"{path} holds other than floating-point numbers: {few(integers)}")
     return state, metadata
 
 
-def _unpickle(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        needs = re.search(r"GLOBAL ([\w.]+)", str(error))
-        why = f"it needs {needs[1]}" if needs else type(error).__name__
-        raise WeightsError(
-            f"{path} holds more than tensors, or is damaged ({why}); as code in it could do "
-            f"anything, it is not run. Where it was made, export its state_dict: {_EXPORT}"
-        ) from error
-
-
-def _state_dicts(value: Any, where: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _state_dicts(value: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Dicts of tensors, kernels among them, by the way to them: ``model.state_dict``."""
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        return
-    if all(isinstance(tensor, Tensor) for tensor in value.values()):
-        if any(tensor.ndim > 1 for tensor in value.values()):
-            yield where, {name: tensor.detach() for name, tensor in value.items()}
-        return
-    for key, inner in value.items():
-        yield from _state_dicts(inner, f"{where}.{key}" if where else key)
+    todo, seen = deque([("", value)]), set[int]()  # no recursion: a dict may hold itself
+    while todo:
+        where, value = todo.popleft()
+        if not isinstance(value, dict) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if not all(isinstance(key, str) for key in value):
+            continue
+        if all(isinstance(tensor, Tensor) for tensor in value.values()):
+            if any(tensor.ndim > 1 for tensor in value.values()):
+                yield where, {name: tensor.detach() for name, tensor in value.items()}
+            continue
+        todo.extend((f"{where}.{key}" if where else key, v) for key, v in value.items())
 
 
 def _fill(path: Path, tensors: dict[str, Tensor], left: list[str]) -> UNet:
@@ -178,9 +171,11 @@ def _fill(path: Path, tensors: dict[str, Tensor], left: list[str]) -> UNet:
     Raises:
         WeightsError: with all that is wrong.
     """
-    ends = [tensors[name] for name in _ENDS if name in tensors]
-    known = len(ends) == 2 and all(kernel.ndim == 4 and len(kernel) for kernel in ends)
-    network = UNet(3, len(ends[1]), max(2, len(ends[0]))) if known else UNet(width=2)
+    ends = [tensors[name] for name in ENDS if name in tensors]
+    known = len(ends) == 2 and all(k.ndim == 4 and 0 < len(k) <= MAX_WIDTH for k in ends)
+    size = (len(ends[1]), max(2, len(ends[0]))) if known else (1, 2)
+    with torch.device("meta"):  # a file that lacks most tensors may promise any size
+        network = UNet(3, *size)
     wanted, folds = shapes_of(network), folds_of(network)
     tensors = {name: widened(name, tensor.float()) for name, tensor in tensors.items()}
     shapes = wanted | {bias: wanted[mean] for bias, mean in folds.items()}
@@ -190,7 +185,7 @@ def _fill(path: Path, tensors: dict[str, Tensor], left: list[str]) -> UNet:
         "of another shape": [
             f"{name} {[*tensor.shape]} for {shapes[name]}"
             for name, tensor in tensors.items()
-            if name in shapes and [*tensor.shape] != shapes[name] and (known or name in _ENDS)
+            if name in shapes and [*tensor.shape] != shapes[name] and (known or name in ENDS)
         ],
     }
     if any(wrong.values()):
@@ -199,6 +194,8 @@ def _fill(path: Path, tensors: dict[str, Tensor], left: list[str]) -> UNet:
     for bias, mean in folds.items():
         if bias in tensors:
             tensors[mean] = tensors[mean] - tensors.pop(bias)
+    check_numbers(path, tensors)  # under our names a variance is known
+    network = UNet(3, *size)
     network.load_state_dict(tensors, strict=False)  # all but the counters
     return network
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polyp_utils.common.exceptions import WeightsError
+from polyp_utils.common.config import MAX_WIDTH
+from polyp_utils.common.exceptions import WeightsError, few
 from polyp_utils.data.labels import SCHEMES
 from polyp_utils.model.unet import STRIDE, UNet
 
@@ -71,7 +72,7 @@ def read_key_map(path: Path) -> tuple[dict[str, str | None], dict[str, Any]]:
         names = {ours.split()[0]: theirs for ours, theirs in there["names"].items()}
         if wrong := [theirs for theirs in names.values() if not isinstance(theirs, str | None)]:
             raise TypeError(f"{wrong[0]!r} is not a name")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
             f"{path} is no key map: a JSON file with 'choices' and 'names', like the template that "
             f"loading without it writes ({type(error).__name__}: {error})"
@@ -152,7 +153,7 @@ def refusal(path: Path, state: dict[str, Tensor]) -> str:
 def _by_shape(state: Mapping[str, Tensor]) -> UNet | None:
     """A network of the same width and logits, without numbers."""
     shapes = [tuple(tensor.shape) for tensor in state.values()]
-    widths = [shape[0] for shape in shapes if shape[1:] == (3, 3, 3)]
+    widths = [s[0] for s in shapes if s[1:] == (3, 3, 3) and s[0] <= MAX_WIDTH]
     logits = [s[0] for s in shapes if len(widths) == 1 and s[1:] == (widths[0] // 2, 1, 1)]
     if len(logits) != 1:
         return None
@@ -207,10 +208,3 @@ def _likeness(*names: str) -> float:
 def natural(name: str) -> list[str | int]:
     """A key to sort by: layers.9 comes before layers.10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
-
-
-def few(names: Iterable[str], most: int = 6) -> str:
-    """The first names, and how many more there are."""
-    listed = [*names]
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more

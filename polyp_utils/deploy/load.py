@@ -7,25 +7,29 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from polyp_utils.common.config import RELEASED
+from polyp_utils.common.config import MAX_IMAGE_SIZE, RELEASED
 from polyp_utils.common.device import Compute, explaining, get_compute
-from polyp_utils.common.exceptions import HubError, WeightsError
+from polyp_utils.common.exceptions import HubError, WeightsError, few
 from polyp_utils.common.paths import repo_root
 from polyp_utils.data.labels import SCHEMES, Scheme, get_scheme
 from polyp_utils.data.transforms import resize_image
-from polyp_utils.deploy.foreign import PICKLED, normalised, read_checkpoint
+from polyp_utils.deploy.foreign import normalised, read_checkpoint
 from polyp_utils.deploy.openvino import for_frames, threads_for
 from polyp_utils.model.enlarge import to_class_map
 from polyp_utils.model.predict import predict, to_original, to_polyp_mask
+from polyp_utils.model.unet import STRIDE
 from polyp_utils.runs.run import list_runs
 
+Frame: TypeAlias = np.ndarray | Image.Image
 FILE = "model.safetensors"
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".onnx")  # of files, not ids
 _REPO = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
 
 
@@ -54,33 +58,84 @@ class Model:
     path: Path | None = None
     choices: dict[str, Any] = field(default_factory=dict)
 
-    def at_network_size(self, image: np.ndarray) -> Tensor:
-        """Class probabilities, float32 (C, S, S), of an RGB frame uint8 (H, W, 3) of any size.
+    def at_network_size(self, image: Frame) -> Tensor:
+        """Class probabilities, float32 (C, S, S), of a frame of any size (H, W).
+
+        Args:
+            image: RGB, uint8 (H, W, 3), or a PIL image, which is turned as its EXIF tag says.
 
         Raises:
-            ValueError: another dtype or shape.
+            ValueError: something else, see `as_frame`.
+            WeightsError: the network's output is not finite.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"the image is {image.dtype} {image.shape}; give RGB uint8 (H, W, 3)")
-        image_CHW = torch.from_numpy(image.copy()).permute(2, 0, 1)  # a flipped view is no tensor
+        image_CHW = torch.from_numpy(as_frame(image)).permute(2, 0, 1)
         with threads_for(self.network):
             square = resize_image(image_CHW, (self.image_size, self.image_size))[None]
-            (found,) = predict(self.network, square, self.compute, mirrored=self.mirrored)
+            names = [f"the frame by {self.path}" if self.path else "the frame"]
+            turned = self.mirrored
+            (found,) = predict(self.network, square, self.compute, mirrored=turned, names=names)
         return found
 
-    def probabilities(self, image: np.ndarray) -> Tensor:
+    def probabilities(self, image: Frame) -> Tensor:
         """Class probabilities at the frame's size, float32 (C, H, W), as `at_network_size`."""
-        return to_original(self.at_network_size(image), (image.shape[0], image.shape[1]))
+        frame = as_frame(image)
+        return to_original(self.at_network_size(frame), _size(frame))
 
-    def class_map(self, image: np.ndarray) -> np.ndarray:
-        """The most probable class per pixel, uint8 (H, W), at the frame's size."""
-        return to_class_map(self.at_network_size(image), (image.shape[0], image.shape[1]))
+    def class_map(self, image: Frame) -> np.ndarray:
+        """The most probable class per pixel, uint8 (H, W), at the frame's size; likewise."""
+        frame = as_frame(image)
+        return to_class_map(self.at_network_size(frame), _size(frame))
 
-    def polyp_mask(self, image: np.ndarray) -> np.ndarray:
-        """Where P(any polyp class) > 0.5, bool (H, W), at the frame's size."""
-        size = (image.shape[0], image.shape[1])
+    def polyp_mask(self, image: Frame) -> np.ndarray:
+        """Where P(any polyp class) > 0.5, bool (H, W), at the frame's size; likewise."""
+        frame = as_frame(image)
         with threads_for(self.network):
-            return to_polyp_mask(self.at_network_size(image), self.scheme, size).numpy()
+            return to_polyp_mask(self.at_network_size(frame), self.scheme, _size(frame)).numpy()
+
+
+def _size(frame: np.ndarray) -> tuple[int, int]:
+    return frame.shape[0], frame.shape[1]
+
+
+def as_frame(image: Frame) -> np.ndarray:
+    """A frame as `Model` sees it: RGB, uint8 (H, W, 3), in memory of its own order.
+
+    Args:
+        image: such an array, or a PIL image; that is turned as its EXIF tag says, and converted
+            from grey, palette, CMYK or with alpha, as `read_frame` does with files.
+
+    Raises:
+        ValueError: another kind, type or shape; or no pixels.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(
+                f"the image has mode {image.mode}, so which level is white is not certain: scale "
+                'it to 8 bits, then convert("RGB")'
+            )
+        image.load()  # Pillow turns a TIFF here by itself, which must not be done twice
+        image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    wanted = "give one frame, RGB uint8 (H, W, 3), or a PIL image"
+    if not isinstance(image, np.ndarray):
+        seen = f" {[*image.shape]}" if isinstance(image, Tensor) else ""
+        hint = "; of a tensor (3, H, W) .permute(1, 2, 0).numpy()" if seen else ""
+        raise ValueError(f"the image is a {type(image).__name__}{seen}: {wanted}{hint}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        hint = ""
+        if image.ndim == 4:
+            hint = "; frames of a batch one by one"
+        elif image.ndim == 2:
+            hint = "; of a grey one np.stack([image] * 3, axis=-1)"
+        elif image.shape[-1] == 4:
+            hint = "; without alpha image[..., :3]"
+        elif image.ndim == 3 and image.shape[0] == 3 and image.shape[2] != 3:
+            hint = "; of (3, H, W) image.transpose(1, 2, 0)"
+        elif np.issubdtype(image.dtype, np.floating):
+            hint = "; of 0 to 1 (image * 255).round().astype(np.uint8)"
+        raise ValueError(f"the image is {image.dtype} {image.shape}: {wanted}{hint}")
+    if not image.size:
+        raise ValueError(f"the image has no pixels, {image.shape}: {wanted}")
+    return image.copy() if min(image.strides) < 0 or not image.flags.writeable else image
 
 
 @explaining()
@@ -129,8 +184,18 @@ def load_model(
             f"{path} does not say its label scheme and input size: give scheme= ({logits} logits: "
             f"one of {', '.join(fitting)}) and image_size= (pixels; the model card's is 256)"
         )
-    if scheme and stored and scheme != stored:
+    if scheme and stored in [*SCHEMES] and scheme != stored:
         raise WeightsError(f"{path} was trained with scheme {stored!r}, not {scheme!r}")
+    if type(size) is not int or size % STRIDE or not STRIDE <= size <= MAX_IMAGE_SIZE:
+        raise WeightsError(
+            f"{path} would see frames at {size!r} px: give image_size= a multiple of {STRIDE} up "
+            f"to {MAX_IMAGE_SIZE}"
+        )
+    if not scheme and stored not in [*SCHEMES]:
+        raise WeightsError(
+            f"{path} says that its label scheme is {stored!r}, which is none here: give scheme= "
+            f"({logits} logits: one of {', '.join(fitting)})"
+        )
     found = get_scheme(scheme or stored)
     if found.logits != logits:
         raise WeightsError(
@@ -159,9 +224,12 @@ def _find(source: str | Path) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
         if not (path / FILE).is_file():
+            others = sorted(p.name for p in path.iterdir() if p.suffix in _SUFFIXES)
             raise FileNotFoundError(
-                f"{path} holds no {FILE}: the run is unfinished or was published without it; the "
-                "README.md of a published run has the command that trains it again"
+                f"{path} holds no {FILE}, but {few(others)}: give the file that is meant"
+                if others
+                else f"{path} holds no {FILE}: the run is unfinished or was published without it; "
+                "the README.md of a published run has the command that trains it again"
             )
         return path / FILE
     if path.is_file():
@@ -171,7 +239,7 @@ def _find(source: str | Path) -> Path:
         return found[0]
     match = _REPO.fullmatch(str(source))
     here = path.parts and any(Path(root, path.parts[0]).is_dir() for root in (".", repo_root()))
-    if not match or here or path.suffix in (".safetensors", *PICKLED):
+    if not match or here or path.suffix in _SUFFIXES:
         runs = ", ".join(run.name for run in named) or "none"
         raise FileNotFoundError(
             f"{source} is not a run, a file, or a repository id of the Hub (user/name or "

@@ -15,9 +15,11 @@ from polyp_utils.common.exceptions import ExtraError, WeightsError
 from polyp_utils.common.files import atomic
 from polyp_utils.data.catalog import CATALOG
 from polyp_utils.data.dataset import PolypDataset
-from polyp_utils.data.splits import split_of
+from polyp_utils.data.naming import name_without_place
+from polyp_utils.data.split import Split
+from polyp_utils.deploy.foreign import Normalised
 from polyp_utils.deploy.load import Model, load_model
-from polyp_utils.model.predict import to_probabilities
+from polyp_utils.model.predict import cannot_overflow, to_probabilities
 from polyp_utils.model.unet import STRIDE
 
 
@@ -60,6 +62,7 @@ def export_onnx(source: str | Path, path: str | Path, **settings: Any) -> Path:
     Raises:
         ExtraError: onnx or onnxscript is not installed.
         FileNotFoundError, HubError, WeightsError: as in `load_model`.
+        WeightsError: numbers in the network might overflow, so that its output would be none.
     """
     try:
         import onnx  # noqa: F401  # optional; torch.onnx needs both
@@ -67,6 +70,12 @@ def export_onnx(source: str | Path, path: str | Path, **settings: Any) -> Path:
     except ImportError as error:
         raise ExtraError(str(error.name), "export") from error
     model = load_model(source, device="cpu", precision="fp32", runtime="torch", **settings)
+    network = model.network.network if isinstance(model.network, Normalised) else model.network
+    if not cannot_overflow(network):  # other programs would make a mask of it
+        raise WeightsError(
+            f"{model.path} is not exported: a frame could take these weights beyond float32, to "
+            "numbers that are no probabilities; use weights whose training was stable"
+        )
     names = ("batch", "height", "width")
     program = torch.onnx.export(
         _OfFrames(model.network).eval(),
@@ -141,9 +150,9 @@ def export_int8(source: str | Path, path: str | Path, images: Tensor) -> Path:
     return Path(path)
 
 
-def calibration_images(config: RunConfig, count: int = 64) -> Tensor:
+def calibration_images(config: RunConfig, split: Split, count: int = 64) -> Tensor:
     """Evenly spaced frames from a run's training part, uint8 (N, 3, S, S)."""
-    ids = split_of(config).train
+    ids = split.train
     dataset = PolypDataset(config.dataset, config.image_size)
     return dataset.images[dataset.rows(ids[:: max(1, len(ids) // count)][:count])]
 
@@ -152,18 +161,24 @@ def describe_onnx(path: str | Path) -> dict[str, Any]:
     """What `export_onnx` wrote into a file about its model.
 
     Raises:
-        WeightsError: another program wrote the file.
+        WeightsError: another program wrote the file, or it is no ONNX file.
     """
     import onnx
 
-    properties = {p.key: p.value for p in onnx.load(path).metadata_props}
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of protobuf, whose kinds differ between versions
+        raise WeightsError(f"{path} is no ONNX file ({error}): use a file of `export`") from error
+    properties = {p.key: p.value for p in model.metadata_props}
     if "polyp_utils" not in properties:
         raise WeightsError(f"{path} does not say what its classes are: use a file of `export`")
     return json.loads(properties["polyp_utils"])
 
 
 def _metadata(model: Model) -> dict[str, Any]:
-    dataset = model.metadata.get("settings", {}).get("dataset", "")
+    dataset = name_without_place(str(model.metadata.get("settings", {}).get("dataset", "")))
     terms = "not known to this package: ask whoever trained the weights"
     if dataset in CATALOG:
         terms = f"derived from {CATALOG[dataset].title}: {CATALOG[dataset].licence}"

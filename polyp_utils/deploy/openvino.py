@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from polyp_utils.common.device import Compute, get_compute
-from polyp_utils.common.exceptions import ExtraError, unknown
-from polyp_utils.model.predict import fold_batch_norm, freeze
+from polyp_utils.common.exceptions import ExtraError, WeightsError, unknown
+from polyp_utils.model.predict import cannot_overflow, fold_batch_norm, freeze
 from polyp_utils.model.unet import UNet, check_size
 
 RUNTIMES = ("auto", "openvino", "torch")
@@ -36,18 +36,22 @@ def for_frames(model: UNet, compute: Compute, runtime: str = "auto") -> nn.Modul
         model: trained network.
         compute: device and precision.
         runtime: one of `RUNTIMES`; ``auto`` is OpenVINO on an x86 CPU if it is installed: there it
-            was measured to be faster, in bf16 and in float32.
+            was measured to be faster, in bf16 and in float32. Weights that might overflow run in
+            PyTorch, where that shows.
 
     Raises:
         ValueError: another name, or OpenVINO on a GPU.
         ExtraError: OpenVINO was asked for but is not installed.
+        WeightsError: OpenVINO was asked for but the weights might overflow.
     """
     if runtime not in RUNTIMES:
         raise unknown("runtime", runtime, RUNTIMES)
     on_cpu, installed = compute.device.type == "cpu", bool(importlib.util.find_spec("openvino"))
     if runtime == "auto":
-        x86 = platform.machine() in ("x86_64", "AMD64")
-        runtime = "openvino" if on_cpu and x86 and installed else "torch"
+        if on_cpu and installed and platform.machine() in ("x86_64", "AMD64"):
+            with contextlib.suppress(WeightsError):
+                return OpenVINONetwork(model, compute)
+        runtime = "torch"
     if runtime == "torch":
         return freeze(model, compute)
     if not on_cpu:
@@ -96,6 +100,8 @@ class OpenVINONetwork(nn.Module):
     def __init__(self, model: UNet, compute: Compute) -> None:
         super().__init__()
         folded = fold_batch_norm(model).cpu()
+        if not cannot_overflow(folded):  # OpenVINO's ReLU makes 0 of NaN: a mask would come of it
+            raise WeightsError("a frame could take these weights beyond float32: use runtime torch")
         with torch.no_grad():
             graph = _graph(folded)
         self._compiled = compile_openvino(graph, compute.dtype)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from polyp_utils.common.device import Compute, keep_freed_memory
-from polyp_utils.common.processes import spread
+from polyp_utils.common.exceptions import WeightsError
+from polyp_utils.common.processes import once, spread
 from polyp_utils.data.cache import Rows
 from polyp_utils.data.labels import Scheme
 from polyp_utils.data.transforms import to_input
-from polyp_utils.model.unet import UNet
+from polyp_utils.model.unet import STRIDE, UNet
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))  # flipped dimensions
 
@@ -43,6 +44,22 @@ def fold_batch_norm(model: UNet) -> UNet:
     return folded
 
 
+def cannot_overflow(folded: nn.Module) -> bool:
+    """Whether no frame can take a network with folded batch norms beyond float32.
+
+    By absolute values: no pixel of any layer is larger than that of a constant bright frame under
+    the absolute weights. Pixels may reach 1,000, as those of frames that are normalised do not.
+    """
+    bound = copy.deepcopy(folded).cpu().float()
+    for module in bound.modules():
+        if isinstance(module, nn.Conv2d):
+            module.padding_mode = "replicate"  # a constant stays constant up to the border
+    with torch.no_grad():
+        for parameter in bound.parameters():
+            parameter.abs_()
+        return bool(bound(torch.full((1, 3, STRIDE, STRIDE), 1e3)).isfinite().all())
+
+
 def freeze(model: UNet, compute: Compute) -> UNet:
     """The model prepared for fast prediction: folded, cast, channels last, on the device.
 
@@ -60,15 +77,19 @@ def predict(
     compute: Compute,
     batch_size: int = 8,
     mirrored: bool = False,
+    names: Sequence[str] = (),
 ) -> Iterator[Tensor]:
     """Yields the class probabilities of uint8 images (N, 3, S, S), float32 (C, S, S) for each.
 
     With ``mirrored``, they are the mean over the frame and its mirror images (test-time
     augmentation), at four times the cost. Several processes share the work batch by batch; each
     yields all results.
+
+    Raises:
+        WeightsError: see `predict_copies`.
     """
     turns = MIRRORS if mirrored else MIRRORS[:1]
-    for copies in predict_copies(model, images, compute, batch_size, turns):
+    for copies in predict_copies(model, images, compute, batch_size, turns, names):
         yield copies.mean(dim=0)
 
 
@@ -79,6 +100,7 @@ def predict_copies(
     compute: Compute,
     batch_size: int = 8,
     turns: Sequence[tuple[int, ...]] = MIRRORS,
+    names: Sequence[str] = (),
 ) -> Iterator[Tensor]:
     """As `predict`, but each mirrored copy separately, flipped back: float32 (K, C, S, S).
 
@@ -88,21 +110,34 @@ def predict_copies(
         compute: device and precision.
         batch_size: frames per batch.
         turns: the dimensions along which each of the K copies is flipped.
+        names: what an error calls each image, and whose weights they are.
+
+    Raises:
+        WeightsError: a logit of an image is not finite.
     """
     model.eval()
 
-    def one(rows: Tensor) -> Tensor:
+    def one(rows: Tensor) -> tuple[Tensor, Tensor]:
         x = to_input(images[rows], compute.device)
-        return torch.stack([turned(x, turn) for turn in turns], dim=1).cpu()
+        found, finite = zip(*(turned(x, turn) for turn in turns), strict=True)
+        return torch.stack(found, dim=1).cpu(), torch.stack(finite).all(dim=0).cpu()
 
-    def turned(x: Tensor, turn: tuple[int, ...]) -> Tensor:
+    def turned(x: Tensor, turn: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         with compute.autocast():
             logits = model(x.flip(turn) if turn else x)
         probabilities = to_probabilities(logits)
-        return probabilities.flip(turn) if turn else probabilities
+        finite = logits.sum(dim=(1, 2, 3)).isfinite()  # quicker than to ask for each
+        return (probabilities.flip(turn) if turn else probabilities), finite
 
-    for copies in spread(one, torch.arange(len(images)).split(batch_size)):
-        yield from copies
+    named = itertools.chain(names, (f"image {i + 1}" for i in range(len(names), len(images))))
+    for copies, finite in spread(one, torch.arange(len(images)).split(batch_size)):
+        for each, fine in zip(copies, finite.tolist(), strict=True):
+            name = next(named)
+            if not fine:
+                fp32 = compute.dtype == torch.float32
+                cure = "these weights cannot be used" if fp32 else "try precision fp32"
+                raise once(WeightsError(f"the network's output for {name} is not finite: {cure}"))
+            yield each
 
 
 def to_original(probabilities: Tensor, size: tuple[int, int]) -> Tensor:

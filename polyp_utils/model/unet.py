@@ -1,12 +1,15 @@
 """The U-Net of the model card (B batch, C channels, H height, W width)."""
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input, conv2d_weight
+
+from polyp_utils.model.sound import check_numbers
 
 STRIDE = 16  # four poolings
 
@@ -126,6 +129,15 @@ class UNet(nn.Module):
         for up, block in zip(self.up, self.decoder, strict=True):
             x = block(torch.cat([skips.pop(), up(x)], dim=1))
         return self.output(self.head(x))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As in PyTorch.
+
+        Raises:
+            WeightsError: numbers that no network can use, such as NaN.
+        """
+        check_numbers("the state_dict", state_dict)
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
 
 def check_size(height: int, width: int) -> None:

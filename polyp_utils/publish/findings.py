@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from polyp_utils.analyse.dice_drivers import FAILURE_DICE
+from polyp_utils.common.files import read_csv
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.known import leaks
 from polyp_utils.data.labels import SCHEMES
@@ -33,7 +34,7 @@ def summary_table(runs: list[Run]) -> str:
     best = released(runs)
     small = next(r for r in runs if r.config.recipe == best.config.recipe and r is not best)
     (kinds, *_), card = of_several_kinds(runs), _card_seeds(runs)
-    away = pd.read_csv(best.path / "generalise.csv").dropna().to_dict("records")
+    away = read_csv(best.path / "generalise.csv", "tested_on").dropna().to_dict("records")
     rows = [
         _summary_row("released weights", [best]),
         *(_summary_row("released weights", [best], row) for row in away),

@@ -15,9 +15,10 @@ import torch
 from polyp_utils.common.config import RECIPES, RunConfig
 from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.files import atomic
-from polyp_utils.data.catalog import get_info
+from polyp_utils.data.catalog import DatasetInfo, get_info
 from polyp_utils.data.known import leaks
 from polyp_utils.data.labels import POLYP
+from polyp_utils.data.naming import name_without_place
 from polyp_utils.data.split import PARTS
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import is_halved
@@ -28,13 +29,14 @@ from polyp_utils.train.learner import COSINE_END
 _TEMPLATE = Path(__file__).with_suffix(".md.jinja")
 
 
-def write_run_card(run: Run, repo_id: str = "") -> Path:
+def write_run_card(run: Run, repo_id: str = "", dataset: str = "") -> Path:
     """Writes the run card, the run's ``README.md``, from the run's files alone.
 
     Args:
         run: a finished run; the card has results once the run has been evaluated.
         repo_id: Hub repository of the weights and of the ONNX file; without it the card shows a
             placeholder and no ONNX file.
+        dataset: the name of its data set on this machine; empty: as recorded.
 
     Raises:
         RunError: the run is not finished.
@@ -44,13 +46,14 @@ def write_run_card(run: Run, repo_id: str = "") -> Path:
     summary = run.summary if (run.path / "summary.json").is_file() else {}
     card = run.path / "README.md"
     with atomic(card) as temporary:
-        temporary.write_text(_card(run, summary, repo_id), encoding="utf-8")
+        temporary.write_text(_card(run, summary, repo_id, dataset), encoding="utf-8")
     return card
 
 
-def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
+def _card(run: Run, summary: dict[str, Any], repo_id: str, dataset: str) -> str:
     config, record = run.config, run.record
-    scheme, info = run.scheme, get_info(config.dataset)
+    dataset = dataset or config.dataset
+    scheme, info = run.scheme, get_info(dataset)
     with torch.device("meta"):
         parameters = sum(p.numel() for p in UNet(3, scheme.logits, config.width).parameters())
     template = jinja2.Template(
@@ -59,9 +62,10 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: value.replace("<", "&lt;") if isinstance(value, str) else value,
     )
     return template.render(
-        front_matter=_front_matter(run, summary, ["onnx"] if repo_id else []),
+        front_matter=_front_matter(run, info, summary, ["onnx"] if repo_id else []),
         run=run,
         repo_id=repo_id or f"user/{run.name}",
         pushed=bool(repo_id),
@@ -80,7 +84,7 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
         halved=run.weights.is_file() and is_halved(run.weights),
         parts=PARTS,
         split=run.split,
-        leaks=leaks(run.split, config.dataset),
+        leaks=leaks(run.split, dataset),
         has_alarms=(run.path / "false_alarms.csv").is_file(),
         commits=dict.fromkeys(stage["commit"] for stage in (record, *record.get("resumed", []))),
         command=_command(replace(config, name="") if "note" in record else config),
@@ -90,11 +94,10 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str) -> str:
     )
 
 
-def _front_matter(run: Run, summary: dict[str, Any], tags: list[str]) -> str:
+def _front_matter(run: Run, info: DatasetInfo, summary: dict[str, Any], tags: list[str]) -> str:
     from huggingface_hub import EvalResult, ModelCardData  # only needed here
 
-    info, drawn = get_info(run.config.dataset), _drawn(run.config)
-    task = "image-segmentation"
+    drawn, task = _drawn(run.config), "image-segmentation"
     results = [
         EvalResult(
             task_type=task,
@@ -133,6 +136,7 @@ def _drawn(config: RunConfig) -> bool:
 def _command(config: RunConfig) -> str:
     """The command line that trains this run: its recipe, and the settings that differ."""
     recipe = RECIPES[config.recipe].to_dict()
+    config = replace(config, dataset=name_without_place(config.dataset))
     words = ["python", "-m", "polyp_utils", "train", "--recipe", config.recipe]
     for key, value in config.to_dict().items():
         if value != recipe[key]:

@@ -9,9 +9,10 @@ from polyp_utils.analyse.dice_drivers import FAILURE_DICE
 from polyp_utils.analyse.false_alarms import RATES, false_alarm_rates
 from polyp_utils.analyse.uncertainty import BAD_DICE, DOUBTS, auroc
 from polyp_utils.common.config import RECIPES
-from polyp_utils.data.catalog import get_info
+from polyp_utils.common.files import read_csv
 from polyp_utils.data.known import listed_groups
 from polyp_utils.data.labels import MISSED
+from polyp_utils.data.naming import title_of
 from polyp_utils.publish.markdown import (
     markdown_table,
     run_name,
@@ -38,7 +39,7 @@ def score_table(runs: list[Run]) -> str:
         ]
         below = (polyp_scores(run.per_image) < FAILURE_DICE).sum()
         cells += [score_text(summary, NETWORK, "dice"), f"{below} of {summary['n']}"]
-        data = f"{get_info(run.config.dataset).title}, `{run.config.split}`"
+        data = f"{title_of(run.config.dataset)}, `{run.config.split}`"
         rows.append([run_name(run), data, run.config.scheme, str(run.config.width), *cells])
     head = ["run", "data, split", "scheme", "width", "polyp Dice [95 %]", "polyp IoU [95 %]"]
     return markdown_table([*head, "Dice at network size [95 %]", f"below {FAILURE_DICE}"], rows)
@@ -106,7 +107,7 @@ def away_table(runs: list[Run]) -> str:
     """Markdown: how runs do on data that they were not trained on."""
     rows = []
     for run in (run for run in runs if (run.path / "generalise.csv").is_file()):
-        for row in pd.read_csv(run.path / "generalise.csv").to_dict("records"):
+        for row in read_csv(run.path / "generalise.csv", "tested_on").to_dict("records"):
             dice = Interval.of(row, "dice")
             drop = "–"
             if not pd.isna(row["drop"]):
@@ -122,8 +123,8 @@ def mirror_table(runs: list[Run]) -> str:
     """Markdown: what mirrored copies gain and cost, and whether their disagreement finds errors."""
     rows = []
     for run in (run for run in runs if (run.path / "mirrored.csv").is_file()):
-        gain = pd.read_csv(run.path / "mirrored.csv").set_index("score").loc["dice"]
-        doubts = pd.read_csv(run.path / "uncertainty.csv")
+        gain = read_csv(run.path / "mirrored.csv").set_index("score").loc["dice"]
+        doubts = read_csv(run.path / "uncertainty.csv", "id")
         bad = doubts["dice"] < BAD_DICE
         areas = [str(auroc(doubts[name], bad, doubts["group"])) for name in DOUBTS]
         cells = [str(Interval.of(gain, "difference")), f"{gain['p']:.3f}"]
@@ -139,7 +140,7 @@ def false_alarm_table(runs: list[Run]) -> str:
     """Markdown: what each run marks where there is no polyp, see `analyse.false_alarms`."""
     rows = []
     for run in (run for run in runs if (run.path / "false_alarms.csv").is_file()):
-        found = false_alarm_rates(pd.read_csv(run.path / "false_alarms.csv"))
+        found = false_alarm_rates(read_csv(run.path / "false_alarms.csv", "id"))
         for frames, of in found.items():
             n = of[RATES[0]].n
             rows.append([run_name(run), frames, str(n), *(str(of[rate]) for rate in RATES)])
@@ -169,7 +170,7 @@ def polyp_kind_table(runs: list[Run]) -> str:
     """Markdown: what becomes of each true polyp of the test part, by kind."""
     rows = []
     for run in of_several_kinds(runs):
-        table = pd.read_csv(run.path / "test_kinds.csv")
+        table = read_csv(run.path / "test_kinds.csv", "id")
         names = list(run.scheme.kinds)
         parts = {kind: table[table["kind"] == kind] for kind in names} | {"all": table}
         for kind, part in parts.items():
@@ -205,7 +206,7 @@ def literature_table(runs: list[Run]) -> str:
     alike = (table["same split"] == "yes").sum()
     return (
         f"Ours: `{run.name}`, one seed, {config.image_size} px, split `{config.split}` of "
-        f"{get_info(config.dataset).title}, which is known to be that of {alike} of these "
+        f"{title_of(config.dataset)}, which is known to be that of {alike} of these "
         f"{len(table)} figures.\n\n{whole_table(table)}"
     )
 

@@ -17,7 +17,7 @@ from polyp_utils.bench.report import (
     training_speed,
     whole_frames,
 )
-from polyp_utils.common.files import atomic
+from polyp_utils.common.files import remove_leftovers, write_text
 from polyp_utils.common.paths import repo_root
 from polyp_utils.publish.data_tables import (
     duplicate_recall_table,
@@ -27,6 +27,7 @@ from polyp_utils.publish.data_tables import (
     setting_table,
     split_leak_table,
 )
+from polyp_utils.publish.fault_table import corruption_table, fault_table
 from polyp_utils.publish.findings import (
     finding,
     findings,
@@ -58,7 +59,7 @@ DOCUMENTS = (
     "README.md",
     "notebooks/README.md",
     "polyp_utils/README.md",
-    *(f"results/{name}.md" for name in ("README", "metrics", "reproduce", "speed")),
+    *(f"results/{name}.md" for name in ("README", "metrics", "reproduce", "robustness", "speed")),
 )
 
 
@@ -95,6 +96,8 @@ TABLES = {
     "ablation": lambda _: whole_table(shown(comparisons(load(folder_of(16, 128))))),
     "cost": cost_table,
     "times": times_table,
+    "faults": fault_table,
+    "corruptions": corruption_table,
 }
 
 
@@ -113,10 +116,10 @@ def write() -> list[Path]:
     """Writes the tables into the documents; returns those that changed."""
     changed = []
     for path in (repo_root() / name for name in DOCUMENTS):
+        remove_leftovers(path.parent.glob(f".{path.name}.*.tmp"))
         old = path.read_text(encoding="utf-8")
         new = render(old, published())
         if new != old:
-            with atomic(path) as temporary:
-                temporary.write_text(new, encoding="utf-8")
+            write_text(path, new)
             changed.append(path)
     return changed

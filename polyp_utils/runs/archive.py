@@ -16,16 +16,24 @@ def pack(folder: Path, archive: Path) -> None:
             file.writestr(entry, path.read_bytes())
 
 
-def read(archive: Path, name: str) -> bytes:
+def read(archive: Path, name: str, most: int) -> bytes:
     """The bytes of a file in a ZIP.
 
+    Args:
+        archive: the ZIP.
+        name: of the file in it.
+        most: bytes that it may have; no more are unpacked.
+
     Raises:
-        RunError: the file is not in the ZIP, or the ZIP is damaged.
+        RunError: the file is not in the ZIP or larger, or the ZIP is damaged.
     """
     try:
         with zipfile.ZipFile(archive) as file:
-            return file.read(name)
+            size = file.getinfo(name).file_size
+            if size <= most:
+                return file.read(name)
     except KeyError:
         raise RunError(f"{archive} holds no {name}: it is of another split or incomplete") from None
-    except (zipfile.BadZipFile, EOFError) as error:
+    except Exception as error:  # zipfile raises a dozen kinds
         raise RunError(f"{archive} is damaged ({error}): fetch it again") from error
+    raise RunError(f"{archive} unpacks {name} to {size:,} bytes, more than {most:,}: do not use it")

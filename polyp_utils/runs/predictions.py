@@ -3,14 +3,15 @@
 All become `Predictions`, so that every score is computed in the same way for every system.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from polyp_utils.common.device import Compute, get_compute
@@ -21,10 +22,11 @@ from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.model.predict import freeze, predict
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import load_weights
+from polyp_utils.runs.content import Content, content_of, look_at, read_content
+from polyp_utils.runs.files import prediction_files
 from polyp_utils.runs.levels import from_levels, to_levels
 from polyp_utils.runs.run import Run
-
-_FORMATS = (".png", ".tif", ".tiff", ".bmp")  # JPEG changes values near the outline
+from polyp_utils.runs.values import check_values, detect, parse_values
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,25 @@ class Predictions:
         scheme: what its classes mean.
         ids: frame ids, in the order of scoring.
         read: id -> probabilities, float32 (C, h, w) in [0, 1], of any size.
+        values: what values of another system are taken for, see `polyp_utils.runs.values`.
+        notes: what was seen of another system's predictions, in words.
+        sizes: id -> height and width of another system's predictions.
     """
 
     name: str
     scheme: Scheme
     ids: tuple[str, ...]
     read: Callable[[str], Tensor]
+    values: str = ""
+    notes: tuple[str, ...] = ()
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def of_run(run: Run, part: str = "test") -> Predictions:
-    """A run's stored predictions for ``val`` or ``test``, at network size."""
+    """A run's stored predictions for ``val`` or ``test``, at network size.
+
+    Reading raises RunError: a prediction is missing, damaged, or of another size.
+    """
     read = partial(run.probabilities, part, scheme=run.scheme)
     return Predictions(run.name, run.scheme, run.split.part(part), read)
 
@@ -71,11 +82,13 @@ def of_network(
     Raises:
         FileNotFoundError: the run's weights are not on disk.
         ValueError: the data set is opened at another size.
+        WeightsError: see `load_weights`; or the network's output for a frame is not finite.
     """
     network, compute = network_of(run, dataset, device, weights=weights)
     names = tuple(ids) or dataset.ids
     images = Rows(dataset.images, dataset.rows(names))
-    found = predict(network, images, compute, mirrored=mirrored)
+    called = [f"{frame_id} by {weights or run.name}" for frame_id in names]
+    found = predict(network, images, compute, mirrored=mirrored, names=called)
     name = f"{run.name}, mirrored" if mirrored else run.name
     return of_probabilities(zip(names, found, strict=True), run.scheme, name)
 
@@ -107,88 +120,77 @@ def of_probabilities(found: Iterable[tuple[str, Tensor]], scheme: Scheme, name: 
         found: id and probabilities, float (C, h, w), of each frame.
         scheme: what the classes mean.
         name: the system's name in tables.
+
+    Raises:
+        ValueError: probabilities of a frame that are not in [0, 1].
     """
-    levels = {frame_id: to_levels(probabilities) for frame_id, probabilities in found}
+    levels = {frame_id: to_levels(probabilities, frame_id) for frame_id, probabilities in found}
     return Predictions(name, scheme, tuple(levels), lambda i: from_levels(levels[i]))
 
 
-def of_folder(folder: str | Path, ids: Iterable[str] = (), name: str = "") -> Predictions:
-    """Masks or maps of P(polyp) written by any system, one grey image ``<id>.png`` per frame.
+def of_folder(
+    folder: str | Path, ids: Iterable[str] = (), name: str = "", values: str = ""
+) -> Predictions:
+    """Masks or maps of P(polyp) written by any system, one image ``<id>.png`` per frame.
 
     Args:
-        folder: holds 8-bit images, 0 to 255, of any size, in a lossless format.
+        folder: holds images or NumPy arrays (``.npy``) of one channel, of any size; how they are
+            named: `prediction_files`.
         ids: required frames, for example a test part; empty: all in the folder.
         name: the system's name in tables; empty: the folder's.
+        values: what the values mean, see `polyp_utils.runs.values`; empty: found over all files.
 
     Raises:
-        DataError: no such folder or image, two images for one id, or pixels that are not a map.
+        DataError: no such folder or file, two files for one id, a file that cannot be read, or
+            values of which what is polyp is not certain.
+        ValueError: ``values`` is not a meaning.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist: give a folder of predictions, <id>.png each")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in _FORMATS:
-            if path.stem in files:
-                raise DataError(f"{files[path.stem]} and {path} are both for {path.stem}: keep one")
-            files[path.stem] = path
-    wanted = tuple(ids) or tuple(files)
-    missing = [frame_id for frame_id in wanted if frame_id not in files]
-    if missing or not wanted:
-        first = f"first {missing[0]}" if missing else "it holds none"
-        raise DataError(
-            f"{folder} lacks {len(missing)} of {len(wanted)} predictions, {first}: write one image "
-            f"<id>.png per frame ({', '.join(_FORMATS)}; JPEG would change the scores)"
-        )
-    return Predictions(
-        name or folder.name, get_scheme("binary"), wanted, lambda i: _two(_read_map(files[i]))
+    files, said = prediction_files(folder, tuple(ids))
+    return _of_contents(
+        tuple(files), lambda i: read_content(files[i]), name or folder.name, values, said
     )
 
 
-def _read_map(path: Path) -> np.ndarray:
-    """P(polyp) float32 (h, w) from a grey image; a colour image with equal channels is grey."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except Exception as error:  # Pillow raises a dozen types
-        raise DataError(f"{path} cannot be decoded ({error}): write it again") from error
-    pixels = np.array(image.convert("L") if image.mode in ("1", "P") else image)
-    if pixels.ndim == 3:
-        colours = pixels[..., :3]
-        if (colours != colours[..., :1]).any():
-            raise DataError(f"{path} is coloured: write P(polyp) as grey, 0 to 255")
-        pixels = colours[..., 0]
-    if pixels.dtype != np.uint8:
-        raise DataError(f"{path} holds {pixels.dtype}: write 8-bit grey levels, 0 to 255")
-    if 0 < pixels.max() < 2:
-        raise DataError(f"{path} holds only 0 and 1, almost black: write polyp as 255")
-    return pixels.astype(np.float32) / 255
+def of_arrays(
+    arrays: Mapping[str, np.ndarray], name: str = "arrays", values: str = ""
+) -> Predictions:
+    """Masks or maps of P(polyp) in memory: id -> bool, whole or real numbers, (h, w).
 
-
-def of_arrays(arrays: Mapping[str, np.ndarray], name: str = "arrays") -> Predictions:
-    """Masks or maps of P(polyp) in memory: id -> bool, uint8 0–255 or float in [0, 1], (h, w).
+    Args:
+        arrays: of each frame; what their values mean is found over all, as in `of_folder`.
+        name: the system's name in tables.
+        values: as in `of_folder`.
 
     Raises:
-        ValueError: wrong type, shape or range.
+        ValueError: wrong type, shape or range; what is polyp is not certain.
     """
-    for frame_id, values in arrays.items():
-        kind = values.dtype
-        known = kind in (bool, np.uint8) or np.issubdtype(kind, np.floating)
-        if not known or values.ndim != 2 or not values.size:
-            raise ValueError(
-                f"prediction {frame_id} is {kind} {values.shape}: give bool, uint8 or float (h, w)"
-            )
-        if np.issubdtype(kind, np.floating) and not 0 <= values.min() <= values.max() <= 1:
-            raise ValueError(
-                f"prediction {frame_id} holds {values.min():g} … {values.max():g}: "
-                "probabilities must lie in [0, 1]"
-            )
+    return _of_contents(tuple(arrays), lambda i: content_of(arrays[i], i), name, values)
 
-    def read(frame_id: str) -> Tensor:
-        values = arrays[frame_id]
-        return _two(values.astype(np.float32) / (255 if values.dtype == np.uint8 else 1))
 
-    return Predictions(name, get_scheme("binary"), tuple(arrays), read)
+def _of_contents(
+    ids: tuple[str, ...],
+    content: Callable[[str], Content],
+    name: str,
+    values: str,
+    said: Sequence[str] = (),
+) -> Predictions:
+    meaning = parse_values(values) if values else None
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        looks = list(pool.map(lambda frame_id: look_at(content(frame_id)), ids))
+    meaning = meaning or detect(looks)
+    check_values(meaning, looks)
+    return Predictions(
+        name,
+        get_scheme("binary"),
+        ids,
+        lambda frame_id: _two(meaning.polyp(content(frame_id))),
+        str(meaning),
+        (f"values: {meaning.note} ({meaning})", *said),
+        {frame_id: look.size for frame_id, look in zip(ids, looks, strict=True)},
+    )
 
 
 def _two(polyp: np.ndarray) -> Tensor:

@@ -1,6 +1,7 @@
 """The run folder: settings, history, weights, predictions. All writes are atomic.
 
 config.json          settings, fingerprints, versions, device, processes, commit
+split.csv            ids per part, cut to the limit in the settings
 history.csv          a row per epoch
 model.safetensors    weights of the kept epoch, averaged if the settings say so
 unaveraged.safetensors  beside averaged weights: those of the last step
@@ -14,26 +15,26 @@ Reading a run never changes it.
 from __future__ import annotations
 
 import contextlib
-import io
-import json
+import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
 from polyp_utils.common.config import RECIPES, RELEASED, RunConfig
 from polyp_utils.common.exceptions import RunError, TakenError, unknown
 from polyp_utils.common.figures import file_format
-from polyp_utils.common.files import atomic, write_csv
+from polyp_utils.common.files import atomic, refuse_links, write_csv, writing
+from polyp_utils.common.names import unfit_title
 from polyp_utils.common.paths import repo_root, results_root
 from polyp_utils.data.labels import Scheme, get_scheme
-from polyp_utils.data.split import Split
-from polyp_utils.data.splits import split_of
+from polyp_utils.data.split import Split, parse_split
+from polyp_utils.data.splits import load_split
 from polyp_utils.runs import archive
+from polyp_utils.runs.stored import RESTORE, decode_levels, read_json, read_scores, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,12 +56,22 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """``config.json``: ``settings``, fingerprints, versions, device, commit."""
-        return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        return read_json(self.path / "config.json", ("settings",))
 
     @property
     def config(self) -> RunConfig:
-        """The settings."""
-        return RunConfig.from_record(self.record["settings"])
+        """The settings.
+
+        Raises:
+            RunError: they are missing, or none of this version's.
+        """
+        try:
+            return RunConfig.from_record(self.record["settings"])
+        except (TypeError, ValueError) as error:
+            raise RunError(
+                f"{self.path / 'config.json'} holds no settings of this version ({error}): use the "
+                "version that made the run, or restore the file"
+            ) from error
 
     @property
     def scheme(self) -> Scheme:
@@ -69,18 +80,28 @@ class Run:
 
     @property
     def split(self) -> Split:
-        """The split, cut to the ``limit`` in the settings."""
+        """The split as it was in training, cut to the ``limit`` in the settings."""
+        if self.stored_split.is_file():
+            try:
+                return parse_split(self.config.split, self.stored_split.read_bytes().decode())
+            except (ValueError, csv.Error) as error:
+                raise RunError(f"{self.stored_split} is damaged ({error}): {RESTORE}") from error
         return split_of(self.config)
+
+    @property
+    def stored_split(self) -> Path:
+        """``split.csv``: the ids of each part; older runs lack it."""
+        return self.path / "split.csv"
 
     @property
     def history(self) -> pd.DataFrame:
         """``history.csv``: a row per epoch."""
-        return _table(self.path / "history.csv")
+        return read_table(self.path / "history.csv")
 
     @property
     def training(self) -> dict[str, Any]:
         """``training.json``: seconds, images/s, peak memory, kept epoch and its polyp Dice."""
-        stored = json.loads((self.path / "training.json").read_text(encoding="utf-8"))
+        stored = read_json(self.path / "training.json")
         return {key.replace("best_", "kept_"): value for key, value in stored.items()}  # older runs
 
     @property
@@ -91,8 +112,8 @@ class Run:
             RunError: the run is not evaluated, or by a version that wrote another table.
         """
         path = self._evaluated("summary.json")
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        if any("size" not in row for row in summary.get("scores", ())):
+        summary = read_json(path, ("scores",))
+        if any("size" not in row for row in summary["scores"]):
             raise RunError(f"{path} was written by an earlier version: evaluate {self.name} again")
         return summary
 
@@ -101,9 +122,11 @@ class Run:
         """``per_image.csv``: a row per test image, size and class.
 
         Raises:
-            RunError: the run is not evaluated.
+            RunError: the run is not evaluated, or the table is not one of scores, or not whole.
         """
-        return _table(self._evaluated("per_image.csv"))
+        summary = self.path / "summary.json"
+        frames = read_json(summary).get("n") if summary.is_file() else None
+        return read_scores(self._evaluated("per_image.csv"), frames)
 
     def _evaluated(self, name: str) -> Path:
         path = self.path / name
@@ -146,21 +169,15 @@ class Run:
 
         from polyp_utils.runs.levels import from_levels
 
-        with Image.open(io.BytesIO(self._stored(part, frame_id))) as image:
-            pixels = torch.from_numpy(np.array(image))
-        levels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-        if len(levels) != len(scheme.classes) - 1:
-            raise RunError(
-                f"{self.prediction_path(part, frame_id)} holds {len(levels) + 1} classes, scheme "
-                f"{scheme.name} has {len(scheme.classes)}"
-            )
-        return from_levels(levels)
+        path, data = self.prediction_path(part, frame_id), self._stored(part, frame_id)
+        levels = decode_levels(path, data, len(scheme.classes), self.config.image_size)
+        return from_levels(torch.from_numpy(levels))
 
     def save_probabilities(self, part: str, frame_id: str, probabilities: Tensor) -> None:
         """Stores probabilities (C, H, W), C from 2 to 4, as a PNG of `levels` (L, LA or RGB)."""
         from polyp_utils.runs.levels import to_levels
 
-        levels = to_levels(probabilities).cpu().numpy()
+        levels = to_levels(probabilities, f"{frame_id} of {self.name}").cpu().numpy()
         image = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
         with atomic(self.prediction_path(part, frame_id)) as temporary:
             image.save(temporary, "PNG", optimize=True)
@@ -171,18 +188,19 @@ class Run:
 
         Raises:
             TakenError: another process holds the lock.
-            RunError: the folder cannot be written.
+            RunError: the folder holds links that would lead out of it.
+            OSError: the folder cannot be written.
         """
+        refuse_links(self.path)
         lock = FileLock(make_folder(self.path) / ".lock", timeout=0)
         try:
-            lock.acquire()
+            with writing(self.path):
+                lock.acquire()
         except Timeout as error:
             raise TakenError(
                 f"{self.path} is being trained by another process: wait for it, or give this run "
                 "another name"
             ) from error
-        except OSError as error:
-            raise _read_only(self.path, error) from error
         try:
             yield
         finally:
@@ -194,6 +212,7 @@ class Run:
 
     def save_figure(self, name: str, figure: Figure) -> None:
         """Stores a figure as ``figures/<name>.png``, or ``.jpg`` if it shows frames."""
+        refuse_links(self.path)
         suffix, options = file_format(figure)
         with atomic(self.path / "figures" / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, format=suffix, dpi=100, **options)
@@ -211,7 +230,8 @@ class Run:
         if path.is_file():
             return path.read_bytes()
         if packed.is_file():
-            return archive.read(packed, f"{frame_id}.png")
+            most = 2**16 + 4 * self.config.image_size**2  # a PNG that nothing could compress
+            return archive.read(packed, f"{frame_id}.png", most)
         hint = ""
         if part == "val" and self.archive_path("test").is_file():
             hint = (
@@ -221,14 +241,12 @@ class Run:
         raise RunError(f"{path} is missing: the run holds no prediction of {frame_id}{hint}")
 
 
-def _table(path: Path) -> pd.DataFrame:
-    import pandas as pd  # see `write_csv`
-
-    return pd.read_csv(path, dtype={"id": str})
-
-
-def make_folder(path: Path) -> Path:
+def make_folder(path: Path, cure: str = "set POLYP_RESULTS to a writable folder") -> Path:
     """Makes a folder for results.
+
+    Args:
+        path: of the folder.
+        cure: what to do if it cannot be made.
 
     Raises:
         RunError: the folder cannot be made.
@@ -236,12 +254,8 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _read_only(path, error) from error
+        raise RunError(f"{path} cannot be written ({error.strerror}): {cure}") from error
     return path
-
-
-def _read_only(path: Path, error: OSError) -> RunError:
-    return RunError(f"{path} cannot be written ({error}): set POLYP_RESULTS to a writable folder")
 
 
 def run_of(config: RunConfig) -> Run:
@@ -254,6 +268,34 @@ def run_of(config: RunConfig) -> Run:
     return run
 
 
+def split_of(config: RunConfig, fingerprint: str = "") -> Split:
+    """The split that settings name, cut to their ``limit``.
+
+    Once a user's file is gone, it is taken from the folder of the run with these settings.
+
+    Args:
+        config: the settings.
+        fingerprint: which it must have, if known.
+
+    Raises:
+        ValueError: as in `load_split`, or another fingerprint.
+        FileNotFoundError: as in `load_split`.
+    """
+    try:
+        split = load_split(config.split, config.dataset).limited(config.limit)
+    except FileNotFoundError:
+        run = run_of(config)
+        if not run.stored_split.is_file() or run.config.split != config.split:
+            raise
+        split = run.split
+    if fingerprint not in ("", split.fingerprint):
+        raise ValueError(
+            f"split {split.name} has fingerprint {split.fingerprint}, not {fingerprint}: it has "
+            "changed; bring back the file that the weights were trained with"
+        )
+    return split
+
+
 def list_runs() -> list[Run]:
     """Finished runs: those in the results folder, newest first, then the published ones.
 
@@ -263,7 +305,7 @@ def list_runs() -> list[Run]:
     runs: list[Run] = []
     for folder in dict.fromkeys(folders):
         found = [Run(path.parent) for path in folder.glob("*/training.json")]
-        found.sort(key=lambda run: run.training["finished"], reverse=True)
+        found.sort(key=lambda run: str(run.training.get("finished")), reverse=True)
         runs += sorted(found, key=lambda run: run.published and run.name != RELEASED)
     return runs
 
@@ -274,19 +316,25 @@ def find_run(name: str = "") -> Run:
     Without a name, runs that do not score the test part (``score_test``) are the last resort.
 
     Raises:
-        RunError: there is no finished run.
+        RunError: there is no finished run, or its name is `unfit_title`.
         ValueError: no run of that name; the message suggests the nearest one.
     """
     for path in (Path(name), repo_root() / name):
         if name and (path / "training.json").is_file():
-            return Run(path)
+            return _fit_to_use(Run(path if path.name not in ("", "..") else path.resolve()))
     runs = list_runs()
     if not runs:
         raise RunError(f"no finished run under {results_root()}: train one (02_train.ipynb)")
     if not name:
-        scored = (run for run in runs if run.record["settings"].get("score_test", True))
-        return next(scored, runs[0])
+        scored = (run for run in runs if run.config.score_test)
+        return _fit_to_use(next(scored, runs[0]))
     for run in runs:
         if run.name == name:
-            return run
+            return _fit_to_use(run)
     raise unknown("run", name, [run.name for run in runs])
+
+
+def _fit_to_use(run: Run) -> Run:
+    if why := unfit_title(run.name):
+        raise RunError(f"{run.path} {why}: rename the folder")
+    return run

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from polyp_utils.common.files import read_csv
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.runs.run import Run
 from polyp_utils.score.literature import CARD
@@ -36,7 +37,7 @@ def class_counts(run: Run, part: str, dataset: PolypDataset) -> Counts:
     scheme = run.scheme
     path = run.path / f"{VAL_COUNTS}.csv"
     if part == "val" and path.is_file():
-        table = pd.read_csv(path)
+        table = read_csv(path, "id")
         columns = (torch.tensor(table[name].to_numpy()) for name in Counts._fields)
         return Counts(*(column.view(-1, len(scheme.classes)) for column in columns))
     ids = run.split.part(part)

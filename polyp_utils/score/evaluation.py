@@ -7,6 +7,7 @@ mask at the original size; `polyp_utils.score.protocols` has the other protocols
 
 import functools
 import os
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,16 +19,18 @@ import torch
 from torch import Tensor
 
 from polyp_utils.common.exceptions import RunError
-from polyp_utils.common.files import write_json
+from polyp_utils.common.files import remove_leftovers, write_json
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.grouping import known_groups
 from polyp_utils.data.labels import POLYP
 from polyp_utils.model.predict import to_original
+from polyp_utils.model.weights import read_header
 from polyp_utils.runs.predictions import Predictions, of_run
 from polyp_utils.runs.run import Run
 from polyp_utils.score.card import card_scores
 from polyp_utils.score.image import OVERLAP, score_image
 from polyp_utils.score.intervals import Interval, mean_interval
+from polyp_utils.score.misread import area_doubts, size_notes
 from polyp_utils.score.overlap import Counts
 from polyp_utils.score.protocols import NETWORK, ORIGINAL, protocol_table
 
@@ -54,6 +57,8 @@ class Evaluation:
         confusion: pixels at the original size, int64 (C, C); rows are the true classes.
         groups: id -> group; frames of one group are resampled together.
         card: a run's scores by the card's convention, see `card_scores`; empty for other systems.
+        notes: how another system's predictions were read, in words.
+        doubts: what speaks against that, see `polyp_utils.score.misread`.
     """
 
     predictions: Predictions
@@ -61,6 +66,8 @@ class Evaluation:
     confusion: np.ndarray
     groups: dict[str, int]
     card: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -96,17 +103,21 @@ class Evaluation:
         """Per-image mean of polyp Dice at the original size: the primary score."""
         return Interval.of(self.summary.iloc[0])
 
-    def save(self, run: Run, part: str = "test") -> None:
-        """Writes ``per_image.csv`` and ``summary.json`` into a run folder, atomically."""
-        run.save_table("per_image", self.per_image)
-        summary = {
-            "part": part,
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``summary.json`` holds of it."""
+        return {
             "n": int(self.per_image["id"].nunique()),
             "protocol": PROTOCOL,
-            "scores": [_plain(row) for row in self.summary.to_dict("records")],
-            "protocols": [_plain(row) for row in self.protocols.to_dict("records")],
-            "card": _plain(self.card),
+            "scores": [plain(row) for row in self.summary.to_dict("records")],
+            "protocols": [plain(row) for row in self.protocols.to_dict("records")],
         }
+
+    def save(self, run: Run, part: str = "test") -> None:
+        """Writes ``per_image.csv`` and ``summary.json`` into a run folder, atomically."""
+        remove_leftovers(run.path.glob(".*.tmp"))
+        run.save_table("per_image", self.per_image)
+        summary = {"part": part, **self.record, "card": plain(self.card)}
         write_json(run.path / "summary.json", summary)
 
 
@@ -125,6 +136,8 @@ def evaluate(
         all_scores: also score outlines, maps and objects, which takes longer than overlap; without
             these scores, ``protocols`` cannot be computed.
 
+    Doubts about another system's predictions are warned of, and kept.
+
     Raises:
         ValueError: a frame is not in the data set.
         RunError: a stored prediction is missing.
@@ -132,6 +145,8 @@ def evaluate(
     """
     ids = list(predictions.ids)
     rows = dataset.rows(ids).tolist()
+    sizes = {i: (int(h), int(w)) for i, (h, w) in zip(ids, dataset.sizes[rows], strict=True)}
+    notes, doubts = size_notes(predictions.sizes, sizes)
 
     def one(frame_id: str, row: int) -> tuple[pd.DataFrame, Tensor]:
         probabilities = predictions.read(frame_id)
@@ -151,7 +166,18 @@ def evaluate(
     first = ["id", "size", "class"]
     per_image = per_image[[*first, *(c for c in per_image if c not in first)]]
     confusion = torch.cat([matrix for _, matrix in scored]).sum(dim=0).numpy()
-    return Evaluation(predictions, per_image, confusion, known_groups(dataset, ids))
+    if predictions.sizes:
+        doubts += area_doubts(per_image)
+    for doubt in doubts:
+        warnings.warn(f"{predictions.name}: {doubt}", stacklevel=2)
+    return Evaluation(
+        predictions,
+        per_image,
+        confusion,
+        known_groups(dataset, ids),
+        notes=(*predictions.notes, *notes),
+        doubts=tuple(doubts),
+    )
 
 
 def evaluate_run(run: Run, part: str = "test", dataset: PolypDataset | None = None) -> Evaluation:
@@ -181,24 +207,33 @@ def evaluate_run(run: Run, part: str = "test", dataset: PolypDataset | None = No
 
 
 def check_data(run: Run, dataset: PolypDataset) -> None:
-    """Checks that the data and the split are those that the run was trained on.
+    """Checks that the data, the split and the settings are those that the run was trained with.
 
     Raises:
-        RunError: a fingerprint differs; the message holds both.
+        RunError: a fingerprint differs, or a setting from that in the header of the weights; the
+            message holds both.
     """
-    made_with, split = run.record["fingerprints"], run.split
+    config, split = run.config, run.split
+    made_with = run.record.get("fingerprints", {})
     for what, name, then, now in (
-        ("data set", run.config.dataset, made_with["data"], dataset.fingerprint),
-        ("split", split.name, made_with["split_ids"], split.fingerprint),
+        ("data set", config.dataset, made_with.get("data"), dataset.fingerprint),
+        ("split", split.name, made_with.get("split_ids"), split.fingerprint),
     ):
         if then != now:
             raise RunError(
                 f"{run.name} was made with {what} {name} of fingerprint {then}; here it is {now}: "
                 "use the files, or the version of this package, that the run was made with"
             )
+    header = read_header(run.weights).settings if run.weights.is_file() else {}
+    for name in ("scheme", "image_size", "width"):
+        if header.get(name, getattr(config, name)) != getattr(config, name):
+            raise RunError(
+                f"{run.path / 'config.json'} says {name} {getattr(config, name)}, but "
+                f"{run.weights.name} was trained with {header[name]}: restore both from a copy"
+            )
 
 
-def _plain(values: Mapping[Any, Any]) -> dict[str, Any]:
+def plain(values: Mapping[Any, Any]) -> dict[str, Any]:
     """Values as JSON can hold them, which has no NaN and no numpy types."""
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
     return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in plain.items()}

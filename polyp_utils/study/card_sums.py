@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from polyp_utils.common.exceptions import RunError
+from polyp_utils.common.files import read_csv
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.transforms import to_input
 from polyp_utils.model.losses import EPSILON
@@ -149,7 +150,7 @@ def read_sums(run: Run) -> pd.DataFrame:
     """
     if not is_measured(run):
         raise RunError(f"{run.name} holds no {TABLE}.csv: run notebook 06 where its data set is")
-    return pd.read_csv(run.path / f"{TABLE}.csv", dtype={"id": str})
+    return read_csv(run.path / f"{TABLE}.csv", "id")
 
 
 def sums_of(table: pd.DataFrame, part: str) -> Sums:

@@ -7,6 +7,7 @@ from polyp_utils.common.device import (
     explaining,
 )
 from polyp_utils.common.exceptions import WeightsError
+from polyp_utils.data.naming import full_name
 from polyp_utils.model.weights import save_weights
 from polyp_utils.runs.run import Run
 from polyp_utils.train.fit import prepare_training
@@ -32,12 +33,13 @@ def adopt(config: RunConfig, note: str) -> Run:
     """
     if not config.init or not note:
         raise ValueError("to adopt weights, give their file (init) and a note on who made them")
+    config = replace(config, dataset=full_name(config.dataset))  # as it is recorded
     with explaining(f"width {config.width}"):
         return _adopted(config, note)
 
 
 def _adopted(config: RunConfig, note: str) -> Run:
-    scheme, compute, parts, fingerprints = prepare_training(config)
+    split, scheme, compute, parts, fingerprints, doubts = prepare_training(config)
     initial = find_initial(config)
     if initial is None or initial.new_head:
         raise WeightsError(
@@ -45,7 +47,8 @@ def _adopted(config: RunConfig, note: str) -> Run:
         )
     fingerprints["init_weights"] = initial.fingerprint
     config = replace(config, init="")  # nothing was trained from these weights
-    with open_run(config, fingerprints, compute.describe(), note=note) as run:
+    remarks = {"note": note, "doubts": doubts}
+    with open_run(config, fingerprints, compute.describe(), split, **remarks) as run:
         if run.finished:
             print(f"{run.name} is finished: nothing to adopt")
             return run

@@ -2,7 +2,9 @@
 
 import contextlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,14 +17,16 @@ from polyp_utils.common.device import (
     get_compute,
     has_compiler,
 )
-from polyp_utils.common.exceptions import RunError
+from polyp_utils.common.exceptions import DataError, RunError
 from polyp_utils.data.catalog import get_info
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.data.labels import Scheme, get_scheme
+from polyp_utils.data.naming import full_name
 from polyp_utils.data.parts import Data, load_parts
-from polyp_utils.data.splits import leak_warning, split_of
+from polyp_utils.data.split import Split
+from polyp_utils.data.splits import leak_warning
 from polyp_utils.model.losses import inverse_sqrt_weights
-from polyp_utils.runs.run import Run, run_of
+from polyp_utils.runs.run import Run, run_of, split_of
 from polyp_utils.train.initial import Initial, find_initial
 from polyp_utils.train.learner import Learner, micro_batches
 from polyp_utils.train.start import open_run
@@ -41,15 +45,17 @@ def fit(config: RunConfig) -> Run:
         DeviceError: the GPU has too little memory, is in use, or is not supported.
         ProcessError: another process of this run cannot start.
     """
+    config = replace(config, dataset=full_name(config.dataset))  # as it is recorded
     sizes = {key: getattr(config, key) for key in ("batch_size", "micro_batches", "width")}
     settings = ", ".join(f"{key} {value}" for key, value in sizes.items())
     with processes.joined(), explaining(settings), contextlib.ExitStack() as held:
         with processes.agreed():
             initial, leak = _initial(config), ""  # before frames are decoded
-            scheme, compute, parts, fingerprints = prepare_training(config)
+            split, scheme, compute, parts, fingerprints, doubts = prepare_training(config)
             if initial:
                 fingerprints["init_weights"], leak = initial.fingerprint, initial.leak
-            opened = open_run(config, fingerprints, compute.describe(), init_leak=leak)
+            remarks = {"init_leak": leak, "doubts": doubts}
+            opened = open_run(config, fingerprints, compute.describe(), split, **remarks)
             run = held.enter_context(opened)
         if processes.from_first(lambda: run.finished):
             print(f"{run.name} is finished: nothing to train")
@@ -60,8 +66,8 @@ def fit(config: RunConfig) -> Run:
         frames += f" at {config.image_size} px, {len(parts['val'])} for validation"
         slow = "" if config.compile_mode == "none" else "; the first steps take minutes to compile"
         print(f"{run.name}: {frames}, on {compute.describe()}{slow}", flush=True)
-        if warning := leak_warning(split_of(config), config.dataset):
-            print(warning)
+        for remark in filter(None, (split.remark, leak_warning(split, config.dataset))):
+            print(remark)
         learner = Learner(config, scheme, compute, _class_weights(config, parts["train"]))
         trainer = Trainer(learner, run)
         if not trainer.resume() and initial:
@@ -73,8 +79,23 @@ def fit(config: RunConfig) -> Run:
     return run
 
 
-def prepare_training(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data], dict[str, str]]:
-    """Checks the settings; returns scheme, device, parts of the data, and fingerprints."""
+class Prepared(NamedTuple):
+    """What a training needs: ``fingerprints`` of data and split, ``doubts`` about the masks."""
+
+    split: Split
+    scheme: Scheme
+    compute: Compute
+    parts: dict[str, Data]
+    fingerprints: dict[str, str]
+    doubts: str
+
+
+def prepare_training(config: RunConfig) -> Prepared:
+    """Checks the settings, and opens the data.
+
+    Raises:
+        ValueError: settings or data that cannot work.
+    """
     scheme = get_scheme(config.scheme)
     split = split_of(config)
     compute = get_compute(config.device, config.precision)
@@ -93,7 +114,14 @@ def prepare_training(config: RunConfig) -> tuple[Scheme, Compute, dict[str, Data
     dataset = PolypDataset(config.dataset, config.image_size)
     scheme.check(dataset.masks, dataset.info.title)
     parts = load_parts(dataset, split, compute.device)
-    return scheme, compute, parts, {"data": dataset.fingerprint, "split_ids": split.fingerprint}
+    if not dataset.polyp_pixels[dataset.rows(split.train), 0].any():
+        raise DataError(
+            f"none of the {len(split.train)} masks in the training part of {split.name} has a "
+            f"polyp pixel: there is nothing to learn; check the masks of {dataset.info.title}"
+        )
+    prints = {"data": dataset.fingerprint, "split_ids": split.fingerprint}
+    doubts = "; ".join(map(str, dataset.doubts))
+    return Prepared(split, scheme, compute, parts, prints, doubts)
 
 
 def _initial(config: RunConfig) -> Initial | None:

@@ -15,10 +15,9 @@ from polyp_utils.common.exceptions import WeightsError
 from polyp_utils.common.paths import repo_root
 from polyp_utils.data.known import seen_before
 from polyp_utils.data.labels import get_scheme
-from polyp_utils.data.splits import split_of
 from polyp_utils.model.unet import UNet
 from polyp_utils.model.weights import read_header, read_tensors
-from polyp_utils.runs.run import find_run
+from polyp_utils.runs.run import Run, find_run, split_of
 
 
 @dataclass(frozen=True)
@@ -84,18 +83,22 @@ def find_initial(config: RunConfig) -> Initial | None:
             f"init {path} is not a complete U-Net of width {width}: {wrong[0]} differs"
         )
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return Initial(path, fingerprint, header.metadata, new_head, _leak(config, header.metadata))
+    return Initial(
+        path, fingerprint, header.metadata, new_head, _leak(config, path, header.metadata)
+    )
 
 
 def _of_head(name: str) -> bool:
     return name.startswith("output.")
 
 
-def _leak(config: RunConfig, metadata: dict[str, Any]) -> str:
+def _leak(config: RunConfig, path: Path, metadata: dict[str, Any]) -> str:
     """How much of a run's test part the initial weights have seen, in words."""
     try:
         theirs = RunConfig.from_record(metadata["settings"])
-        seen_split = split_of(theirs)
+        beside, fingerprint = Run(path.parent), metadata.get("split_ids", "")
+        stored = beside.stored_split.is_file() and beside.config == theirs
+        seen_split = beside.split if stored else split_of(theirs, fingerprint)
     except (KeyError, TypeError, ValueError, OSError):  # not recorded, or no longer available
         return "The frames they were trained on are not known: none should be in the test part"
     test = split_of(config).test

@@ -163,12 +163,26 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """The state after an epoch, complete enough to resume without any difference."""
-        return {name: part.state_dict() for name, part in self._stateful.items()}
+        parts = {name: part.state_dict() for name, part in self._stateful.items()}
+        return {"settings": self._identity, **parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores what `state_dict` returned.
+
+        Raises:
+            ValueError: the state is that of another run.
+            LookupError, RuntimeError, TypeError: it is no such state.
+        """
+        there = state.get("settings", {})  # earlier versions did not write them
+        if different := [k for k, value in self._identity.items() if there.get(k, value) != value]:
+            raise ValueError(f"it is that of a run with another {', '.join(different)}")
         for name, part in self._stateful.items():
             part.load_state_dict(state[name])
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        settings = self.config.to_dict()
+        return {key: value for key, value in settings.items() if key not in ("device", "name")}
 
     @property
     def _stateful(self) -> dict[str, Any]:

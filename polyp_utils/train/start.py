@@ -16,15 +16,21 @@ import torch
 import polyp_utils
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.exceptions import RunError
-from polyp_utils.common.files import write_json
+from polyp_utils.common.files import write_json, write_text
 from polyp_utils.common.paths import repo_root
 from polyp_utils.common.processes import rank, size
+from polyp_utils.data.catalog import CATALOG
+from polyp_utils.data.split import Split
 from polyp_utils.runs.run import Run, run_of
 
 
 @contextlib.contextmanager
 def open_run(
-    config: RunConfig, fingerprints: dict[str, str], device: str, **remarks: str
+    config: RunConfig,
+    fingerprints: dict[str, str],
+    device: str,
+    split: Split | None = None,
+    **remarks: str,
 ) -> Iterator[Run]:
     """The folder of a run, new or existing, locked for this process.
 
@@ -35,8 +41,10 @@ def open_run(
         config: the requested settings.
         fingerprints: of data and split.
         device: description, for the record.
-        remarks: for the record: ``note`` (who made weights that were trained elsewhere) and
-            ``init_leak`` (how much of the test part the initial weights have seen).
+        split: cut to the limit in the settings; its ids are stored.
+        remarks: for the record: ``note`` (who made weights that were trained elsewhere),
+            ``init_leak`` (how much of the test part the initial weights have seen) and ``doubts``
+            (about the masks, see `polyp_utils.data.plausibility`).
 
     Raises:
         RunError: the folder holds a run with other settings or data, another process is training
@@ -49,16 +57,21 @@ def open_run(
     given = {**fingerprints, "note": remarks.get("note", "")}
     if run.finished:
         _is_same(run, config, given)
+        _note_place(run, config)
         yield run
         return
     with run.lock():
         if (run.path / "config.json").is_file() and _is_same(run, config, given):
+            _note_place(run, config)
             if not run.finished:
                 _note_change(run, device)
         else:
             record: dict[str, Any] = {"settings": config.to_dict(), "fingerprints": fingerprints}
+            remarks["split_remark"] = split.remark if split else ""
             record |= {name: text for name, text in remarks.items() if text}
             write_json(run.path / "config.json", {**record, **_circumstances(device)})
+        if split:
+            write_text(run.stored_split, split.to_csv())
         yield run
 
 
@@ -74,6 +87,8 @@ def _is_same(run: Run, config: RunConfig, given: dict[str, str]) -> bool:
     there = {**run.config.to_dict(), **record["fingerprints"], "note": record.get("note", "")}
     asked = {**config.to_dict(), **given}
     ignored = {"device", "name"}  # these may differ
+    if there["data"] == asked["data"] and not {there["dataset"], asked["dataset"]} & CATALOG.keys():
+        ignored.add("dataset")  # the same files at another place
     different = [
         f"{key} is {there.get(key)!r} there and {value!r} now"
         for key, value in asked.items()
@@ -94,6 +109,15 @@ def _is_same(run: Run, config: RunConfig, given: dict[str, str]) -> bool:
             f"name (-p name …, --name …); or move the folder away{longer}"
         )
     return not different
+
+
+def _note_place(run: Run, config: RunConfig) -> None:
+    """Records that the run's data lie elsewhere now."""
+    record = run.record
+    if record["settings"]["dataset"] != config.dataset:
+        settings = {**record["settings"], "dataset": config.dataset}
+        write_json(run.path / "config.json", {**record, "settings": settings})
+        print(f"{run.name}: its data are recorded as being at {config.dataset} now")
 
 
 def _note_change(run: Run, device: str) -> None:

@@ -8,6 +8,7 @@ on the device and are read every `READ_EVERY` steps, so that no step waits for t
 import math
 import shutil
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -18,12 +19,14 @@ from torch import Tensor
 
 from polyp_utils.common import processes
 from polyp_utils.common.device import peak_memory_mib
-from polyp_utils.common.exceptions import DivergedError
-from polyp_utils.common.files import atomic, write_csv, write_json
+from polyp_utils.common.exceptions import DivergedError, RunError, WeightsError
+from polyp_utils.common.files import atomic, remove_leftovers, write_csv, write_json
 from polyp_utils.common.progress import Progress, duration
 from polyp_utils.data.labels import Scheme
 from polyp_utils.data.parts import Data
+from polyp_utils.model.pickled import read_pickle
 from polyp_utils.model.predict import freeze, predict
+from polyp_utils.model.sound import check_numbers, format_of
 from polyp_utils.model.weights import load_weights, save_weights
 from polyp_utils.runs.run import Run
 from polyp_utils.train.learner import Learner
@@ -140,8 +143,8 @@ class Trainer:
             if self.learner.average:
                 save_weights(self.run.unaveraged, self.learner.model, metadata)
         write_csv(self.run.path / "history.csv", self.history)
-        with atomic(self.run.path / "last/state.pt") as temporary:
-            torch.save(self.learner.state_dict() | {"history": self.history}, temporary)
+        with atomic(self.run.path / "last/state.pt") as temporary, temporary.open("wb") as file:
+            torch.save(self.learner.state_dict() | {"history": self.history}, file)
 
     def _kept(self) -> int:
         """Index of the epoch to keep, of those finished, by the setting ``keep``; from 0."""
@@ -151,20 +154,41 @@ class Trainer:
         return int(scores.argmax())
 
     def resume(self) -> bool:
-        """Resumes from the last finished epoch; False if there is none."""
+        """Resumes from the last finished epoch; False if there is none.
+
+        Raises:
+            RunError: its state is damaged, or that of another run.
+        """
         state = processes.from_first(self._last_state)
         if state is None:
             return False
-        self.history = state.pop("history")
-        self.learner.load_state_dict(state)
+        try:
+            self.history = state.pop("history")
+            self.learner.load_state_dict(state)
+        except (ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
+            raise processes.once(self._unusable(error)) from error
         print(f"{self.run.name}: resuming after epoch {len(self.history)}")
         return True
 
     def _last_state(self) -> dict[str, Any] | None:
-        for leftover in self.run.path.rglob(".*.tmp"):  # from a process that was killed
-            leftover.unlink()
+        remove_leftovers(self.run.path.rglob(".*.tmp"))
         path = self.run.path / "last/state.pt"
-        return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            format_of(path)
+            state = read_pickle(path)
+            check_numbers(path, dict(_tensors(state)))
+        except WeightsError as error:
+            raise self._unusable(error) from error
+        return state
+
+    def _unusable(self, error: Exception) -> RunError:
+        state = self.run.path / "last/state.pt"
+        return RunError(
+            f"{self.run.name} cannot resume from {state} ({error}): put the right file back, or "
+            "remove it, and the same command trains the run from its beginning"
+        )
 
     def finish(self, parts: dict[str, Data]) -> None:
         """Stores predictions and losses of the kept weights and marks the run as finished."""
@@ -190,6 +214,16 @@ class Trainer:
         shutil.rmtree(self.run.path / "last", ignore_errors=True)
 
 
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in nested dicts and lists, by the way to them."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict | list):
+        inside = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in inside:
+            yield from _tensors(inner, f"{name}.{key}" if name else str(key))
+
+
 def predict_parts(
     learner: Learner, run: Run, parts: dict[str, Data]
 ) -> dict[str, dict[str, float]]:
@@ -203,7 +237,10 @@ def predict_parts(
         for part, data in parts.items():
             what = f"predictions for {part}"
             at_network_size[part] = learner.validate(data, partial(progress.beat, what))
-            predictions = predict(frozen, data.images, learner.compute, learner.config.batch_size)
+            names = [f"{frame_id} by {run.name}" for frame_id in data.ids]
+            predictions = predict(
+                frozen, data.images, learner.compute, learner.config.batch_size, names=names
+            )
             for frame_id, probabilities in zip(data.ids, predictions, strict=True):
                 if processes.rank() == 0:
                     run.save_probabilities(part, frame_id, probabilities)
@@ -225,6 +262,7 @@ def metadata_of(run: Run, scheme: Scheme) -> dict[str, Any]:
         "run": run.name,
         **made,
         "settings": run.config.to_dict(),
+        "split_ids": record["fingerprints"]["split_ids"],
         "classes": scheme.classes,
         "use": "for research only; not a medical device",
     }

@@ -28,6 +28,7 @@ def validate(
 
     Losses are computed per batch and averaged by images; Dice is the mean over images. Several
     processes share the batches, and each returns the same. ``beat`` is called once per batch.
+    Where a logit is not finite, the losses are NaN.
 
     Returns:
         ``loss``, ``ce``, ``dice_loss``, ``dice_<class>`` and ``polyp_dice``.
@@ -45,7 +46,8 @@ def validate(
         counts = count(probabilities.argmax(dim=1), target, len(scheme.classes))
         polyp = scheme.polyp_probability(probabilities) > 0.5
         polyp_dice = dice(count(polyp, is_polyp(masks), 2))[:, 1]
-        losses = torch.stack([ce, dice_loss]).cpu() * len(images)
+        unsound = 0 * logits.sum()  # NaN if a logit is not finite, which a loss may hide
+        losses = (torch.stack([ce, dice_loss]) + unsound).cpu() * len(images)
         return losses, dice(counts).cpu(), polyp_dice.cpu()
 
     batches = torch.arange(len(data)).split(batch_size)
