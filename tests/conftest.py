@@ -6,6 +6,7 @@ import pickle
 import shutil
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from PIL import Image
 from polyp_utils.bench import inference, loops, training
 from polyp_utils.common.config import RunConfig
 from polyp_utils.common.paths import data_root
-from polyp_utils.data import phantom
+from polyp_utils.data import phantom, sources
 from polyp_utils.data.dataset import PolypDataset
 from polyp_utils.model.unet import UNet
 from polyp_utils.runs.run import Run
@@ -27,9 +28,15 @@ REAL_DATA = data_root()  # from the session's environment, before any test chang
 
 @pytest.fixture(autouse=True, scope="session")
 def session_cache(tmp_path_factory):
-    """One cache folder per session, so that phantoms are drawn only once."""
+    """One cache folder per session, and one drawing of each phantom, whatever its size there."""
+    drawn = functools.cache(phantom.draw_phantom)
+    once = SimpleNamespace(
+        draw_phantom=lambda index: tuple(pixels.copy() for pixels in drawn(index)),
+        VERSION=phantom.VERSION,
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POLYP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(sources, "phantom", once)
         yield
 
 
@@ -47,14 +54,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def dataset(session_cache):
-    """The phantoms at 32 px; at 64 px, which the quick recipe needs, they are in the cache too.
-
-    Both from one drawing of each, which is what takes the time.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phantom, "draw_phantom", functools.cache(phantom.draw_phantom))
-        for size in (32, 64):
-            PolypDataset("phantom", size)
+    """The phantoms at 32 px."""
     return PolypDataset("phantom", 32)
 
 

@@ -51,7 +51,7 @@ def prepared(run, network, tmp_path_factory):
 def test_every_runtime_gives_the_probabilities_of_the_cards_snippet(name, prepared):
     for package in {p for part, needed in NEEDS.items() if part in name for p in needed}:
         pytest.importorskip(package)
-    images = PolypDataset("phantom", 48).images[-4:, :, :, :32] / 255
+    images = PolypDataset("phantom", 64).images[-4:, :, :48, :32] / 255
     expected, found = (load_forward(runtime, prepared)(images) for runtime in (CARD, name))
     assert expected.std() > 0.01  # or the test proves nothing
     if name.endswith("fp32"):  # twenty times what was measured

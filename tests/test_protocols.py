@@ -32,15 +32,32 @@ def truth(dataset):
     return {dataset.ids[row]: dataset.original_mask(dataset.ids[row]) > 127 for row in rows}
 
 
-def means(predictions, dataset):
-    table = evaluate(of_arrays(predictions), dataset).protocols
+@pytest.fixture(scope="module")
+def perfect(truth, dataset):
+    return evaluate(of_arrays(truth), dataset)
+
+
+@pytest.fixture(scope="module")
+def noise(truth):
+    """The masks with a fifth of their pixels wrong."""
+    rng = np.random.default_rng(1)
+    return {i: mask ^ (rng.uniform(size=mask.shape) < 0.2) for i, mask in truth.items()}
+
+
+@pytest.fixture(scope="module")
+def noisy_scores(noise, dataset):
+    return evaluate(of_arrays(noise), dataset)
+
+
+def means(evaluation):
+    table = evaluation.protocols
     assert set(table["protocol"]) == set(PROTOCOLS)
     return table.set_index(["protocol", "score"])["mean"].to_dict()
 
 
-def test_a_perfect_mask(truth, dataset):
+def test_a_perfect_mask(perfect, truth):
     """PraNet's rule scores frames without a polyp 0, and threshold 0 predicts everything."""
-    found = means(truth, dataset)
+    found = means(perfect)
     for score in ("dice", "iou"):
         assert found["image-mean", score] == 1
         assert min(found["at-network-size", score], found["pooled", score]) > 0.99  # one resizing
@@ -51,7 +68,8 @@ def test_a_perfect_mask(truth, dataset):
 
 
 def test_an_empty_mask(truth, dataset):
-    found = means({i: np.zeros_like(mask) for i, mask in truth.items()}, dataset)
+    nothing = of_arrays({i: np.zeros_like(mask) for i, mask in truth.items()})
+    found = means(evaluate(nothing, dataset))
     for name in ("image-mean", "at-network-size", "pooled"):
         assert found[name, "dice"] == found[name, "iou"] == 0
     # A constant map is not rescaled: only threshold 0 marks anything, and it marks everything.
@@ -63,7 +81,8 @@ def test_a_shifted_mask_pools_and_averages_differently(truth, dataset):
     def shifted(mask):
         return np.roll(mask, (9, -12), (0, 1))
 
-    found = means({i: shifted(mask) for i, mask in truth.items()}, dataset)
+    moved = of_arrays({i: shifted(mask) for i, mask in truth.items()})
+    found = means(evaluate(moved, dataset))
     both = [(shifted(mask) & mask).sum() for mask in truth.values()]
     size = [mask.sum() for mask in truth.values()]
     per_image = [b / s for b, s in zip(both, size, strict=True) if s]
@@ -89,10 +108,7 @@ def test_pranets_score_as_their_loops_compute_it():
     assert found["pranet_iou"] == pytest.approx(np.mean(iou))
 
 
-def test_pooled_dice_is_the_dice_of_all_pixels_together(truth, dataset):
-    rng = np.random.default_rng(1)
-    noisy = {i: mask ^ (rng.uniform(size=mask.shape) < 0.2) for i, mask in truth.items()}
-    evaluation = evaluate(of_arrays(noisy), dataset)
+def test_pooled_dice_is_the_dice_of_all_pixels_together(noisy_scores, noise, truth, dataset):
     rows = dataset.rows(truth)
     true = dataset.masks[rows].numpy() > 127
     resized = np.stack(
@@ -101,11 +117,11 @@ def test_pooled_dice_is_the_dice_of_all_pixels_together(truth, dataset):
                 torch.from_numpy(mask.astype(np.float32))[None, None], (SIZE, SIZE), mode="bilinear"
             )[0, 0].numpy()
             > 0.5
-            for mask in noisy.values()
+            for mask in noise.values()
         ]
     )
     expected = 2 * (resized & true).sum() / (resized.sum() + true.sum())
-    table = evaluation.protocols.set_index(["protocol", "score"])
+    table = noisy_scores.protocols.set_index(["protocol", "score"])
     row = table.loc[("pooled", "dice")]
     assert row["mean"] == pytest.approx(expected)
     assert row["low"] < row["mean"] < row["high"]
@@ -113,15 +129,13 @@ def test_pooled_dice_is_the_dice_of_all_pixels_together(truth, dataset):
 
 def test_the_card_scores_an_absent_class_as_one(dataset, truth):
     ids = [i for i, mask in truth.items() if not mask.any()][:1]
-    found = means({i: truth[i] for i in ids}, dataset)
+    found = means(evaluate(of_arrays({i: truth[i] for i in ids}), dataset))
     assert found["card", "dice"] == 1
     assert np.isnan(found["image-mean", "dice"])
 
 
-def test_groups_widen_the_intervals_of_every_protocol(truth, dataset):
-    rng = np.random.default_rng(2)
-    noisy = {i: mask ^ (rng.uniform(size=mask.shape) < 0.2) for i, mask in truth.items()}
-    per_image = evaluate(of_arrays(noisy), dataset).per_image
+def test_groups_widen_the_intervals_of_every_protocol(noisy_scores):
+    per_image = noisy_scores.per_image
     copies = [per_image.assign(id=per_image["id"] + f"-{k}") for k in range(4)]
     table = pd.concat(copies, ignore_index=True)
     groups = {i: i.rsplit("-", 1)[0] for i in table["id"].unique()}
@@ -132,8 +146,8 @@ def test_groups_widen_the_intervals_of_every_protocol(truth, dataset):
     assert (width > 1.5).all()  # in theory 2
 
 
-def test_sizes_and_classes_are_those_of_the_table(truth, dataset):
-    per_image = evaluate(of_arrays(truth), dataset).per_image
+def test_sizes_and_classes_are_those_of_the_table(perfect):
+    per_image = perfect.per_image
     assert set(per_image["size"]) == {ORIGINAL, NETWORK}
     assert list(per_image["class"].unique()) == [POLYP, "background", "polyp"]
 
@@ -144,11 +158,11 @@ def test_a_perfect_mask_at_256_px_loses_what_its_resolution_costs(kvasir_root):
     kvasir = PolypDataset("kvasir-seg", 256)
     ids = load_split("random-800-s42").test
     masks = kvasir.masks[kvasir.rows(ids)].numpy() > 127
-    evaluation = evaluate(of_arrays(dict(zip(ids, masks, strict=True))), kvasir)
-    found = evaluation.protocols.set_index(["protocol", "score"])["mean"]
-    assert found["at-network-size", "dice"] == found["pooled", "dice"] == 1
-    assert found["image-mean", "dice"] == pytest.approx(0.994, abs=1e-3)
-    assert polyp_scores(evaluation.per_image).min() >= 0.969
+    predictions = of_arrays(dict(zip(ids, masks, strict=True)))
+    table = evaluate(predictions, kvasir, all_scores=False).per_image
+    assert (polyp_scores(table, size=NETWORK) == 1).all()
+    assert polyp_scores(table).mean() == pytest.approx(0.994, abs=1e-3)
+    assert polyp_scores(table).min() >= 0.969
 
 
 # An interval holds its mean, or there is none
