@@ -82,6 +82,19 @@ class Audit:
             rows.append(row)
         return pd.DataFrame(rows)
 
+    @property
+    def masks(self) -> str:
+        """What the masks hold, in a sentence: levels and polyp shares."""
+        share, levels = self.frames["polyp_share"], self.frames["levels"]
+        if not len(share):
+            return "no mask can be read"
+        white = f"{self.frames['brightest'].min()} to {self.frames['brightest'].max()}"
+        return (
+            f"masks hold {levels.min()} to {levels.max()} levels or colours (median "
+            f"{levels.median():.0f}), the brightest of each {white}; polyp covers {share.min():.1%} "
+            f"to {share.max():.1%} of a frame, {share.mean():.1%} of all"
+        )
+
     def of_severity(self, severity: str) -> pd.DataFrame:
         """The errors, doubts or notes: ``check``, ``id``, ``detail``, ``suggestion``."""
         columns = ["check", "id", "detail", "suggestion"]
