@@ -213,8 +213,8 @@ def _read_with_pillow(path: Path, data: bytes) -> Pixels:
     if image.mode in _DEEP and tags.get(_PHOTOMETRIC) == 0:  # white is zero; Pillow heeds 8 bits
         pixels = replace(pixels, values=np.iinfo(np.uint16).max - pixels.values)
     lossy = image.format in _LOSSY or "jpeg" in str(image.info.get("compression"))
-    classes, turn = str(image.info.get("classes", "")), orientation if deep else left
-    upright = pixels._turned(turn) if turn != 1 else pixels
+    turn = orientation if deep and image.format != "TIFF" else left  # OpenCV turns TIFFs too
+    upright, classes = pixels._turned(turn), str(image.info.get("classes", ""))
     return replace(upright, orientation=orientation, lossy=lossy, classes=classes)
 
 
