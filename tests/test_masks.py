@@ -77,6 +77,8 @@ LABELS = POLYP.astype(np.uint8)
 VOID = np.where(RIM, 255, LABELS)
 CROSS = [np.where(np.arange(60) < 2, value, MASK) for value in (255, 0, 0)]
 THREE = LABELS * 85 + (MASK[::-1] > 0) * np.uint8(170)
+SMALL = np.zeros_like(MASK)
+SMALL[:4, :4] = 255
 REFUSED = {
     "black, alpha": (
         stacked(MASK * 0, MASK * 0, MASK * 0, MASK),
@@ -91,6 +93,7 @@ REFUSED = {
     "percent": (Image.fromarray(LABELS * 100), "neither near 0 nor near 255"),
     "12 bits": (Image.fromarray(LABELS.astype(np.uint16) * 4095), "uint16 values from 0 to 4095"),
     "blue": (with_palette((0, 0, 0), (0, 0, 255)), "nor red or green"),
+    "small and blue": (stacked(SMALL * 0, SMALL * 0, SMALL), "16 of 2400 .* nor red or green"),
     "cross": (stacked(*CROSS), "is a black and white mask with 80 coloured pixels"),
 }
 

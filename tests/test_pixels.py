@@ -77,6 +77,15 @@ def test_16_bits_are_scaled_down(tmp_path, suffix, channels):
         assert seen[..., 1].tolist() == [[0, 0, 64], [127, 0, 0]]
 
 
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_tiff_of_16_bits_is_turned_once(frame, tmp_path, orientation):
+    tag = [(ORIENTATION, "H", 1, orientation, True)]
+    deep = frame.astype(np.uint16) * 257
+    tifffile.imwrite(tmp_path / "deep.tif", deep, photometric="rgb", extratags=tag)
+    tifffile.imwrite(tmp_path / "x.tif", frame, photometric="rgb", extratags=tag)
+    assert (read_frame(tmp_path / "deep.tif") == read_frame(tmp_path / "x.tif")).all()
+
+
 @pytest.mark.parametrize("bits", [8, 16, 1])
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
 def test_tiffs_are_read_as_their_header_says(tmp_path, bits, photometric):

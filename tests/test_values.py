@@ -143,7 +143,7 @@ def test_jpeg_masks_are_read_and_soft_jpegs_only_on_request(tmp_path, frames):
     labels = write(tmp_path / "labels", lambda m: grey(indices(m)), "jpg")
     with pytest.raises(DataError, match="JPEG changes class indices"):
         of_folder(labels)
-    with pytest.raises(DataError, match="is a JPEG, which changes indices"):
+    with pytest.raises(DataError, match="is JPEG or WebP, which change indices"):
         of_folder(labels, values="indices:1,2").read("0")
 
 
@@ -345,3 +345,23 @@ def test_a_meaning_that_does_not_fit_is_refused(tmp_path, values, message):
     folder = write(tmp_path / "theirs", grey)
     with pytest.raises(DataError, match=message):
         of_folder(folder, values=values).read("0")
+
+
+def test_a_palette_of_greys_is_read_by_its_greys(tmp_path):
+    for i, mask in TRUTH.items():
+        image = Image.fromarray((mask == 0).astype(np.uint8), "P")
+        image.putpalette([1, 1, 1, 0, 0, 0])
+        image.save(tmp_path / f"{i}.png")
+    found = of_folder(tmp_path, TRUTH)
+    assert all((found.read(i)[1].numpy() == (mask > 0)).all() for i, mask in TRUTH.items())
+
+
+def test_an_index_of_another_colour_per_file_is_refused(tmp_path):
+    for i, mask in TRUTH.items():
+        image = Image.fromarray((mask > 0).astype(np.uint8), "P")
+        image.putpalette([0, 0, 0, *[1 + int(i) % 2] * 3])  # of 0, 1, 2 what the file needs
+        image.save(tmp_path / f"{i}.png")
+    with pytest.raises(DataError, match=r"index 1 is 010101 in .*0.png but 020202 in .*1.png"):
+        of_folder(tmp_path, TRUTH, values="indices:1")
+    found = of_folder(tmp_path, TRUTH, values="colours:010101,020202")
+    assert (found.read("1")[1].numpy() == (TRUTH["1"] > 0)).all()

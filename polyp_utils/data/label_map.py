@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from polyp_utils.common.exceptions import DataError
+from polyp_utils.common.exceptions import DataError, few
 from polyp_utils.data.masks import MaskFile, mask_file
 from polyp_utils.data.pixels import Pixels
 
@@ -83,7 +83,7 @@ def levels_of_indices(indices: np.ndarray, labels: Mapping[int, str], path: Path
     listed = ", ".join(f"{index} {name}" for index, name in sorted(labels.items())) or "none"
     if not polyp:
         raise DataError(
-            f"{path} holds the class indices {_few(values)}, and dataset.json does not say which "
+            f"{path} holds the class indices {few(map(str, values))}, and dataset.json does not say which "
             f'is polyp (its labels: {listed}): write them as {{"background": 0, "polyp": 1}}'
         )
     ignored = [index for index in values if labels.get(index) == "ignore"]
@@ -94,7 +94,7 @@ def levels_of_indices(indices: np.ndarray, labels: Mapping[int, str], path: Path
         )
     if unknown := [value for value in values if value not in labels]:
         raise DataError(
-            f"{path} holds {_few(unknown)}, which dataset.json does not name (its labels: {listed})"
+            f"{path} holds {few(map(str, unknown))}, which dataset.json does not name (its labels: {listed})"
             ": correct the one that is wrong"
         )
     return np.isin(indices, polyp).astype(np.uint8) * 255
@@ -104,7 +104,3 @@ def _is_polyp(name: str) -> bool:
     words = set(re.findall(r"[a-z]+", name.lower()))
     denied = words & {"no", "non", "not", "free"} and "neoplastic" not in words
     return bool(words & _POLYP) and not denied
-
-
-def _few(values: list[int]) -> str:
-    return ", ".join(map(str, values[:6])) + (" …" if len(values) > 6 else "")

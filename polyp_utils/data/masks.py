@@ -59,11 +59,12 @@ class MaskFile:
         """Rejects anything but a binary or a red-green mask.
 
         Raises:
-            DataError: too many undecided pixels, levels that look like class labels, or none bright
-                enough to be polyp.
+            DataError: too many undecided pixels, a colour that is neither red nor green, levels that
+                look like class labels, or none bright enough to be polyp.
         """
-        share = self.undecided.mean()
-        if share > MAX_UNDECIDED:
+        share, bright = self.undecided.mean(), self.brightest > THRESHOLD
+        lost = bright & (self.levels == 0)  # a small blue polyp, say
+        if share > MAX_UNDECIDED or lost.sum() > MAX_UNDECIDED * bright.sum():
             raise DataError(self._undecided_message())
         if 0 < self.levels.max() <= THRESHOLD:
             raise DataError(
@@ -93,9 +94,8 @@ class MaskFile:
         seen = self.raw[row, column].tolist()
         return (
             f"{self.name}: {count} of {size} pixels are neither near 0 nor near 255, nor red or "
-            f"green (first: {seen} at row {row}, column {column}); JPEG artefacts and soft edges "
-            f"make at most {100 * MAX_UNDECIDED:g} %. Save the mask as PNG, polyp 255 and "
-            "background 0"
+            f"green (first: {seen} at row {row}, column {column}), too many for JPEG artefacts and "
+            "soft edges. Save the mask as PNG, polyp 255 and background 0"
         )
 
 

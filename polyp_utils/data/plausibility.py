@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from polyp_utils.common.exceptions import few
+
 MOST_OF_SET, MOST_OF_FRAME, MOST_OF_OUTLINE = 0.31, 0.82, 0.5  # 0.31: twice that of Kvasir-SEG
 FULL_MASK, INVERTED, LARGE = "full mask", "inverted mask", "large polyp"
 SET_SHARE, NONE = "polyp share of the set", "no polyp at all"
@@ -64,10 +66,9 @@ def doubts(ids: Sequence[str], shares: np.ndarray, outlines: np.ndarray) -> list
     def add(check: str, rows: np.ndarray, beside: str = "") -> None:
         chosen, covered = [ids[int(row)] for row in np.flatnonzero(rows)], shares[rows]
         if chosen:
-            more = f" and {len(chosen) - _SHOWN} more" if len(chosen) > _SHOWN else ""
             seen = (
-                f"in {len(chosen)} of {count} masks ({', '.join(chosen[:_SHOWN])}{more}) polyp "
-                f"covers {_range(covered)} of the frame{beside}"
+                f"in {len(chosen)} of {count} masks ({few(chosen, _SHOWN)}) polyp covers "
+                f"{_range(covered)} of the frame{beside}"
             )
             found.append(Doubt(check, tuple(chosen), seen))
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polyp_utils.common.exceptions import DataError
+from polyp_utils.common.exceptions import DataError, few
 from polyp_utils.data.labels import SCHEMES, THRESHOLD
 from polyp_utils.data.masks import MAX_UNDECIDED, label_levels
 from polyp_utils.runs.content import (
@@ -78,7 +78,7 @@ class Values:
             raise DataError(f"{content.where} is {kind}, which values={self} does not allow")
         if self.form == "indices":
             if content.lossy:
-                raise DataError(f"{content.where} is a JPEG, which changes indices: save it as PNG")
+                raise DataError(f"{content.where} is JPEG or WebP, which change indices: save it as PNG")
             return np.isin(values, self.numbers).astype(np.float32)
         if self.form == "above":
             return (values > self.numbers[0]).astype(np.float32)
@@ -117,7 +117,8 @@ def check_values(values: Values, looks: Sequence[Look]) -> None:
     """Refuses indices and colours of which none occurs: all predictions would be empty.
 
     Raises:
-        DataError: none occurs; the message says what does.
+        DataError: none occurs (the message says what does), or an index means another colour in
+            another file, as in GIFs, whose palettes hold only what the file needs.
     """
     if values.form not in ("indices", "colours"):
         return
@@ -126,12 +127,21 @@ def check_values(values: Values, looks: Sequence[Look]) -> None:
         there |= {int(level) * 0x010101 for level in np.flatnonzero(_total(looks))}
         shown = [f"{colour:06x}" for colour in sorted(there)]
     else:
-        there = {index for look in looks for index in look.indices}
+        shades: dict[int, tuple[Colour, Look]] = {}
+        for look in looks:
+            for index, colour in look.indices.items():
+                before, first = shades.setdefault(index, (colour, look))
+                if before != colour:
+                    raise DataError(
+                        f"palette index {index} is {_hex(before)} in {first.where} but "
+                        f"{_hex(colour)} in {look.where}, so {values} is not certain: give the "
+                        "colours of polyp, --values colours:RRGGBB, or write PNGs of one palette"
+                    )
+        there = set(shades)
         there |= {int(level) for level in np.flatnonzero(_total(x for x in looks if not x.indices))}
         shown = [str(index) for index in sorted(there)]
     if there and not there & set(values.numbers) and there != {0}:
-        more = f" and {len(shown) - MAX_COLOURS} more" if len(shown) > MAX_COLOURS else ""
-        listed = ", ".join(shown[:MAX_COLOURS]) + more
+        listed = few(shown, MAX_COLOURS)
         raise DataError(f"{values} occurs in none of {len(looks)} predictions: they hold {listed}")
 
 
@@ -177,7 +187,7 @@ def _of_levels(lit: list[Look]) -> Values:
     levels, seen = np.flatnonzero(total), _listed(total, lit)
     bright, dim = ([x for x in lit if (x.high > THRESHOLD) == side] for side in (True, False))
     if set(levels) <= {0, 1}:
-        return Values("indices", (1,), "class indices 0 and 1: 1 is polyp")
+        return Values("map", (0, 1), "class indices 0 and 1: 1 is polyp")
     if not bright:
         below = [int(level) for level in levels if level]
         if len(below) > _FEW_LABELS or (below[-1] > _FEW_LABELS and len(below) > 2):
@@ -218,7 +228,7 @@ def _of_jpeg(lit: list[Look]) -> Values:
             f"(first {lit[0].where}); JPEG changes them: save them as PNG, or score them as they "
             "are with --values map:0-255 (in Python values=)"
         )
-    note = f"JPEG masks, polyp above {THRESHOLD}; JPEG moves outlines a little: PNG is exact"
+    note = f"lossy masks, polyp above {THRESHOLD}; JPEG moves outlines a little: PNG is exact"
     return Values("above", (THRESHOLD,), note)
 
 
