@@ -292,6 +292,7 @@ def _audit(dataset: str, duplicate_recall: int) -> int:
             sheet.savefig(temporary, format="jpg", pil_kwargs=JPEG)
     there = found.summary.query("findings > 0").drop(columns="for example")
     print(there.to_string(index=False) if len(there) else "nothing to report")
+    print(found.masks)
     for severity in ("error", "doubt"):
         rows = found.of_severity(severity)
         for row in rows.head(_SHOWN_FINDINGS).itertuples():

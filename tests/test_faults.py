@@ -150,8 +150,7 @@ def test_a_campaign_goes_on_where_it_was_stopped(tmp_path):
         return row | {"outcome": EQUAL}
 
     command = SimpleNamespace(name="train")
-    references = {"train": SimpleNamespace(seconds=2.0)}
-    trials = SimpleNamespace(commands=[command], references=references, suffer=suffer)
+    trials = SimpleNamespace(commands=[command], suffer=suffer)
     suffered = []
     campaign = Campaign(tmp_path, trials)
     with pytest.raises(Stopped):
@@ -160,5 +159,3 @@ def test_a_campaign_goes_on_where_it_was_stopped(tmp_path):
     table = campaign.run_part("moments", 5)
     assert suffered == [3, 4]
     assert list(table["seed"]) == [0, 1, 2, 3, 4]
-    assert table["after"].between(0, 2).all()
-    assert table["after"].nunique() == 5

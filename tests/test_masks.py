@@ -78,9 +78,12 @@ VOID = np.where(RIM, 255, LABELS)
 CROSS = [np.where(np.arange(60) < 2, value, MASK) for value in (255, 0, 0)]
 THREE = LABELS * 85 + (MASK[::-1] > 0) * np.uint8(170)
 REFUSED = {
-    "black, alpha": (stacked(MASK * 0, MASK * 0, MASK * 0, MASK), r"is \[0, 0, 0\] everywhere and"),
-    "two masks": (stacked(MASK, MASK, MASK, ELSE), "one mask by its colours and another by its tr"),
-    "transparent": (stacked(MASK, MASK, MASK, MASK * 0), "another by its transparency"),
+    "black, alpha": (
+        stacked(MASK * 0, MASK * 0, MASK * 0, MASK),
+        r"the colour \[0, 0, 0\] everywhere but",
+    ),
+    "two masks": (stacked(MASK, MASK, MASK, ELSE), "one mask by its colours but another mask"),
+    "transparent": (stacked(MASK, MASK, MASK, MASK * 0), "another mask by its transparency"),
     "labels": (Image.fromarray(LABELS), "holds only levels 0 to 1, so it would count as empty"),
     "labels, void": (Image.fromarray(VOID), r"the levels 0 \(2040 px\), 1 \(336 px\), 255 \(24 px"),
     "labels, grey": (Image.fromarray(THREE), "class labels"),

@@ -80,7 +80,10 @@ def test_loader_and_audit_say_it_once_with_numbers(change, tmp_path):
 def test_clean_masks_leave_no_doubt(tmp_path):
     name = a_set(tmp_path / "set")
     assert not PolypDataset(name, 64).doubts
-    assert not len(audit(name).of_severity("doubt"))
+    found = audit(name)
+    assert not len(found.of_severity("doubt"))
+    assert found.masks.startswith("masks hold 2 to 2 levels or colours (median 2), the brightest")
+    assert found.masks.endswith(f"{found.frames['polyp_share'].mean():.1%} of all")
 
 
 def test_masks_that_are_all_full_are_refused(tmp_path):

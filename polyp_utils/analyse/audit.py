@@ -19,17 +19,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from skimage import measure
 
 from polyp_utils.analyse.frames import has_text, overlay
+from polyp_utils.analyse.mask_findings import Finding, mask_findings, mask_row, set_findings
 from polyp_utils.common.exceptions import DataError
 from polyp_utils.common.files import write_csv
 from polyp_utils.data import duplicates
 from polyp_utils.data.catalog import get_info
-from polyp_utils.data.labels import SPECK_SHARE, THRESHOLD
-from polyp_utils.data.masks import MaskFile
 from polyp_utils.data.pairs import near_duplicates
-from polyp_utils.data.plausibility import ADVICE, doubts, outline_pixels
+from polyp_utils.data.plausibility import ADVICE
 from polyp_utils.data.sources import Source, open_source
 
 OUTLIER_Z = 3.5  # robust z-score, Iglewicz and Hoaglin 1993
@@ -81,6 +79,19 @@ class Audit:
             row |= {"frames": len(ids), "for example": example, "suggestion": suggestion}
             rows.append(row)
         return pd.DataFrame(rows)
+
+    @property
+    def masks(self) -> str:
+        """What the masks hold, in a sentence: levels and polyp shares."""
+        share, levels = self.frames["polyp_share"], self.frames["levels"]
+        if not len(share):
+            return "no mask can be read"
+        white = f"{self.frames['brightest'].min()} to {self.frames['brightest'].max()}"
+        return (
+            f"masks hold {levels.min()} to {levels.max()} levels or colours (median "
+            f"{levels.median():.0f}), the brightest of each {white}; polyp covers "
+            f"{share.min():.1%} to {share.max():.1%} of a frame, {share.mean():.1%} of all"
+        )
 
     def of_severity(self, severity: str) -> pd.DataFrame:
         """The errors, doubts or notes: ``check``, ``id``, ``detail``, ``suggestion``."""
@@ -148,7 +159,7 @@ def audit(name: str) -> Audit:
     found = [("pairing", "", problem) for problem in source.problems]
     found += [("left aside", "", note) for note in source.notes]
     found += [finding for look in looks for finding in look.findings]
-    found += [*_of_masks(frames), *_compared(frames, pairs)]
+    found += [*set_findings(frames), *_compared(frames, pairs)]
     order = {check: i for i, check in enumerate(CHECKS)}
     found = sorted(found, key=lambda finding: order[finding[0]])
     rows = [
@@ -158,9 +169,6 @@ def audit(name: str) -> Audit:
     columns = ["check", "severity", "id", "detail", "suggestion"]
     findings = pd.DataFrame(rows, columns=columns)
     return Audit(info.title, source, frames, findings, pairs, time.perf_counter() - start)
-
-
-Finding = tuple[str, str, str]  # check, id, detail
 
 
 @dataclass(frozen=True)
@@ -192,8 +200,8 @@ def _look(source: Source, frame_id: str) -> _Look:
         mask.check()
     except DataError as error:
         findings.append(("values outside the scheme", frame_id, str(error)))
-    row |= _mask_row(mask)
-    findings += _mask_findings(mask, row)
+    row |= mask_row(mask)
+    findings += mask_findings(mask, row)
     findings += [
         (what, frame_id, "lower left corner" if what != "text" else "two lines or more")
         for what in (row["overlay"], "text" if row["text"] else "none")
@@ -224,51 +232,6 @@ def border(value: np.ndarray) -> np.ndarray:
     """Dark pixels connected to the frame's edge, bool (H, W)."""
     dark = np.pad((value < 30).astype(np.uint8), 1, constant_values=1)
     return cv2.connectedComponents(dark, connectivity=4)[1][1:-1, 1:-1] == 1
-
-
-def _mask_row(mask: MaskFile) -> dict[str, Any]:
-    polyp = mask.levels > THRESHOLD
-    sizes = np.bincount(measure.label(polyp, connectivity=2).ravel())[1:]
-    specks = sizes[sizes < SPECK_SHARE * polyp.size]
-    return {
-        "polyp_share": polyp.mean(),
-        "outline_share": outline_pixels(polyp).mean(),
-        "levels": mask.level_count,
-        "brightest": int(mask.brightest.max()),
-        "specks": len(specks),
-        "speck_px": int(specks.sum()),
-        "traces_px": int(mask.traces.sum()),
-        "undecided_px": int(mask.undecided.sum()),
-    }
-
-
-def _mask_findings(mask: MaskFile, row: dict[str, Any]) -> Iterator[Finding]:
-    frame_id = row["id"]
-    if row["undecided_px"]:
-        y, x = np.argwhere(mask.undecided)[0]
-        value = mask.raw[y, x].tolist()
-        detail = f"{row['undecided_px']} px, first {value} at row {y}, column {x}"
-        yield "undecided mask pixels", frame_id, detail
-    if row["specks"]:
-        polyp = mask.levels > THRESHOLD
-        regions = measure.regionprops(measure.label(polyp, connectivity=2))
-        y, x = min(regions, key=lambda region: region.area).coords[0]
-        specks = "1 speck" if row["specks"] == 1 else f"{row['specks']} specks"
-        detail = f"{specks}, {row['speck_px']} px in all, the smallest at row {y}, column {x}"
-        yield "stray specks", frame_id, detail
-    if not row["polyp_share"]:
-        yield "empty mask", frame_id, "no polyp pixel"
-
-
-def _of_masks(frames: pd.DataFrame) -> Iterator[Finding]:
-    """Yields what the masks of all frames together leave in doubt."""
-    shares, outlines = frames["polyp_share"].to_numpy(), frames["outline_share"].to_numpy()
-    for doubt in doubts(frames["id"].tolist(), shares, outlines):
-        yield doubt.check, next(iter(doubt.ids), ""), doubt.seen
-    bright = frames.loc[frames["brightest"] > THRESHOLD, ["id", "brightest"]]
-    white = bright["brightest"].max()
-    for frame_id, level in bright[bright["brightest"] < white - 9].itertuples(index=False):
-        yield "another white", frame_id, f"its brightest level is {level}, elsewhere {white}"
 
 
 def _compared(frames: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:

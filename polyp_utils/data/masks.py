@@ -165,9 +165,10 @@ def without_alpha(pixels: Pixels) -> np.ndarray:
         return colours
     if is_plain and flat.max() == 0 and alpha.max() == 0:
         return colours
-    seen = f"is {flat[0, 0].tolist()} everywhere" if is_plain else "shows one mask by its colours"
+    colour = flat[0, 0].tolist()
+    seen = f"has the colour {colour} everywhere" if is_plain else "shows one mask by its colours"
     raise DataError(
-        f"{pixels.path} {seen} and another by its transparency (opacity {alpha.min()} to "
+        f"{pixels.path} {seen} but another mask by its transparency (opacity {alpha.min()} to "
         f"{alpha.max()}): save the mask that is meant without transparency, polyp 255 and "
         "background 0"
     )

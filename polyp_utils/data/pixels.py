@@ -354,7 +354,9 @@ def _too_large(path: Path, pixels: str) -> DataError:
 
 
 def _several(path: Path, pages: int) -> DataError:
-    return DataError(f"{path} holds {pages} images: save the one that is meant, or a video")
+    return DataError(
+        f"{path} holds {pages} images: save the one that is meant as a file of its own"
+    )
 
 
 def _undecodable(path: Path, data: bytes, error: Exception) -> DataError:
@@ -363,7 +365,11 @@ def _undecodable(path: Path, data: bytes, error: Exception) -> DataError:
             return DataError(f"{path} is {what}")
     if data[128:132] == b"DICM":
         return DataError(f"{path} is DICOM: export the frame as PNG")
-    if isinstance(error, Image.UnidentifiedImageError) and not data.startswith(_TIFF):
-        kinds = "PNG, JPEG, TIFF, BMP, WebP or GIF"
-        return DataError(f"{path} begins with {data[:8]!r}, so it is no {kinds}: save it as PNG")
+    if isinstance(error, Image.UnidentifiedImageError):
+        if not data.startswith((_PNG, b"\xff\xd8", *_TIFF)):
+            kinds = "PNG, JPEG, TIFF, BMP, WebP or GIF"
+            return DataError(
+                f"{path} begins with {data[:8]!r}, so it is no {kinds}: save it as PNG"
+            )
+        return DataError(f"{path} is damaged (its header cannot be read): copy it again")
     return DataError(f"{path} is damaged ({error}): copy it again")

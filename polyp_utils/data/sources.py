@@ -99,8 +99,8 @@ class FolderSource:
             exif = f", EXIF orientation {image.orientation}" if image.orientation != 1 else ""
             raise DataError(
                 f"{path} is {mask.levels.shape[1]}×{mask.levels.shape[0]} px but its image "
-                f"{size[1]}×{size[0]}{exif}: they must have the same size; save the mask as it was "
-                "drawn"
+                f"{size[1]}×{size[0]}{exif}: they must have the same size; save both as they were "
+                "when the mask was drawn"
             )
         mask.check()
         levels = mask.levels

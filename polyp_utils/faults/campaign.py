@@ -55,10 +55,7 @@ class Campaign:
         """Those of ``moments``: SIGKILL at random, uniformly over the time of each command."""
         for seed in range(count):
             command = self.trials.commands[seed % len(self.trials.commands)]
-            seconds = self.trials.references[command.name].seconds
-            after = np.random.default_rng(seed).uniform(0, seconds)
-            key = {"command": command.name, "fault": KILLED, "seed": seed}
-            yield key | {"after": round(float(after), 4), "of": round(seconds, 4)}
+            yield {"command": command.name, "fault": KILLED, "seed": seed}
 
     def _at_changes(self, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         for command in self.trials.commands:
@@ -161,18 +158,17 @@ def run_campaign(
                 f"{name}.csv away, or name another folder with --out"
             )
         record["seconds"] = there.get("seconds", 0)
-    tables = {}
+    tables, campaign = {}, None
     with tempfile.TemporaryDirectory() as folder:
-        if set(parts) != {CORRUPTIONS}:
-            campaign = Campaign(out, Trials(main, commands, Path(folder).resolve()))
         for name, record in records.items():
             write_json(out / f"{name}.json", record)
             start = time.perf_counter()
-            table = (
-                try_corruptions(out / f"{name}.csv", count or TRIALS)
-                if name == CORRUPTIONS
-                else campaign.run_part(name, count)
-            )
+            table: pd.DataFrame | None
+            if name == CORRUPTIONS:
+                table = try_corruptions(out / f"{name}.csv", count or TRIALS)
+            else:
+                campaign = campaign or Campaign(out, Trials(main, commands, Path(folder).resolve()))
+                table = campaign.run_part(name, count)
             record["seconds"] += round(time.perf_counter() - start)
             write_json(out / f"{name}.json", record)
             if table is not None:

@@ -129,7 +129,7 @@ STATES = (
     State(data_changed, ("evaluate", "publish"), False, REFUSED),
     State(data_changed, ("train",), False, REFUSED, start="train"),
     State(data_gone, ("evaluate", "publish"), False, REFUSED),
-    State(split_changed, ("evaluate", "publish"), False, REFUSED),
+    State(split_changed, ("evaluate", "publish"), False),  # a run keeps its own
     State(split_changed, ("train",), False, REFUSED, start="train"),
     State(second_process, ("train", "predict", "evaluate", "publish", "report"), True),
 )  # fmt: skip

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from polyp_utils.common.exceptions import RunError
@@ -114,10 +115,25 @@ class Trials:
             disk.close()
         elif disk:
             disk.leave(int(row["share"] * reference.written))
-        fault = Fault(kind, row["number"], row["middle"]) if "number" in row else None
-        work = self.workspace.work(command, fault)
-        ended = run_forked(work, self.workspace.output, row.get("after", 0))
+        if "seed" in row:
+            ended, moment = self._kill_at_random(command, reference, row["seed"])
+            row |= moment
+        else:
+            fault = Fault(kind, row["number"], row["middle"]) if "number" in row else None
+            ended = run_forked(self.workspace.work(command, fault), self.workspace.output)
         return row | self.judge(command, reference, kind, ended, disk)
+
+    def _kill_at_random(
+        self, command: Command, reference: Reference, seed: int
+    ) -> tuple[Ended, dict[str, float]]:
+        """Kills a command at a moment drawn uniformly over its time; draws again if it was over."""
+        random = np.random.default_rng(seed)
+        while True:
+            after = random.uniform(0, reference.seconds)
+            ended = run_forked(self.workspace.work(command), self.workspace.output, after)
+            if ended.code < 0:
+                return ended, {"after": round(after, 4), "of": round(reference.seconds, 4)}
+            self.workspace.put_back(command.after)
 
     def judge(
         self,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from polyp_utils.common.exceptions import RunError
 from polyp_utils.common.files import read_csv
@@ -118,7 +118,8 @@ def decode_levels(path: Path, data: bytes, classes: int, side: int) -> np.ndarra
     except RunError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds
-        raise RunError(f"{path} is damaged ({error}): {again}") from error
+        seen = "no image" if isinstance(error, UnidentifiedImageError) else error
+        raise RunError(f"{path} is damaged ({seen}): {again}") from error
     levels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
     if len(levels) != classes - 1 or levels.dtype != np.uint8:
         raise RunError(
