@@ -26,14 +26,8 @@ def test_recall_of_copies_on_real_frames(kvasir_root, monkeypatch):
     source = FolderSource(kvasir_root / "Kvasir-SEG")
     source.ids = source.ids[::50]
     monkeypatch.setattr(duplicate_recall, "open_source", lambda info: source)
-
-    def some_copies(image, rng):  # all kinds, of drawn tissue: in test_duplicates
-        copies = known_copies(image, rng)
-        return {kind: copies[kind] for kind in ("25 % cropped", "JPEG at quality 30", "mirrored")}
-
-    monkeypatch.setattr(duplicate_recall, "known_copies", some_copies)
-    found = recall_of_copies("kvasir-seg", 6).set_index("copy")
-    assert (found["n"] == 6).all()
-    assert found.loc["JPEG at quality 30", "found"] >= 5
-    assert found["found"].sum() >= 14
+    found = recall_of_copies("kvasir-seg", 3).set_index("copy")
+    assert (found["n"] == 3).all()
+    assert found.loc["JPEG at quality 30", "found"] >= 2
+    assert found["found"].sum() >= 24  # of 30
     assert ((found["low"] <= found["recall"]) & (found["recall"] <= found["high"])).all()

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.cluster.vq import kmeans2
 from scipy.ndimage import gaussian_filter
 
 from polyp_utils.analyse.duplicate_recall import known_copies
@@ -54,6 +55,14 @@ def with_overlay(image):
 @pytest.fixture(scope="module")
 def features():
     return [extract(tissue(seed)) for seed in range(12)]
+
+
+def test_the_seeds_of_the_vocabulary_are_scipys():
+    points = np.random.default_rng(0).standard_normal((300, 4))
+    seeds = duplicates._seeds(points, 8, np.random.default_rng(1))
+    ours, _ = kmeans2(points, seeds, iter=1, minit="matrix")
+    expected, _ = kmeans2(points, 8, iter=1, minit="++", rng=np.random.default_rng(1))
+    np.testing.assert_array_equal(ours, expected)
 
 
 def test_features_lie_only_on_tissue():

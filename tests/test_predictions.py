@@ -206,7 +206,7 @@ def test_what_are_no_probabilities_are_never_stored(run, value):
     with pytest.raises(ValueError, match=f"prediction b of {run.name} holds"):
         run.save_probabilities("test", "b", bad)
     assert not run.prediction_path("test", "b").exists()
-    with pytest.raises(ValueError, match="prediction b holds"):
+    with pytest.raises(ValueError, match=r"predictions? (b )?holds? "):
         of_arrays({"a": good[0].numpy(), "b": bad[0].numpy()})
 
 

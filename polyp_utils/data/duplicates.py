@@ -21,6 +21,7 @@ import pandas as pd
 from scipy.cluster.vq import kmeans2
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import cdist
 
 SIDE = 384  # longer side that frames are reduced to, in pixels
 NEIGHBOURS = 40  # candidates per frame: other views of a lesion are not always the nearest
@@ -226,7 +227,22 @@ def _vocabulary(features: Sequence[Features]) -> np.ndarray | None:
     pooled = np.concatenate([np.zeros((0, 128), np.float32), *sample])
     if len(features) < 2 or len(pooled) < _WORDS:
         return None
-    return kmeans2(pooled, _WORDS, iter=20, minit="++", rng=rng)[0].astype(np.float32)
+    first = _seeds(pooled.astype(np.float64), _WORDS, rng)
+    return kmeans2(pooled, first, iter=20, minit="matrix")[0].astype(np.float32)
+
+
+def _seeds(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Points (count, D) of (n, D) by k-means++ (Arthur and Vassilvitskii 2007).
+
+    The same as SciPy's, which measures the distances to all earlier seeds anew for each.
+    """
+    chosen, nearest = [int(rng.integers(len(points)))], np.full(len(points), np.inf)
+    while len(chosen) < count:
+        distances = cdist(points[chosen[-1:]], points, "sqeuclidean")[0]
+        nearest = np.minimum(nearest, distances)
+        share = (nearest / nearest.sum()).cumsum()
+        chosen.append(int(np.searchsorted(share, rng.uniform())))
+    return points[chosen]
 
 
 def _vlad(features: Features, words: np.ndarray) -> np.ndarray:

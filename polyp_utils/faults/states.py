@@ -125,7 +125,7 @@ STATES = (
     *(State(d, _READERS, True) for d in (cache_removed, cache_of_an_older_version, cache_cut)),
     *(State(d, (*_READERS, "predict"), amid) for d in (clock_set_back, clock_set_ahead)
       for amid in (False, True)),
-    State(data_moved, _READERS, False),
+    State(data_moved, ("evaluate", "publish"), False),
     State(data_changed, ("evaluate", "publish"), False, REFUSED),
     State(data_changed, ("train",), False, REFUSED, start="train"),
     State(data_gone, ("evaluate", "publish"), False, REFUSED),

@@ -84,7 +84,7 @@ class Scored:
     def table(self) -> pd.DataFrame:
         """Dice and IoU with intervals, as text, by protocol."""
         table = self.evaluation.protocols.copy()
-        table["value"] = [str(Interval.of(row)) for _, row in table.iterrows()]
+        table["value"] = [Interval.of(row).named for _, row in table.iterrows()]
         wide = table.pivot(index="protocol", columns="score", values="value")
         return wide.reindex(list(PROTOCOLS)).fillna("–")
 
