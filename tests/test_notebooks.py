@@ -209,7 +209,7 @@ def test_a_broken_folder_is_audited_before_it_is_refused(execute, tmp_path, monk
         execute("01_explore_data", dataset=str(folder))
     said = texts(nbformat.read(tmp_path / "out.ipynb", as_version=4))
     assert "images/1.png has no mask" in said
-    assert "images/0.png cannot be decoded" in said
+    assert "images/0.png is damaged" in said
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -147,6 +147,7 @@ def test_two_processes_that_die_and_resume_equal_one_that_accumulates(of_two, of
         "history.csv",
         "model.safetensors",
         "predictions",
+        "split.csv",
         "training.json",
         "unaveraged.safetensors",
     ]

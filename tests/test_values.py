@@ -205,7 +205,7 @@ REFUSED = {
                   "more than 16 colours"),
     "logits": (lambda m: Image.fromarray(np.float32(m / 32 - 4)), "take their sigmoid"),
     "not finite": (lambda m: Image.fromarray(np.where(m, np.nan, 0).astype("f4")), "not finite"),
-    "black with alpha": (lambda m: with_alpha(m, 0), "another by its transparency"),
+    "black with alpha": (lambda m: with_alpha(m, 0), "another mask by its transparency"),
 }  # fmt: skip
 
 

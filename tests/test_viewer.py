@@ -114,7 +114,7 @@ def test_uploads_and_a_folder_by_its_name(viewer, frames, tmp_path):
 def test_unreadable_files_are_skipped_with_their_reasons(viewer, frames):
     (frames / "bad.png").write_bytes(b"<html>")
     (skipped,) = viewer.open([frames])
-    assert "bad.png cannot be decoded" in skipped
+    assert "bad.png is a web page" in skipped
     assert "1 files skipped" in viewer.said.value
-    with pytest.raises(DataError, match="cannot be decoded"):
+    with pytest.raises(DataError, match="is a web page"):
         viewer.open([Path(frames / "bad.png")])

@@ -14,10 +14,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
+from polyp_utils.model.pickled import read_pickle
 from polyp_utils.model.weights import read_metadata, read_tensors
 
 _TIMES = {"started", "finished", "seconds", "train_seconds", "images_per_second", "this_time"}
@@ -51,7 +51,7 @@ def unreadable(path: Path) -> str:
             with Image.open(path) as image:
                 image.load()
         if path.suffix == ".pt":
-            torch.load(path, weights_only=True)
+            read_pickle(path)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""

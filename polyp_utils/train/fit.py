@@ -45,11 +45,11 @@ def fit(config: RunConfig) -> Run:
         DeviceError: the GPU has too little memory, is in use, or is not supported.
         ProcessError: another process of this run cannot start.
     """
-    config = replace(config, dataset=full_name(config.dataset))  # as it is recorded
     sizes = {key: getattr(config, key) for key in ("batch_size", "micro_batches", "width")}
     settings = ", ".join(f"{key} {value}" for key, value in sizes.items())
     with processes.joined(), explaining(settings), contextlib.ExitStack() as held:
         with processes.agreed():
+            config = replace(config, dataset=full_name(config.dataset))  # as it is recorded
             initial, leak = _initial(config), ""  # before frames are decoded
             split, scheme, compute, parts, fingerprints, doubts = prepare_training(config)
             if initial:
