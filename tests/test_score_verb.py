@@ -99,7 +99,9 @@ def test_a_system_is_compared_with_a_run_and_a_folder(theirs, split, home, run, 
     assert score(theirs, *against) == 2
     assert "not certain" in capsys.readouterr().err
     assert score(theirs, *against, "--against-values", "indices:2") == 0
-    assert "theirs minus indices: polyp Dice +0.000 [+0.000, +0.000]" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "theirs minus indices: polyp Dice +0.000 [+0.000, +0.000]" in said
+    assert "indices: values: taken for indices:2, as asked" in said
 
 
 def test_a_run_without_a_common_frame_is_refused(theirs, run, tmp_path, capsys, home):
@@ -119,6 +121,8 @@ def test_missing_predictions_are_counted_and_nothing_is_left(theirs, results, ca
     error = capsys.readouterr().err
     missing = len(dataset) - len(test)
     assert f"lacks {missing} of {len(dataset)} predictions" in error
+    assert score(theirs, "--part", "val") == 2
+    assert "part is val but no split is named: add --split" in capsys.readouterr().err
     assert not results.exists()
 
 

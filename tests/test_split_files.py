@@ -207,6 +207,8 @@ def test_what_is_wrong_with_a_table_is_said(tmp_path, dataset, text, message):
         ("s.json", {"s.json": '[{"id": "0", "part": "test"}]'}, "s.json holds no lists named"),
         ("s.json", {"s.json": '["000"]'}, "s.json holds no lists named train and test"),
         ("s.json", {"s.json": '{"trian": ["000"]}'}, "unknown part 'trian': did you mean 'train'?"),
+        ("", {"train.txt": "099.jpg 1\n0\n", "test.txt": "2"}, "'099.jpg 1' (train.txt, line 1)"),
+        ("s.json", {"s.json": '{"train": ["0"], "val": {"a": ["1"]}}'}, "no list of ids as val"),
         ("s.json", {"s.json": '{"train": ["0", true]}'}, "s.json, train entry 2 is True: give"),
         ("s.csv#1", {"s.csv": table()}, "s.csv has no folds: leave out #1"),
     ],

@@ -276,7 +276,7 @@ def _of_json(path: Path, text: str, fold: str) -> tuple[list[Entry], str] | None
         raise DataError(f"{path} holds no lists named train and test: {_FORMS}")
     entries = []
     for key, ids in content.items():
-        if isinstance(ids, list):
+        if isinstance(ids, list) or key.strip().lower() in _PART_OF:
             entries += _items(path, ids, _part(key, str(path)), key)
     if not fold or any(entry.part == "test" for entry in entries):
         return entries, ""
@@ -305,7 +305,7 @@ def _parsed(path: Path, text: str) -> Any:
 def _items(path: Path, ids: Any, part: str, key: str = "") -> list[Entry]:
     """The entries of a list in JSON: ids, or objects that hold one."""
     if not isinstance(ids, list):
-        raise DataError(f"{path} holds no list of ids: {_FORMS}")
+        raise DataError(f"{path} holds no list of ids{f' as {key}' * bool(key)}: {_FORMS}")
     entries = []
     for number, item in enumerate(ids, 1):
         where = f"{path.name}, {key or part} entry {number}"

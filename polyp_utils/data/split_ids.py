@@ -93,6 +93,8 @@ class _Frames:
         if found or len(words) < 2:
             return found, way
         found, way = self._find(words[0])  # `images/1.jpg masks/1.png`
+        if not found and not all(word.lower().endswith(SUFFIXES) for word in words):
+            return [], ""  # `99.jpg 1`: a frame that is not there, and its label
         for word in words[1:]:
             other, _ = self._find(word)
             if not other and not word.lower().endswith(SUFFIXES):

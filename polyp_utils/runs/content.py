@@ -62,6 +62,11 @@ def read_content(path: Path) -> Content:
     if path.suffix.lower() == ".npy":
         return content_of(_read_array(path), path)
     pixels = read_pixels(path)
+    if pixels.orientation != 1:
+        raise DataError(
+            f"{path} has EXIF orientation {pixels.orientation}, and whether its frame was turned "
+            "so is not certain: turn its pixels as the frame's are, and save it without EXIF"
+        )
     values = pixels.values
     _check_finite(values, path)
     coloured = values.ndim == 3 and bool((values != values[..., :1]).any())

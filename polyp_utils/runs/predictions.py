@@ -147,7 +147,8 @@ def of_folder(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder} does not exist: give a folder of predictions, <id>.png each")
+        what = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {what}: give a folder of predictions, <id>.png each")
     files, said = prediction_files(folder, tuple(ids))
     return _of_contents(
         tuple(files), lambda i: read_content(files[i]), name or folder.name, values, said

@@ -25,8 +25,8 @@ def size_notes(
 ) -> tuple[list[str], list[str]]:
     """How the predictions' sizes differ from the frames', as notes and as doubts, in words.
 
-    A prediction may be the frame scaled, up to rounding; square, or like all others, it is at
-    network size. Everything else is doubtful, since it is stretched to the frame all the same.
+    A prediction may be the frame scaled, up to rounding; square, or of one size where frames have
+    several, it is at network size. Everything else is doubtful, since it is stretched to the frame all the same.
 
     Args:
         sizes: id -> size of the prediction.
@@ -40,7 +40,7 @@ def size_notes(
     kinds: dict[str, list[str]] = defaultdict(list)
     for frame_id, size in sizes.items():
         kinds[_kind(size, frames[frame_id])].append(frame_id)
-    one_size = len(set(sizes.values())) == 1
+    one_size = len(set(sizes.values())) == 1 < len({frames[frame_id] for frame_id in sizes})
     swapped, other = kinds.pop("swapped", []), kinds.pop("other", [])
     if swapped and not (one_size and len(swapped) < len(sizes)):
         raise DataError(

@@ -145,7 +145,8 @@ def score_system(task: Task) -> Scored:
     """Scores a folder of predictions and, if asked, compares it on the same frames.
 
     Raises:
-        ValueError: an unknown data set, split, part or run, or no common frame.
+        ValueError: an unknown data set, split, part or run, a part without a split, or no common
+            frame.
         DataError: predictions are missing, cannot be read, or what is polyp is not certain.
         RunError: the run that it is compared with has no predictions, or was made with other data.
     """
@@ -155,6 +156,8 @@ def score_system(task: Task) -> Scored:
         split = load_split(task.split, task.dataset)
         ids, prints = split.part(task.part), prints | {"split_ids": split.fingerprint}
         remark = split.remark
+    elif task.part != "test":
+        raise ValueError(f"part is {task.part} but no split is named: add --split")
     dataset.rows(ids)  # refuses a split of other data before any file is read
     system = of_folder(task.folder, ids, values=task.values)
     other = _other(task, dataset, ids) if task.against else None
@@ -162,7 +165,14 @@ def score_system(task: Task) -> Scored:
     evaluation = evaluate(system, dataset)
     comparison = None
     if other:
-        comparison = compare_systems(evaluation, [evaluate(other, dataset, all_scores=False)])
+        against = evaluate(other, dataset, all_scores=False)
+        comparison = compare_systems(evaluation, [against])
+        notes, doubts = ([f"{other.name}: {x}" for x in y] for y in (against.notes, against.doubts))
+        evaluation = replace(
+            evaluation,
+            notes=(*evaluation.notes, *notes),
+            doubts=(*evaluation.doubts, *doubts),
+        )
     return Scored(task, evaluation, comparison, prints)
 
 
