@@ -214,9 +214,10 @@ def test_a_damaged_or_unwritable_cache_of_pairs_costs_time_alone(tmp_path, monke
     source = open_source(get_info("phantom"))
     found = near_duplicates(source, "phantom")
     (path,) = (tmp_path / "cache").iterdir()
-    path.write_text("")
-    with pytest.warns(UserWarning, match=rf"cache {path} is damaged"):
-        pd.testing.assert_frame_equal(near_duplicates(source, "phantom"), found)
+    for damaged in ("", path.read_text()[:-1], "id,part\n"):
+        path.write_text(damaged)
+        with pytest.warns(UserWarning, match=rf"cache {path} is damaged"):
+            pd.testing.assert_frame_equal(near_duplicates(source, "phantom"), found)
     assert list(near_duplicates(source, "phantom")) == list(found)
     shutil.rmtree(tmp_path / "cache")
     (tmp_path / "cache").touch()

@@ -213,7 +213,7 @@ def test_a_prediction_with_an_orientation_is_refused(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3
     write(tmp_path / "theirs", grey, exif=exif)
-    with pytest.raises(DataError, match="0.png has EXIF orientation 3, .* turn its pixels"):
+    with pytest.raises(DataError, match=r"0.png has EXIF orientation 3, .* turn its pixels"):
         of_folder(tmp_path / "theirs")
 
 

@@ -152,9 +152,17 @@ def read_csv(path: Path, *texts: str) -> pd.DataFrame:
         path: the file.
         texts: columns that stay text as it stands, such as ids: ``NA``, ``1e5``, ``001``. Empty
             cells of the others are NaN.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no table, or its end is cut off.
     """
     import pandas as pd  # see `write_csv`
 
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        if file.read() != b"\n":
+            raise ValueError("its last row is cut off")
     header = pd.read_csv(path, nrows=0)
     empty = {str(name): [""] for name in header if name not in texts}
     types = dict.fromkeys(texts, str)

@@ -27,7 +27,7 @@ def is_listed(dataset: str) -> bool:
     return dataset in CATALOG and (FOLDER / dataset).is_dir()
 
 
-def read_table(dataset: str, file: str) -> list[dict[str, str]]:
+def listed_table(dataset: str, file: str) -> list[dict[str, str]]:
     """Rows of one of the package's tables; empty if it has no such table for the data set."""
     path = FOLDER / dataset / file
     if not is_listed(dataset) or not path.is_file():
@@ -58,7 +58,7 @@ def known_pairs(dataset: str) -> pd.DataFrame | None:
 def _listed_pairs(dataset: str) -> list[dict[str, str]] | None:
     """Rows of the package's lists for `known_pairs`; None if it has no list for any of the sets."""
     names = [name for name in _sets(dataset) if is_listed(name)]
-    return [row for name in names for row in read_table(name, "pairs.csv")] if names else None
+    return [row for name in names for row in listed_table(name, "pairs.csv")] if names else None
 
 
 def known_ids(dataset: str) -> list[tuple[str, str]] | None:
@@ -73,7 +73,7 @@ def known_ids(dataset: str) -> list[tuple[str, str]] | None:
 def known_sequences(dataset: str) -> dict[str, str]:
     """Id -> video sequence; empty if the data set has none on record."""
     rows = itertools.chain.from_iterable(
-        read_table(name, "sequences.csv") for name in _sets(dataset)
+        listed_table(name, "sequences.csv") for name in _sets(dataset)
     )
     return {row["id"]: row["sequence"] for row in rows}
 

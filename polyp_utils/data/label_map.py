@@ -83,8 +83,8 @@ def levels_of_indices(indices: np.ndarray, labels: Mapping[int, str], path: Path
     listed = ", ".join(f"{index} {name}" for index, name in sorted(labels.items())) or "none"
     if not polyp:
         raise DataError(
-            f"{path} holds the class indices {few(map(str, values))}, and dataset.json does not say which "
-            f'is polyp (its labels: {listed}): write them as {{"background": 0, "polyp": 1}}'
+            f"{path} holds the class indices {few(map(str, values))}, and dataset.json does not "
+            f'say which is polyp (its labels: {listed}): write them as {{"background": 0, "polyp": 1}}'
         )
     ignored = [index for index in values if labels.get(index) == "ignore"]
     if ignored:
@@ -94,8 +94,8 @@ def levels_of_indices(indices: np.ndarray, labels: Mapping[int, str], path: Path
         )
     if unknown := [value for value in values if value not in labels]:
         raise DataError(
-            f"{path} holds {few(map(str, unknown))}, which dataset.json does not name (its labels: {listed})"
-            ": correct the one that is wrong"
+            f"{path} holds {few(map(str, unknown))}, which dataset.json does not name (its "
+            f"labels: {listed}): correct the one that is wrong"
         )
     return np.isin(indices, polyp).astype(np.uint8) * 255
 

@@ -31,7 +31,7 @@ from polyp_utils.data.folders import (
 )
 from polyp_utils.data.label_map import find_labels
 from polyp_utils.data.listing import SUFFIXES, Listing, files_of, sort_files, walk_files
-from polyp_utils.data.stems import case_names, fits, holds_both, pair_files, split_files
+from polyp_utils.data.stems import case_names, fits, holds_both, pair_files, tell_apart
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _unit(pair: FolderPair, side: Listing) -> _Unit:
     images = [path for folder in pair.images for path in side.files[folder]]
     if pair.images != (pair.masks,):
         return _Unit(images, side.files[pair.masks], pair.partial)
-    images, masks, others = split_files(images)
+    images, masks, others = tell_apart(images)
     if others:
         side.notes.append(left_aside((path.name for path in others), len(others), OTHER))
     return _Unit(images, masks)

@@ -59,7 +59,7 @@ class MaskFile:
         """Rejects anything but a binary or a red-green mask.
 
         Raises:
-            DataError: too many undecided pixels, a colour that is neither red nor green, levels that
+            DataError: too many undecided pixels, another colour than red and green, levels that
                 look like class labels, or none bright enough to be polyp.
         """
         share, bright = self.undecided.mean(), self.brightest > THRESHOLD

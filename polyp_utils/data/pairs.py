@@ -60,7 +60,10 @@ def _read(path: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        return read_csv(path, "id_a", "id_b").dropna(subset=["id_a", "id_b"])
-    except (KeyError, ValueError) as error:
+        pairs = read_csv(path, "id_a", "id_b")
+        if not {"id_a", "id_b"} <= set(pairs):
+            raise ValueError("it lists no pairs")
+        return pairs
+    except (OSError, ValueError) as error:
         warnings.warn(f"cache {path} is damaged ({error}): not used", stacklevel=3)
         return None

@@ -27,7 +27,7 @@ from pathlib import Path
 from polyp_utils.common.exceptions import DataError, unknown
 from polyp_utils.common.paths import repo_root
 from polyp_utils.data.catalog import CATALOG, get_info
-from polyp_utils.data.known import FOLDER, is_listed, known_ids, leaks, read_table
+from polyp_utils.data.known import FOLDER, is_listed, known_ids, leaks, listed_table
 from polyp_utils.data.split import PARTS, Split, parse_split, whole
 from polyp_utils.data.split_files import read_entries
 from polyp_utils.data.split_ids import match_entries
@@ -176,7 +176,7 @@ def _grouped(name: str, dataset: str) -> Split:
         from polyp_utils.data.grouping import grouped  # looks at every frame
 
         return whole(grouped(dataset), _TOO_FEW)
-    rows = read_table(dataset, "grouped-folds.csv")
+    rows = listed_table(dataset, "grouped-folds.csv")
     parts = [tuple(row["id"] for row in rows if row["fold"] == str(k + 1)) for k in range(FOLDS)]
     if not rows:
         from polyp_utils.data.grouping import folds

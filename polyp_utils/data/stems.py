@@ -59,7 +59,7 @@ def fits(images: Sequence[Path], masks: Sequence[Path]) -> bool:
     return different and bool(pair_files(images, masks).pairs)
 
 
-def split_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
+def tell_apart(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
     """Images, masks and other pictures in one folder: `1.jpg`, `1_mask.png`, `1_edge.png`.
 
     Without a word for mask in any stem, `p1.tiff` is the mask of `1.tiff`, as in CVC-ColonDB.
@@ -76,8 +76,8 @@ def split_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Pat
 
 
 def holds_both(paths: Sequence[Path]) -> bool:
-    """Whether a folder holds images with their masks beside them, see `split_files`."""
-    return all(split_files(paths)[:2])
+    """Whether a folder holds images with their masks beside them, see `tell_apart`."""
+    return all(tell_apart(paths)[:2])
 
 
 def case_names(images: Sequence[Path]) -> Callable[[Path], str] | None:

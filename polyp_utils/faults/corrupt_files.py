@@ -27,7 +27,7 @@ from polyp_utils.faults.world import World, pixels_of, save_mask
 
 
 @on(PIXELS)
-def _cutsome_file(world: World, rng: np.random.Generator) -> Expected:
+def _cut_file(world: World, rng: np.random.Generator) -> Expected:
     path = some_file(world, rng, *DATA)
     cut(path, rng)
     return Expected(REFUSED, names=path.name)
@@ -104,7 +104,7 @@ def _exchanged_masks(world: World, rng: np.random.Generator) -> Expected:
 
 
 @on(PIXELS)
-def _missingsome_file(world: World, rng: np.random.Generator) -> Expected:
+def _missing_file(world: World, rng: np.random.Generator) -> Expected:
     path = some_file(world, rng, *DATA)
     path.unlink()
     return Expected(REFUSED, names=path.stem)

@@ -50,10 +50,6 @@ def read_table(path: Path, *texts: str) -> pd.DataFrame:
         RunError: missing or damaged.
     """
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 1))
-            if file.read() != b"\n":
-                raise ValueError("its last row is cut off")
         return read_csv(path, *texts)
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing: {RESTORE}") from error

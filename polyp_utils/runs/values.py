@@ -78,7 +78,9 @@ class Values:
             raise DataError(f"{content.where} is {kind}, which values={self} does not allow")
         if self.form == "indices":
             if content.lossy:
-                raise DataError(f"{content.where} is JPEG or WebP, which change indices: save it as PNG")
+                raise DataError(
+                    f"{content.where} is JPEG or WebP, which change indices: save it as PNG"
+                )
             return np.isin(values, self.numbers).astype(np.float32)
         if self.form == "above":
             return (values > self.numbers[0]).astype(np.float32)

@@ -26,7 +26,8 @@ def size_notes(
     """How the predictions' sizes differ from the frames', as notes and as doubts, in words.
 
     A prediction may be the frame scaled, up to rounding; square, or of one size where frames have
-    several, it is at network size. Everything else is doubtful, since it is stretched to the frame all the same.
+    several, it is at network size. Everything else is doubtful, since it is stretched to the frame
+    all the same.
 
     Args:
         sizes: id -> size of the prediction.
