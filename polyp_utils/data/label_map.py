@@ -84,7 +84,8 @@ def levels_of_indices(indices: np.ndarray, labels: Mapping[int, str], path: Path
     if not polyp:
         raise DataError(
             f"{path} holds the class indices {few(map(str, values))}, and dataset.json does not "
-            f'say which is polyp (its labels: {listed}): write them as {{"background": 0, "polyp": 1}}'
+            f"say which is polyp (its labels: {listed}): write them as "
+            '{"background": 0, "polyp": 1}'
         )
     ignored = [index for index in values if labels.get(index) == "ignore"]
     if ignored:
