@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from polyp_utils.faults.campaign import Campaign
+from polyp_utils.common.files import write_csv
+from polyp_utils.faults.campaign import Campaign, _key
 from polyp_utils.faults.digest import changed_files, digest, unreadable
 from polyp_utils.faults.inject import FULL, KILLED, READ_ONLY
 from polyp_utils.faults.trial import EQUAL, complaint
@@ -159,3 +160,11 @@ def test_a_campaign_goes_on_where_it_was_stopped(tmp_path):
     table = campaign.run_part("moments", 5)
     assert suffered == [3, 4]
     assert list(table["seed"]) == [0, 1, 2, 3, 4]
+
+
+def test_a_share_of_nought_is_known_again_from_its_table(tmp_path):
+    trials = SimpleNamespace(commands=[SimpleNamespace(name="train", under="")])
+    (row, *_) = Campaign(tmp_path, trials).disk()
+    write_csv(tmp_path / "disk.csv", [row])
+    (again,) = pd.read_csv(tmp_path / "disk.csv").to_dict("records")
+    assert _key(again) == _key(row)

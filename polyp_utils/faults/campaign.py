@@ -178,4 +178,7 @@ def run_campaign(
 
 def _key(row: dict[str, Any]) -> tuple[str, ...]:
     names = ("command", "fault", "number", "middle", "seed", "share")
-    return tuple(str(row[name]) for name in names if name in row)
+    known = {name: row[name] for name in names if name in row}
+    if "share" in known:  # 0.0 is written as 0
+        known["share"] = float(known["share"])
+    return tuple(map(str, known.values()))

@@ -20,7 +20,7 @@ def prediction_files(folder: Path, ids: Sequence[str] = ()) -> tuple[dict[str, P
     of the ids suffice, if they differ. All names may add the same to the ids: ``0_pred.png``.
 
     Args:
-        folder: searched through, links and hidden files aside.
+        folder: searched through as `walk_files` does, so links are followed.
         ids: frames that need a file, in this order; empty: a frame per file.
 
     Raises:

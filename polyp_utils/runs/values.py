@@ -9,7 +9,8 @@ The meanings, as text (``--values`` on the command line):
 - ``map:LOW-HIGH``: P(polyp), 0 at LOW and 1 at HIGH: ``map:0-255``, ``map:0-1``; ``map:255-0`` if
   polyp is black.
 - ``above:N``: a mask, polyp where the value is above N.
-- ``indices:N,N``: class indices, polyp those listed. Of a file with a palette, its indices.
+- ``indices:N,N``: class indices, polyp those listed. Of a file with a palette, its indices,
+  if they have the same colours in all files.
 - ``colours:RRGGBB,RRGGBB``: polyp where the pixel has one of these colours.
 """
 
