@@ -22,7 +22,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def refusal(error: OSError, path: Path) -> WriteError | None:
+def disk_refusal(error: OSError, path: Path) -> WriteError | None:
     """What to say if the disk is full or a folder cannot be written; None: it is another error."""
     if error.errno in _FULL:
         cure = "free some space"
@@ -58,7 +58,7 @@ def writing(path: Path) -> Iterator[None]:
         ours = whole.is_relative_to(seen) or seen.is_relative_to(whole)
         if not ours and not seen.name.startswith(f".{_short(path)}."):
             raise  # of a file that was read
-        if said := refusal(found, path):
+        if said := disk_refusal(found, path):
             raise said from error
         raise
 

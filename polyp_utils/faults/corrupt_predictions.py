@@ -19,12 +19,12 @@ from polyp_utils.faults.corruption import (
     some,
     some_file,
 )
-from polyp_utils.faults.world import World, dice, save_mask
+from polyp_utils.faults.world import World, dice_of, save_mask
 
 
 def _scores_of(world: World, **masks: np.ndarray) -> dict[str, float]:
     return {
-        name: dice(masks.get(name, world.predicted[name]), world.masks[name])
+        name: dice_of(masks.get(name, world.predicted[name]), world.masks[name])
         for name in world.masks
     }
 

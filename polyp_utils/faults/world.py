@@ -101,7 +101,7 @@ def save_mask(path: Path, mask: np.ndarray) -> None:
     Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(path)
 
 
-def dice(one: np.ndarray, other: np.ndarray) -> float:
+def dice_of(one: np.ndarray, other: np.ndarray) -> float:
     """Dice of two masks, bool (H, W), written out."""
     together = np.logical_and(one, other).sum()
     return float(2 * together / (one.sum() + other.sum()))

@@ -34,7 +34,7 @@ from polyp_utils.data.labels import Scheme, get_scheme
 from polyp_utils.data.split import Split, parse_split
 from polyp_utils.data.splits import load_split
 from polyp_utils.runs import archive
-from polyp_utils.runs.stored import RESTORE, decode_levels, read_json, read_scores, read_table
+from polyp_utils.runs.stored import RESTORE, decode_levels, read_json, read_run_table, read_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +96,7 @@ class Run:
     @property
     def history(self) -> pd.DataFrame:
         """``history.csv``: a row per epoch."""
-        return read_table(self.path / "history.csv")
+        return read_run_table(self.path / "history.csv")
 
     @property
     def training(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def read_json(path: Path, keys: Iterable[str] = (), cure: str = RESTORE) -> dict
     return content
 
 
-def read_table(path: Path, *texts: str) -> pd.DataFrame:
+def read_run_table(path: Path, *texts: str) -> pd.DataFrame:
     """The table in a CSV file, some columns as texts, see `read_csv`.
 
     Raises:
@@ -67,7 +67,7 @@ def read_scores(path: Path, frames: int | None) -> pd.DataFrame:
     Raises:
         RunError: missing, damaged, not whole, or not a table of scores.
     """
-    table, key = read_table(path, "id"), ["id", "size", "class"]
+    table, key = read_run_table(path, "id"), ["id", "size", "class"]
     if missing := [name for name in (*key, "dice") if name not in table]:
         raise RunError(f"{path} has no column {missing[0]}: {_EVALUATE}")
     for name in table.columns.difference(key):
