@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import tempfile
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+import polyp_utils
 from polyp_utils.common.exceptions import ExtraError, UserError
 from polyp_utils.common.files import read_csv, write_csv
 from polyp_utils.data.dataset import PolypDataset
@@ -114,27 +116,28 @@ class Corrupted:
         expected = corrupt(world, np.random.default_rng(seed))
         before = world.state()
         found: Any = None
+        ours = True
         with _silent():
             try:
                 found, outcome = getattr(self, task)(world), ""
             except (ValueError, OSError, UserError, ExtraError) as error:
-                outcome = str(error)
+                outcome, ours = str(error), _is_ours(error)
             except Exception as error:  # what the command line would show as a traceback
                 found = error
                 outcome = f"{type(error).__name__}: {error}"
         lost = before.items() - world.state().items()
         row = {"seed": seed, "asked": task, "corruption": name, "expected": expected.outcome}
-        row["outcome"] = LOST if lost else self._judged(task, expected, found, outcome)
+        row["outcome"] = LOST if lost else self._judged(task, expected, found, outcome, ours)
         row["message"] = outcome.replace(str(self.folder), "…")
         shutil.rmtree(world.path)
         return row
 
-    def _judged(self, task: str, expected: Expected, found: Any, message: str) -> str:
+    def _judged(self, task: str, expected: Expected, found: Any, message: str, ours: bool) -> str:
         if isinstance(found, Exception):
             return TRACEBACK
         if message:
             is_plain = "\n" not in message and not message.startswith("[Errno")
-            if not is_plain or expected.names not in message:
+            if not (is_plain and ours) or expected.names not in message:
                 return MESSAGE
             return AS_NAMED if expected.outcome in (REFUSED, ANY) else WRONG
         if expected.outcome == ANY:
@@ -171,6 +174,12 @@ def try_corruptions(path: Path, count: int = TRIALS) -> pd.DataFrame:
 
 _SUBJECTS = (corrupt_files, corrupt_masks, corrupt_predictions, corrupt_runs)  # fill CORRUPTIONS
 _TASKS = (PIXELS, SCORES, SPLIT, WEIGHTS, EVALUATION, TABLE)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether this package raised an error, with a message of its own, and no library."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return Path(frames[-1].filename).is_relative_to(Path(polyp_utils.__file__).parent)
 
 
 def _dice(per_image: Any) -> dict[str, float]:
