@@ -13,7 +13,7 @@ from polyp_utils.common.config import RECIPES, RunConfig
 from polyp_utils.common.exceptions import ExtraError, UserError, few
 from polyp_utils.common.names import printable
 
-_SHOWN_FINDINGS = 20  # of each severity
+_SHOWN_FINDINGS = 3  # of each check
 _SHEET_PAIRS = 120  # on the contact sheet of an audit
 
 
@@ -115,7 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
     verbs.add_parser("report", help="write the documents' tables from the published runs")
     parsed, others = parser.parse_known_args(arguments)
     if others:
-        parser.error(f"unrecognized arguments: {few(others)}. Patterns need quotes: '*.png'")
+        hint = "" if others[0].startswith("-") else ". Patterns need quotes: '*.png'"
+        parser.error(f"unrecognized arguments: {few(others)}{hint}")
     options = vars(parsed)
     return _run(options.pop("verb"), options)
 
@@ -294,12 +295,13 @@ def _audit(dataset: str, duplicate_recall: int) -> int:
     print(there.to_string(index=False) if len(there) else "nothing to report")
     print(found.masks)
     for severity in ("error", "doubt"):
-        rows = found.of_severity(severity)
-        for row in rows.head(_SHOWN_FINDINGS).itertuples():
-            what = f"{row.check}: {row.id}{': ' * bool(row.id)}{row.detail}"
-            print(f"{severity}: {printable(what)}")
-        if len(rows) > _SHOWN_FINDINGS:
-            print(f"and {len(rows) - _SHOWN_FINDINGS} more of severity {severity}")
+        for check, rows in found.of_severity(severity).groupby("check", sort=False):
+            different = rows.drop_duplicates("detail")
+            for row in different.head(_SHOWN_FINDINGS).itertuples():
+                what = f"{check}: {row.id}{': ' * bool(row.id)}{row.detail}"
+                print(f"{severity}: {printable(what)}")
+            if len(different) > _SHOWN_FINDINGS:
+                print(f"{severity}: {check}: and {len(different) - _SHOWN_FINDINGS} more")
     if duplicate_recall:
         write_csv(folder / "recall.csv", recall_of_copies(dataset, duplicate_recall))
     print(f"{len(found.frames)} frames in {found.seconds:.0f} s; all findings are in {folder}")

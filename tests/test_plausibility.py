@@ -73,7 +73,8 @@ def test_loader_and_audit_say_it_once_with_numbers(change, tmp_path):
     assert [doubt.check for doubt in data.doubts] == [check]
     assert len(caught) == 1
     found = audit(name).of_severity("doubt")
-    assert found["check"].tolist() == [check]
+    assert set(found["check"]) == {check}
+    assert len(found) == max(1, len(data.doubts[0].ids))
     assert found["suggestion"].all()
 
 

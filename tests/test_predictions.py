@@ -119,6 +119,19 @@ def test_predictions_whose_frame_is_not_certain_are_refused(files, ids, tmp_path
         of_folder(tmp_path, ids)
 
 
+def test_short_names_of_a_part_are_recognised_among_all_frames(tmp_path):
+    known = ["a/0", "a/1", "b/2", "b/x/3", "c/x/3"]
+    for name in ("0", "1", "2", "x/3", "notes"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (1, 1), 40 if name == "1" else 200).save(tmp_path / f"{name}.png")
+    found = of_folder(tmp_path, ["a/1", "b/2"], known=known, values="map:0-255")
+    assert found.ids == ("a/1", "b/2")
+    assert found.read("a/1")[1].item() == pytest.approx(40 / 255)
+    assert "3 more files are not scored" in found.notes[-1]
+    with pytest.raises(DataError, match="lacks 1 of 2 predictions, first b/x/3"):
+        of_folder(tmp_path, ["a/0", "b/x/3"], known=known)  # or c/x/3?
+
+
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(DataError, match="nowhere does not exist"):
         of_folder(tmp_path / "nowhere")

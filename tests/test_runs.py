@@ -311,3 +311,9 @@ def test_the_released_run_is_the_first_of_the_published(results):
     assert not mine.published
     write_json(mine.path / "config.json", {"settings": {"score_test": False}})
     assert find_run().name == RELEASED  # without a name, one to evaluate is wanted
+
+
+def test_a_run_that_is_not_finished_is_not_unknown(run):
+    (run.path / "training.json").unlink()
+    with pytest.raises(RunError, match="is not finished: its train command, given again, resumes"):
+        find_run(run.name)

@@ -54,7 +54,8 @@ def set_findings(frames: pd.DataFrame) -> Iterator[Finding]:
     """Yields what the masks of all frames together leave in doubt."""
     shares, outlines = frames["polyp_share"].to_numpy(), frames["outline_share"].to_numpy()
     for doubt in doubts(frames["id"].tolist(), shares, outlines):
-        yield doubt.check, next(iter(doubt.ids), ""), doubt.seen
+        for frame_id in doubt.ids or ("",):
+            yield doubt.check, frame_id, doubt.seen
     bright = frames.loc[frames["brightest"] > THRESHOLD, ["id", "brightest"]]
     white = bright["brightest"].max()
     for frame_id, level in bright[bright["brightest"] < white - 9].itertuples(index=False):

@@ -7,7 +7,6 @@ meant, the error says what was seen.
 
 import io
 import re
-import warnings
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -184,9 +183,7 @@ def _read_bytes(path: Path) -> bytes:
 def _opened(path: Path, data: bytes) -> Image.Image:
     """The image, its header read and its size within bounds."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
         pixels = int(re.findall(r"\d+", str(error))[0])
         raise _too_large(path, f"{pixels:,}") from error

@@ -87,7 +87,10 @@ def _card(run: Run, summary: dict[str, Any], repo_id: str, dataset: str) -> str:
         leaks=leaks(run.split, dataset),
         has_alarms=(run.path / "false_alarms.csv").is_file(),
         commits=dict.fromkeys(stage["commit"] for stage in (record, *record.get("resumed", []))),
-        command=_command(replace(config, name="") if "note" in record else config),
+        command=_command(
+            replace(config, name="") if "note" in record else config,
+            anywhere=run.published or bool(repo_id),
+        ),
         cosine_end=COSINE_END,
         timedelta=timedelta,
         interval=Interval.of,
@@ -133,10 +136,14 @@ def _drawn(config: RunConfig) -> bool:
     return config.dataset == "phantom"
 
 
-def _command(config: RunConfig) -> str:
-    """The command line that trains this run: its recipe, and the settings that differ."""
+def _command(config: RunConfig, anywhere: bool) -> str:
+    """The command line that trains this run: its recipe, and the settings that differ.
+
+    ``anywhere``: without folders of this machine.
+    """
     recipe = RECIPES[config.recipe].to_dict()
-    config = replace(config, dataset=name_without_place(config.dataset))
+    if anywhere:
+        config = replace(config, dataset=name_without_place(config.dataset))
     words = ["python", "-m", "polyp_utils", "train", "--recipe", config.recipe]
     for key, value in config.to_dict().items():
         if value != recipe[key]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -12,16 +13,20 @@ Naming = tuple[dict[str, Path], list[str]]
 FORMATS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".webp", ".gif", ".npy")
 
 
-def prediction_files(folder: Path, ids: Sequence[str] = ()) -> tuple[dict[str, Path], list[str]]:
+def prediction_files(
+    folder: Path, ids: Sequence[str] = (), known: Sequence[str] = ()
+) -> tuple[dict[str, Path], list[str]]:
     """The files of frames by their ids, and what was made of the others, in words.
 
     A file is named after its frame: ``0.png``, in folders where the id has some (``ETIS/0.png`` for
-    ``ETIS/0``), below this folder or below one that holds all. Without any folders the last parts
-    of the ids suffice, if they differ. All names may add the same to the ids: ``0_pred.png``.
+    ``ETIS/0``), below this folder or below one that holds all. The last parts of an id suffice
+    where they are all that is there, or no other known id ends so. All names may add the same to
+    the ids: ``0_pred.png``.
 
     Args:
         folder: searched through as `walk_files` does, so links are followed.
         ids: frames that need a file, in this order; empty: a frame per file.
+        known: ids of the whole data set, of which ``ids`` are some, to recognise names by.
 
     Raises:
         DataError: a frame without a file, two files for one frame, or no file at all.
@@ -29,10 +34,9 @@ def prediction_files(folder: Path, ids: Sequence[str] = ()) -> tuple[dict[str, P
     there = _by_id(folder)
     if there and not ids:
         return there, []
-    files, notes = next(
-        (way for way in _namings(folder, there, ids) if not way[0].keys().isdisjoint(ids)),
-        (there, []),
-    )
+    ways = _namings(folder, there, ids, known)
+    fitting = (way for way in ways if not way[0].keys().isdisjoint(ids))
+    files, notes = next(fitting, (there, []))
     missing = [frame_id for frame_id in ids if frame_id not in files]
     if missing or not ids:
         held = f"it holds {few(files, 3)}" if files else "it holds none"
@@ -59,7 +63,9 @@ def _by_id(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _namings(folder: Path, there: dict[str, Path], ids: Sequence[str]) -> Iterator[Naming]:
+def _namings(
+    folder: Path, there: dict[str, Path], ids: Sequence[str], known: Sequence[str]
+) -> Iterator[Naming]:
     """Ways to read the names, from the plainest on: files by id, and what is to be said."""
     yield there, []
     inside = os.path.commonpath([path.parent for path in there.values()] or [folder])
@@ -68,6 +74,7 @@ def _namings(folder: Path, there: dict[str, Path], ids: Sequence[str]) -> Iterat
     last = {frame_id.rpartition("/")[2]: frame_id for frame_id in ids}
     if len(last) == len(ids) and last.keys() == below.keys():
         yield {last[name]: path for name, path in below.items()}, []
+    yield _by_ending(there, known), []
     ways = _additions(below, ids)
     if len(ways) > 1:
         several = few((f"{before}{ids[0]}{after}" for before, after in ways), 3)
@@ -75,6 +82,24 @@ def _namings(folder: Path, there: dict[str, Path], ids: Sequence[str]) -> Iterat
     for before, after in ways:
         files = {frame_id: below[f"{before}{frame_id}{after}"] for frame_id in ids}
         yield files, [f"names add {before}…{after} to the ids"]
+
+
+def _by_ending(names: dict[str, Path], known: Sequence[str]) -> dict[str, Path]:
+    """The files by the one id that ends with their name, from a folder's name on."""
+    ends: dict[str, set[str]] = defaultdict(set)
+    for frame_id in known:
+        parts = frame_id.split("/")
+        for start in range(len(parts)):
+            ends["/".join(parts[start:])].add(frame_id)
+    found: dict[str, Path] = {}
+    for name, path in names.items():
+        fitting = ends.get(name, set())
+        if len(fitting) == 1:
+            (frame_id,) = fitting
+            if frame_id in found:
+                raise DataError(f"{found[frame_id]} and {path} are both for {frame_id}: keep one")
+            found[frame_id] = path
+    return found
 
 
 def _additions(names: Collection[str], ids: Sequence[str]) -> list[tuple[str, str]]:

@@ -129,7 +129,11 @@ def of_probabilities(found: Iterable[tuple[str, Tensor]], scheme: Scheme, name: 
 
 
 def of_folder(
-    folder: str | Path, ids: Iterable[str] = (), name: str = "", values: str = ""
+    folder: str | Path,
+    ids: Iterable[str] = (),
+    name: str = "",
+    values: str = "",
+    known: Iterable[str] = (),
 ) -> Predictions:
     """Masks or maps of P(polyp) written by any system, one image ``<id>.png`` per frame.
 
@@ -139,6 +143,7 @@ def of_folder(
         ids: required frames, for example a test part; empty: all in the folder.
         name: the system's name in tables; empty: the folder's.
         values: what the values mean, see `polyp_utils.runs.values`; empty: found over all files.
+        known: ids of the whole data set, by which shortened names are recognised.
 
     Raises:
         DataError: no such folder or file, two files for one id, a file that cannot be read, or
@@ -149,7 +154,7 @@ def of_folder(
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise DataError(f"{folder} {what}: give a folder of predictions, <id>.png each")
-    files, said = prediction_files(folder, tuple(ids))
+    files, said = prediction_files(folder, tuple(ids), tuple(known))
     return _of_contents(
         tuple(files), lambda i: read_content(files[i]), name or folder.name, values, said
     )

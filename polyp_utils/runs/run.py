@@ -316,12 +316,15 @@ def find_run(name: str = "") -> Run:
     Without a name, runs that do not score the test part (``score_test``) are the last resort.
 
     Raises:
-        RunError: there is no finished run, or its name is `unfit_title`.
+        RunError: there is no finished run, or its name is `unfit_title`, or it is not finished.
         ValueError: no run of that name; the message suggests the nearest one.
     """
     for path in (Path(name), repo_root() / name):
         if name and (path / "training.json").is_file():
             return _fit_to_use(Run(path if path.name not in ("", "..") else path.resolve()))
+    for path in (Path(name), results_root() / name):
+        if name and (path / "config.json").is_file() and not (path / "training.json").is_file():
+            raise RunError(f"{path} is not finished: its train command, given again, resumes it")
     runs = list_runs()
     if not runs:
         raise RunError(f"no finished run under {results_root()}: train one (02_train.ipynb)")

@@ -115,6 +115,7 @@ class Scored:
             "fingerprints": self.fingerprints,
             "versions": {"polyp_utils": polyp_utils.__version__},
             **self.evaluation.record,
+            "part": self.task.part if self.task.split else "all frames",
             "against": [plain(row) for row in rows],
         }
         write_json(folder / "summary.json", summary)
@@ -159,7 +160,7 @@ def score_system(task: Task) -> Scored:
     elif task.part != "test":
         raise ValueError(f"part is {task.part} but no split is named: add --split")
     dataset.rows(ids)  # refuses a split of other data before any file is read
-    system = of_folder(task.folder, ids, values=task.values)
+    system = of_folder(task.folder, ids, values=task.values, known=dataset.ids)
     other = _other(task, dataset, ids) if task.against else None
     system = replace(system, notes=(*system.notes, *filter(None, [remark])))
     evaluation = evaluate(system, dataset)
@@ -179,8 +180,13 @@ def score_system(task: Task) -> Scored:
 def _other(task: Task, dataset: PolypDataset, ids: Sequence[str]) -> Predictions:
     path = Path(task.against)
     if path.is_dir() and not (path / "training.json").is_file():
-        return of_folder(path, ids, values=task.against_values)
+        return of_folder(path, ids, values=task.against_values, known=dataset.ids)
     run = find_run(task.against)
+    if run.record.get("fingerprints", {}).get("data") != dataset.fingerprint:
+        raise RunError(
+            f"{run.name} holds predictions of {run.config.dataset}, not of these frames: make them "
+            f"by `predict PATH --weights {run.name} --out DIR`, then give --against DIR/masks"
+        )
     check_data(run, dataset)
     stored = of_run(run, task.part if task.split else "test")
     shared = tuple(frame_id for frame_id in stored.ids if frame_id in set(ids))
