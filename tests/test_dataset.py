@@ -195,8 +195,8 @@ def grey_values(folder):
     write_mask(folder / "masks" / "frame-2.jpg", mask)
     return (
         f"{{0}}/masks/frame-2.jpg: {count} of {mask.size} pixels are neither near 0 nor near 255, "
-        "nor red or green (first: 100 at row 0, column 0); JPEG artefacts and soft edges make at "
-        "most 1 %"
+        "nor red or green (first: 100 at row 0, column 0), too many for JPEG artefacts and soft "
+        "edges. Save the mask as PNG"
     )
 
 
