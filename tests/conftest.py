@@ -16,6 +16,7 @@ from PIL import Image
 
 from polyp_utils.bench import inference, loops, training
 from polyp_utils.common.config import RunConfig
+from polyp_utils.common.exceptions import warn_once
 from polyp_utils.common.paths import data_root
 from polyp_utils.data import phantom, sources
 from polyp_utils.data.dataset import PolypDataset
@@ -110,6 +111,12 @@ def exact():
     """Networks made in the test are float64."""
     with float64():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _warnings_come_anew():
+    """Each test is warned as a new process is."""
+    warn_once.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,8 @@
-"""The package's exceptions; every message says what was seen and what to do."""
+"""The package's exceptions and warnings; each says what was seen and what to do."""
 
 import difflib
+import functools
+import warnings
 from collections.abc import Iterable
 
 
@@ -70,3 +72,9 @@ def unknown(kind: str, value: object, valid: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return ValueError(f"unknown {kind} {value!r}: {hint}known are {', '.join(names)}")
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Warns of something once per process; Python's own rule forgets, as libraries reset it."""
+    warnings.warn(text, stacklevel=3)

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from polyp_utils.common.exceptions import DataError
+from polyp_utils.common.exceptions import DataError, warn_once
 from polyp_utils.common.paths import cache_root
 from polyp_utils.common.progress import Progress
 from polyp_utils.data.cache import one_writer, open_map, write_rows
@@ -73,7 +73,7 @@ class PolypDataset(torch.utils.data.Dataset):
         for doubt in self.doubts:
             if doubt.check == FULL_MASK and len(doubt.ids) == len(self):
                 raise DataError(f"{self.info.title}: {doubt}")
-            warnings.warn(f"{self.info.title}: {doubt}", stacklevel=1)  # so that it is shown once
+            warn_once(f"{self.info.title}: {doubt}")
 
     def __len__(self) -> int:
         return len(self.ids)

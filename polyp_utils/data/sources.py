@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from polyp_utils.common.exceptions import DataError
+from polyp_utils.common.exceptions import DataError, warn_once
 from polyp_utils.data import phantom
 from polyp_utils.data.catalog import DatasetInfo, locate
 from polyp_utils.data.label_map import labelled_mask
@@ -198,7 +198,7 @@ def open_source(info: DatasetInfo, strict: bool = True) -> Source:
         return PhantomSource(info.count)
     source = FolderSource(info.patterns or locate(info), info.ignore, strict)
     for note in source.notes if strict else ():
-        warnings.warn(f"{info.title}: {note}", stacklevel=1)  # one place, so that it comes once
+        warn_once(f"{info.title}: {note}")
     if info.count and len(source.ids) != info.count:
         warnings.warn(
             f"{info.title} has {len(source.ids)} pairs on disk, {info.count} are published",
