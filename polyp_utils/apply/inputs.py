@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 from polyp_utils.common.exceptions import DataError
 from polyp_utils.common.names import unfit
-from polyp_utils.data.listing import SUFFIXES, is_clutter, walk_files
+from polyp_utils.data.listing import SUFFIXES, VIDEOS, is_clutter, walk_files
 
 IMAGES = (*SUFFIXES, ".webp", ".gif")
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".mpg", ".mpeg", ".m4v", ".webm", ".wmv")
 
 
 class Input(NamedTuple):

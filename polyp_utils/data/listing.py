@@ -12,7 +12,7 @@ from polyp_utils.common.paths import common_folder
 from polyp_utils.data.folders import INSTANCES, NEITHER, OTHER, left_aside, role_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-_VIDEOS = {".avi", ".mp4", ".mov", ".mkv", ".mpg", ".mpeg", ".wmv", ".webm", ".m4v"}
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".mpg", ".mpeg", ".m4v", ".webm", ".wmv")
 _SIDE_FILES = {".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".pdf"}
 _SIDE_FILES |= {".zip", ".tar", ".gz", ".7z", ".rar", ".xlsx", ".xls", ".py", ".m", ".ipynb"}
 _SIDE_FILES |= {".rst", ".log", ".doc", ".docx", ".bib", ".sh", ".ini", ".cfg", ".names", ".cache"}
@@ -54,7 +54,7 @@ def sort_files(paths: Iterable[Path], root: Path) -> Listing:
             side.broken.add(path)
         if suffix in SUFFIXES:
             side.files[folder].append(path)
-        elif suffix in _VIDEOS:
+        elif suffix in VIDEOS:
             aside["videos"].append(path.name)
         elif path in side.broken or _is_side_file(path):
             continue

@@ -12,7 +12,6 @@ from polyp_utils.faults.corruption import (
     ANY,
     CLEAN,
     DATA,
-    GARBAGE,
     OTHER,
     PIXELS,
     REFUSED,
@@ -20,6 +19,7 @@ from polyp_utils.faults.corruption import (
     cut,
     flip,
     on,
+    replace_content,
     some,
     some_file,
 )
@@ -67,7 +67,7 @@ def _bit_of_a_bmp(world: World, rng: np.random.Generator) -> Expected:
 @on(PIXELS)
 def _other_content(world: World, rng: np.random.Generator) -> Expected:
     path = some_file(world, rng, *DATA)
-    path.write_bytes(some(rng, GARBAGE.values()))
+    replace_content(path, rng)
     return Expected(REFUSED, names=path.name)
 
 

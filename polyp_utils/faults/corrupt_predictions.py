@@ -7,7 +7,6 @@ from PIL import Image
 
 from polyp_utils.faults.corruption import (
     CLEAN,
-    GARBAGE,
     OTHER,
     REFUSED,
     SCORES,
@@ -16,6 +15,7 @@ from polyp_utils.faults.corruption import (
     cut,
     flip,
     on,
+    replace_content,
     some,
     some_file,
 )
@@ -38,7 +38,7 @@ def _damaged_prediction(world: World, rng: np.random.Generator) -> Expected:
     elif way == "flip":
         flip(path, rng, 16, 12)
     else:
-        path.write_bytes(some(rng, GARBAGE.values()))
+        replace_content(path, rng)
     return Expected(REFUSED, names=path.name)
 
 
@@ -152,5 +152,5 @@ def _no_test_part(world: World, rng: np.random.Generator) -> Expected:
 
 @on(SPLIT)
 def _no_split_at_all(world: World, rng: np.random.Generator) -> Expected:
-    (world.path / "split.csv").write_bytes(some(rng, GARBAGE.values()))
+    replace_content(world.path / "split.csv", rng)
     return Expected(REFUSED, names="split.csv")

@@ -15,14 +15,15 @@ from PIL import Image
 from polyp_utils.faults.corruption import (
     ANY,
     EVALUATION,
-    GARBAGE,
     REFUSED,
     TABLE,
     WEIGHTS,
     Expected,
     cut,
+    damage,
     flip,
     on,
+    replace_content,
     some,
     some_file,
 )
@@ -32,10 +33,7 @@ from polyp_utils.faults.world import World
 @on(WEIGHTS)
 def _damaged_weights(world: World, rng: np.random.Generator) -> Expected:
     path = world.run_path / "model.safetensors"
-    if rng.random() < 0.5:
-        cut(path, rng, 1)
-    else:
-        path.write_bytes(some(rng, GARBAGE.values()))
+    damage(path, rng, 1)
     return Expected(REFUSED, names=path.name)
 
 
@@ -101,7 +99,7 @@ def _damaged_stored_prediction(world: World, rng: np.random.Generator) -> Expect
     elif way == "flip":
         flip(path, rng, 16, 12)
     elif way == "other":
-        path.write_bytes(some(rng, GARBAGE.values()))
+        replace_content(path, rng)
     elif way == "gone":
         path.unlink()
     else:
@@ -129,7 +127,7 @@ def _damaged_record(world: World, rng: np.random.Generator) -> Expected:
     text = json.dumps([] if way == "list" else record)
     path.write_text(text[: int(rng.integers(len(text)))] if way == "cut" else text)
     if way == "other":
-        path.write_bytes(some(rng, GARBAGE.values()))
+        replace_content(path, rng)
     return Expected(REFUSED)
 
 
@@ -153,15 +151,12 @@ def _damaged_table(world: World, rng: np.random.Generator) -> Expected:
     if way == "cut":
         cut(path, rng, 2)
     elif way == "other":
-        path.write_bytes(some(rng, GARBAGE.values()))
+        replace_content(path, rng)
     return Expected(REFUSED, names=path.name)
 
 
 @on(TABLE)
 def _damaged_summary(world: World, rng: np.random.Generator) -> Expected:
     path = world.run_path / "summary.json"
-    if rng.random() < 0.5:
-        cut(path, rng, 3)
-    else:
-        path.write_bytes(some(rng, GARBAGE.values()))
+    damage(path, rng, 3)
     return Expected(REFUSED, names=path.name)

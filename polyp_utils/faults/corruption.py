@@ -54,7 +54,7 @@ def some_file(world: World, rng: np.random.Generator, *folders: str) -> Path:
 
 
 DATA = ("data/images", "data/masks")
-GARBAGE = {
+_GARBAGE = {
     "nothing": b"",
     "a web page": b"<!DOCTYPE html><html><title>404</title></html>",
     "a pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 124\n",
@@ -75,3 +75,16 @@ def flip(path: Path, rng: np.random.Generator, first: int, last: int) -> None:
     data = bytearray(path.read_bytes())
     data[int(rng.integers(first, len(data) - last))] ^= 1 << int(rng.integers(8))
     path.write_bytes(data)
+
+
+def replace_content(path: Path, rng: np.random.Generator) -> None:
+    """Writes something else into a file: nothing, a web page, a git-lfs pointer, noise, …."""
+    path.write_bytes(some(rng, _GARBAGE.values()))
+
+
+def damage(path: Path, rng: np.random.Generator, keep: int) -> None:
+    """Cuts a file off, see `cut`, or replaces its content."""
+    if rng.random() < 0.5:
+        cut(path, rng, keep)
+    else:
+        replace_content(path, rng)
