@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import os
 import pickle
 import shutil
 from concurrent.futures import Future
@@ -29,14 +30,16 @@ REAL_DATA = data_root()  # from the session's environment, before any test chang
 
 @pytest.fixture(autouse=True, scope="session")
 def session_cache(tmp_path_factory):
-    """One cache folder per session, and one drawing of each phantom, whatever its size there."""
+    """One cache folder for all processes of a session; each phantom is drawn once, then resized."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     drawn = functools.cache(phantom.draw_phantom)
     once = SimpleNamespace(
         draw_phantom=lambda index: tuple(pixels.copy() for pixels in drawn(index)),
         VERSION=phantom.VERSION,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("POLYP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("POLYP_CACHE", str(cache))
         patch.setattr(sources, "phantom", once)
         yield
 

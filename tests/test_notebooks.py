@@ -70,8 +70,7 @@ def test_the_first_command_of_the_readme_trains(tmp_path, monkeypatch):
     assert words[4] == "out.ipynb"
     words[4] = str(tmp_path / "out.ipynb")
     PolypDataset("phantom", 64)  # into the cache: drawing them again takes long
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}  # all cores
-    environment["POLYP_RESULTS"] = str(tmp_path / "results")
+    environment = {**os.environ, "POLYP_RESULTS": str(tmp_path / "results")}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     config = RunConfig.from_recipe("quick")
