@@ -24,7 +24,7 @@ def test_known_copies_do_what_they_say():
 def test_recall_of_copies_on_real_frames(kvasir_root, monkeypatch):
     """A few copies of real frames; `python -m polyp_utils audit --recall 200` measures recall."""
     source = FolderSource(kvasir_root / "Kvasir-SEG")
-    source.ids = source.ids[::50]
+    source.ids = source.ids[::100]
     monkeypatch.setattr(duplicate_recall, "open_source", lambda info: source)
     found = recall_of_copies("kvasir-seg", 3).set_index("copy")
     assert (found["n"] == 3).all()

@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_training_and_publishing_killed_at_changes_on_disk_end_the_same(tmp_path):
-    words = ["faults", "--part", "kills", "--command", "train,publish", "--count", "24", "--out"]
+    words = ["faults", "--part", "kills", "--command", "train,publish", "--count", "12", "--out"]
     command = [sys.executable, "-m", "polyp_utils", *words, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     table = pd.read_csv(tmp_path / "kills.csv")
-    assert len(table) == 24
+    assert len(table) == 12
     assert set(table["command"]) == {"train", "publish"}
     assert set(table["outcome"]) == {"equal"}
     assert set(table["ended"]) == {-9}

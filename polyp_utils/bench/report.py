@@ -283,9 +283,34 @@ def equivalence_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def machines() -> pd.DataFrame:
+    """What each published benchmark was measured on, when, and by which commit."""
+    rows = []
+    for machine, _, folder in _published():
+        facts = json.loads((folder / "machine.json").read_text(encoding="utf-8"))
+        notebook = (folder / "08_speed.ipynb").relative_to(repo_root() / "results")
+        rows.append(
+            {
+                "machine": machine,
+                "hardware": facts["device"],
+                "PyTorch": facts["torch"],
+                "measured": facts["measured"][:10],
+                "commit": facts["commit"][:7],
+                "notebook 08": f"[executed]({notebook.as_posix()})",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def _published() -> Iterator[tuple[str, pd.DataFrame, Path]]:
-    """Machine, table and folder of each published measurement."""
+    """Machine, table and folder of each published measurement.
+
+    A machine is named by its folder, since CPUs hide their generation ("AMD EPYC"), with the
+    instruction set (a GPU: its name) and the precision.
+    """
     root = repo_root() / "results/published/benchmark"
     for path in sorted(root.glob("*/bench.csv")):
         machine = json.loads((path.parent / "machine.json").read_text(encoding="utf-8"))
-        yield machine["device"], pd.read_csv(path), path.parent
+        *hardware, precision = machine["device"].split(", ")
+        kind = hardware[min(1, len(hardware) - 1)]
+        yield f"`{path.parent.name}`: {kind}, {precision}", pd.read_csv(path), path.parent

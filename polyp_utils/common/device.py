@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import importlib.util
+import itertools
 import os
 import platform
 import re
@@ -202,9 +203,15 @@ def free_memory(device: torch.device) -> int:
 
 
 def cpu_name() -> str:
-    """Model name, instruction set and cores of the processor, as reported by the system."""
+    """Model name, instruction set and cores of the processor, as reported by the system.
+
+    Family and model are numbers of the maker; they tell generations apart that share a name.
+    """
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
-        models = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-        name = next(models, name)
+        first = itertools.takewhile(str.strip, lines)  # as all cores say the same
+        facts = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in first)}
+        name = facts.get("model name", name)
+        if {"cpu family", "model"} <= facts.keys():
+            name += f" family {facts['cpu family']} model {facts['model']}"
     return f"{name}, {instruction_set()}, {os.cpu_count()} cores"

@@ -14,6 +14,7 @@ from polyp_utils.bench.report import (
     inference_dice,
     inference_speed,
     live_runtimes,
+    machines,
     training_speed,
     whole_frames,
 )
@@ -84,6 +85,7 @@ TABLES = {
     "away": away_table,
     "mirrors": mirror_table,
     "false alarms": false_alarm_table,
+    "machines": lambda _: whole_table(machines()),
     "training speed": lambda _: whole_table(training_speed()),
     "inference speed": lambda _: whole_table(inference_speed()),
     "whole frames": lambda _: whole_table(whole_frames()),
