@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image
 
 from polyp_utils.common.exceptions import DataError
-from polyp_utils.data import phantom, pixels
+from polyp_utils.data import limits, phantom
 from polyp_utils.data.pixels import ORIENTATION, read_frame, read_image_header, read_pixels
 
 
@@ -176,7 +176,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_frame_is_refused_with_a_reason(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(pixels, "MAX_PIXELS", 60 * 80)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 60 * 80)
     write, reason = REFUSED[name]
     write(tmp_path / name)
     with pytest.raises(DataError, match=reason) as caught:

@@ -30,7 +30,7 @@ from polyp_utils.apply.stream import Loaded
 from polyp_utils.apply.timeline import timeline
 from polyp_utils.common.exceptions import DataError, ExtraError
 from polyp_utils.common.files import atomic
-from polyp_utils.data.pixels import MAX_PIXELS
+from polyp_utils.data.limits import MAX_PIXELS
 
 _FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,asf"  # no lists of other files
 _LACKING = 1.0  # seconds that may lack at the end: containers round, and sound may last longer

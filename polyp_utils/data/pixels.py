@@ -7,7 +7,6 @@ meant, the error says what was seen.
 
 import io
 import re
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ import numpy as np
 from PIL import Image
 
 from polyp_utils.common.exceptions import DataError
+from polyp_utils.data.limits import MAX_BYTES, check_pages, check_size, too_large
 
-MAX_PIXELS = 100_000_000  # of an image: more is no endoscope's, and takes gigabytes
-MAX_BYTES = 16 * MAX_PIXELS  # of a file
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF")  # EPS would run a program
 _LOSSY = ("JPEG", "MPO", "WEBP")
@@ -186,8 +184,8 @@ def _opened(path: Path, data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
         pixels = int(re.findall(r"\d+", str(error))[0])
-        raise _too_large(path, f"{pixels:,}") from error
-    _check_size(path, image.width, image.height)
+        raise too_large(path, f"{pixels:,}") from error
+    check_size(path, image.width, image.height)
     return image
 
 
@@ -196,8 +194,7 @@ def _read_with_pillow(path: Path, data: bytes) -> Pixels:
         _opened(path, data).verify()
     with _opened(path, data) as image:
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: previews
-        if pages > 1:
-            raise _several(path, pages)
+        check_pages(path, pages)
         orientation, tags = _orientation(image, data), getattr(image, "tag_v2", {})
         _check_tags(path, tags, image.mode)
         if image.mode not in _MODES | _WITH_ALPHA | _DEEP:
@@ -260,63 +257,17 @@ def _with_cv2(path: Path, data: bytes) -> Pixels:
 
 def _read_with_tifffile(path: Path, data: bytes, first: Exception) -> Pixels:
     """What Pillow cannot read, for example float64 and tiles of odd sizes."""
-    import tifffile  # slow, and rarely needed
+    from polyp_utils.data.tiff import decode  # slow, and rarely needed
 
     try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            if len(file.pages) > 1:
-                raise _several(path, len(file.pages))
-            page: Any = file.pages.first
-            _check_size(path, page.imagewidth, page.imagelength)
-            _check_strips(path, page, data)
-            if page.photometric.name not in ("MINISBLACK", "MINISWHITE", "RGB"):
-                kind = page.photometric.name.lower()
-                raise DataError(f"{path} is a TIFF of kind {kind} that is not read: save it as PNG")
-            values, orientation = page.asarray(), page.tags.valueof(ORIENTATION, default=1)
-            if page.photometric.name == "RGB" and page.planarconfig == 2:
-                values = np.moveaxis(values, 0, -1)
-            if page.photometric.name == "MINISWHITE":
-                values = _inverted(path, values)
+        values, orientation = decode(path, data)
     except DataError:
         raise
     except Exception as error:  # tifffile raises a dozen kinds
-        if "imagecodecs" in str(error) or isinstance(error, ModuleNotFoundError):
-            raise DataError(
-                f"{path} is a TIFF compressed in a way that is not read ({error}): save it as PNG"
-            ) from error
         raise _undecodable(path, data, first) from error
-    if values.dtype == bool:
-        values = values.astype(np.uint8) * 255
-    if values.ndim not in (2, 3) or values.shape[2:] not in ((), (3,), (4,)):
-        raise DataError(f"{path} holds an array of shape {values.shape}: save it as 8-bit RGB")
     alpha = values[..., 3] if values.ndim == 3 and values.shape[2] == 4 else None
     colours = values[..., :3] if values.ndim == 3 else values
     return replace(Pixels(path, colours, alpha=alpha)._turned(orientation), orientation=orientation)
-
-
-def _check_strips(path: Path, page: Any, data: bytes) -> None:
-    """Refuses parts of a page that tifffile would unpack whole, whatever they unpack to."""
-    most = 4 * page.nbytes + 2**24  # tiles may reach beyond the page
-    if page.nbytes > MAX_BYTES:
-        raise DataError(f"{path} unpacks to {page.nbytes:,} bytes: save it as 8-bit RGB")
-    if page.compression == 1:
-        return
-    if page.compression.name not in ("ADOBE_DEFLATE", "DEFLATE"):
-        kind = page.compression.name.lower()
-        raise DataError(f"{path} is a TIFF compressed by {kind} that is not read: save it as PNG")
-    for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-        part = zlib.decompressobj().decompress(data[start : start + count], most + 1)
-        if len(part) > most:
-            raise DataError(f"{path} unpacks to over {most:,} bytes, of {page.nbytes:,}: remove it")
-
-
-def _inverted(path: Path, values: np.ndarray) -> np.ndarray:
-    """The values of a TIFF whose header says that white is zero."""
-    if values.dtype == bool:
-        return ~values
-    if not np.issubdtype(values.dtype, np.unsignedinteger):
-        raise DataError(f"{path} holds {values.dtype} values with white as zero: save it as PNG")
-    return np.asarray(np.iinfo(values.dtype).max - values)
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
@@ -337,23 +288,6 @@ def _turn(array: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (3, 4, 7, 8):
         array = array[::-1]
     return np.ascontiguousarray(array)
-
-
-def _check_size(path: Path, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise _too_large(path, f"{width}×{height}")
-
-
-def _too_large(path: Path, pixels: str) -> DataError:
-    return DataError(
-        f"{path} has {pixels} pixels; at most {MAX_PIXELS:,} are read: cut it or scale it down"
-    )
-
-
-def _several(path: Path, pages: int) -> DataError:
-    return DataError(
-        f"{path} holds {pages} images: save the one that is meant as a file of its own"
-    )
 
 
 def _undecodable(path: Path, data: bytes, error: Exception) -> DataError:

@@ -12,8 +12,9 @@ import numpy as np
 
 from polyp_utils.common.exceptions import DataError
 from polyp_utils.data.labels import colour_levels, is_coloured
+from polyp_utils.data.limits import MAX_PIXELS
 from polyp_utils.data.masks import MAX_UNDECIDED, without_alpha
-from polyp_utils.data.pixels import MAX_PIXELS, Pixels, read_pixels
+from polyp_utils.data.pixels import Pixels, read_pixels
 
 MAX_COLOURS = 16  # more are a picture
 COLOURED, REAL = "coloured", "real numbers"  # kinds of values
