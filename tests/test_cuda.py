@@ -1,4 +1,4 @@
-"""What training and prediction promise, on the CPU and, with ``pytest -m cuda``, on a GPU.
+"""What training and prediction promise, on the CPU and, with ``pytest -m cuda -n 0``, on a GPU.
 
 Where both are available the CPU is the reference: in float32, without TF32 (10 bits, which PyTorch
 lets cuDNN use by default), the two differ only in the order of their sums.
