@@ -6,7 +6,13 @@ import pytest
 
 from polyp_utils import plots
 from polyp_utils.analyse import ablation_results
-from polyp_utils.analyse.ablation_results import AblationResults, comparisons, load
+from polyp_utils.analyse.ablation_results import (
+    AblationResults,
+    comparisons,
+    load,
+    quiet_session,
+    seconds_of,
+)
 from polyp_utils.common.config import RECIPES
 from polyp_utils.common.exceptions import TakenError
 from polyp_utils.runs.run import list_runs
@@ -100,8 +106,9 @@ def test_a_run_that_another_process_is_training_is_skipped(
     assert "card-s0 is being trained by another process" in capsys.readouterr().out
 
 
-def record(seconds):
-    return {"device": "cpu", "seconds_per_epoch": seconds, "val_polyp_dice": [0.5] * len(seconds)}
+def record(seconds, commit="quiet"):
+    told = {"device": "cpu", "commit": commit, "val_polyp_dice": [0.5] * len(seconds)}
+    return told | {"seconds_per_epoch": seconds}
 
 
 def test_gains_are_paired_by_seed_and_frame():
@@ -135,6 +142,20 @@ def test_gains_are_paired_by_seed_and_frame():
     assert np.isnan(mirrored.low)  # one seed gives no interval
     missing = rows.loc["scheme binary"]
     assert (missing["seeds"], missing["dice"].n, missing["gain"].n) == (0, 0, 0)
+
+
+def test_times_are_those_of_the_quietest_session_with_the_most_settings():
+    quiet = {("card", 1): record([5.0, 5.0]), ("longer", 1): record([6.0, 6.2, 6.1, 6.0])}
+    busy = {
+        ("card", 0): record([2.0, 4.0], "busy"),
+        ("longer", 0): record([9.0, 2.0, 8.0, 2.1], "busy"),
+        ("card", 2): record([1.0, 1.0], "of one setting"),
+    }
+    results = AblationResults(busy | quiet, {})
+    assert quiet_session(results) == ("cpu", "quiet")
+    assert [seconds_of(results, name) for name in ("card", "longer")] == [10, 24]
+    assert np.isnan(seconds_of(results, "release"))
+    assert np.isnan(seconds_of(AblationResults({}, {}), "card"))
 
 
 def test_findings_are_said_and_drawn():

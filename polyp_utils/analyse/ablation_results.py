@@ -48,7 +48,7 @@ def comparisons(results: AblationResults) -> pd.DataFrame:
         ``against``, the baseline's setting (empty: none); ``seeds``, those in common if there is a
         baseline; ``dice``, an `Interval` over seeds and frames (n = 0 without a run); ``gain``, the
         same for the paired differences; ``seconds`` per run, see `seconds_of`, and ``times``, their
-        ratio to the baseline's on the same device.
+        ratio to the baseline's.
     """
     rows = [
         _row(results, name, PLAIN, setting.against, PLAIN, setting.choice)
@@ -111,12 +111,10 @@ def _row(
     groups = next((table["group"].tolist() for table in results.scores.values()), [])
     dice = _over([own[seed] for seed in sorted(own)], groups)
     gain = _over([own[seed] - base[seed] for seed in both], groups)
-    seconds, others = seconds_of(results, name), seconds_of(results, against)
-    times = {seconds[device] / others[device] for device in seconds.keys() & others.keys()}
+    seconds = seconds_of(results, name)
     row: dict[str, Any] = {"choice": choice, "setting": name, "way": way, "against": against}
     row |= {"seeds": len(both if against else own), "dice": dice, "gain": gain}
-    row["seconds"] = min(seconds.values(), default=np.nan)
-    return row | {"times": min(times, default=np.nan)}
+    return row | {"seconds": seconds, "times": seconds / seconds_of(results, against)}
 
 
 def _values(results: AblationResults, name: str, way: str) -> dict[int, pd.Series]:
@@ -133,14 +131,38 @@ def _over(columns: list[pd.Series], groups: list[str]) -> Interval:
     return seeds_interval(np.stack([column.to_numpy() for column in columns]), groups)
 
 
-def seconds_of(results: AblationResults, name: str) -> dict[str, float]:
-    """Seconds that a run of a setting takes, by device: its fastest epoch times all epochs.
+def seconds_of(results: AblationResults, name: str) -> float:
+    """Seconds that a run of a setting takes in `quiet_session`; NaN if it has none.
 
-    Validation is included. The fastest epoch counts because other jobs can only slow one down.
+    Fastest epoch times all epochs, validation included: other jobs can only slow an epoch down.
     """
-    found: dict[str, float] = {}
+    session = quiet_session(results)
+    runs = [
+        record["seconds_per_epoch"]
+        for (setting, _), record in results.records.items()
+        if setting == name and _session(record) == session
+    ]
+    return min((min(epochs) * len(epochs) for epochs in runs), default=np.nan)
+
+
+def quiet_session(results: AblationResults) -> tuple[str, str]:
+    """Device and commit of the runs whose times are comparable; empty texts without a run.
+
+    Of the sessions with the most settings it is the one in which epochs differ least from the
+    fastest of their run, since work beside it shows so.
+    """
+    settings: dict[tuple[str, str], set[str]] = {}
+    slowdowns: dict[tuple[str, str], list[float]] = {}
     for (setting, _), record in results.records.items():
-        if setting == name:
-            epochs, device = record["seconds_per_epoch"], record["device"]
-            found[device] = min(found.get(device, np.inf), min(epochs) * len(epochs))
-    return found
+        epochs, session = record["seconds_per_epoch"], _session(record)
+        settings.setdefault(session, set()).add(setting)
+        slowdowns.setdefault(session, []).append(float(np.median(epochs)) / min(epochs))
+    return min(
+        settings,
+        key=lambda session: (-len(settings[session]), float(np.mean(slowdowns[session]))),
+        default=("", ""),
+    )
+
+
+def _session(record: dict[str, Any]) -> tuple[str, str]:
+    return record["device"], record["commit"]
