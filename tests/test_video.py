@@ -24,6 +24,8 @@ from polyp_utils.cli import main
 from polyp_utils.common.exceptions import DataError, ExtraError
 from polyp_utils.data import phantom
 from polyp_utils.data.regions import components
+from polyp_utils.model.unet import UNet
+from polyp_utils.model.weights import read_metadata, save_weights
 
 av = pytest.importorskip("av")
 
@@ -44,6 +46,15 @@ def stills():
 @pytest.fixture
 def weights(tiny_runs):
     return tiny_runs["trimap"].weights
+
+
+@pytest.fixture
+def blind(weights, tmp_path):
+    """Weights that find nothing, so that no outline covers a pixel."""
+    model = UNet(3, 3, 4)
+    model.output.bias.data[0] = 100  # of background
+    save_weights(tmp_path / "blind.safetensors", model, read_metadata(weights))
+    return tmp_path / "blind.safetensors"
 
 
 @pytest.fixture
@@ -154,7 +165,10 @@ def test_a_film_has_the_colours_of_its_source_and_outlines(make, weights, tmp_pa
     for frame, film in zip(
         *(decoded(p)[1] for p in (tmp_path / "clip.mp4", out / "videos/clip.mp4")), strict=True
     ):
-        assert np.abs(frame[4:40, 4:50].mean((0, 1)) - film[4:40, 4:50].mean((0, 1))).max() < 6
+        # the median, as what such small networks mark, and so outline, depends on rounding
+        corner = np.s_[4:40, 4:50]
+        difference = np.median(frame[corner], (0, 1)) - np.median(film[corner], (0, 1))
+        assert np.abs(difference).max() < 6
     drawn = np.asarray(Image.open(out / "overlays/clip/00000.00.jpg")).astype(int)
     pink = np.abs(drawn - COLOURS[1]).max(axis=2) < 60
     assert pink.any()
@@ -208,13 +222,13 @@ TURNS = {  # a, b, c and d of the display matrix -> what a player shows; the sec
 
 
 @pytest.mark.parametrize("turn", TURNS, ids=str)
-def test_frames_are_turned_as_a_player_would(make, weights, tmp_path, turn):
+def test_frames_are_turned_as_a_player_would(make, blind, tmp_path, turn):
     clip = make(count=2, aspect="16/11")
     data = bytearray(clip.read_bytes())
     a, b, c, d = (n << 16 for n in turn)
     struct.pack_into(">9i", data, data.index(b"tkhd") + 44, a, b, 0, c, d, 0, 0, 0, 1 << 30)
     clip.write_bytes(data)
-    out = predict_paths([clip], tmp_path / "out", weights).path
+    out = predict_paths([clip], tmp_path / "out", blind).path
     frame = decoded(clip)[1][0]  # as it is stored
     film = decoded(out / "videos/clip.mp4")[1][0]
     expected = TURNS[turn](frame)
