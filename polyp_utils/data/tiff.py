@@ -11,8 +11,6 @@ import tifffile
 from polyp_utils.common.exceptions import DataError
 from polyp_utils.data.limits import MAX_BYTES, check_pages, check_size
 
-_ORIENTATION = 0x0112  # EXIF tag; 1 is upright
-
 
 def decode(path: Path, data: bytes) -> tuple[np.ndarray, int]:
     """Values of the only page, as stored, and its EXIF orientation.
@@ -37,7 +35,7 @@ def decode(path: Path, data: bytes) -> tuple[np.ndarray, int]:
         if page.photometric.name not in ("MINISBLACK", "MINISWHITE", "RGB"):
             kind = page.photometric.name.lower()
             raise DataError(f"{path} is a TIFF of kind {kind} that is not read: save it as PNG")
-        values, orientation = _values(path, page), page.tags.valueof(_ORIENTATION, default=1)
+        values, orientation = _values(path, page), page.tags.valueof("Orientation", default=1)
         if page.photometric.name == "RGB" and page.planarconfig == 2:
             values = np.moveaxis(values, 0, -1)
         if page.photometric.name == "MINISWHITE":

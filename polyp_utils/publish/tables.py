@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from polyp_utils.analyse.ablation_results import comparisons, load, shown
-from polyp_utils.bench.report import (
+from polyp_utils.bench.published_tables import (
     equivalence_table,
     folders,
     inference_dice,
