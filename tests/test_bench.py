@@ -5,12 +5,10 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from IPython.display import Markdown
 
 from polyp_utils.bench import agreement, ceiling, cost, equivalence, loops, training
 from polyp_utils.bench.layers import PASSES
@@ -318,17 +316,18 @@ def test_the_notebook_reads_what_was_measured(measured, tmp_path):
 
 def test_the_notebook_does_without_what_was_not_measured(measured, tmp_path, monkeypatch):
     """Runs its cells here; the test above shows that papermill runs it."""
+    nbformat, display = (pytest.importorskip(name) for name in ("nbformat", "IPython.display"))
     bench = pd.read_csv(measured / "bench.csv")
     bench[bench["group"] != "cost"].to_csv(tmp_path / "bench.csv", index=False)
     (tmp_path / "machine.json").write_text((measured / "machine.json").read_text())
     shown, names = [], {}
-    monkeypatch.setattr("IPython.display.display", lambda *things: shown.extend(things))
+    monkeypatch.setattr(display, "display", lambda *things: shown.extend(things))
     for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
         if cell.cell_type == "code":
             exec(cell.source, names)
         if "parameters" in cell.metadata.get("tags", []):
             names["folder"] = str(tmp_path)
-    said = [thing.data for thing in shown if isinstance(thing, Markdown)]
+    said = [thing.data for thing in shown if isinstance(thing, display.Markdown)]
     assert [text for text in said if text.startswith("Too few points were measured for a law")]
     assert len([text for text in said if text.startswith("Not measured (")]) == 2
     assert "law" not in names

@@ -101,6 +101,17 @@ def test_runs_are_packed_in_parts_from_which_they_can_be_used(script, tmp_path, 
         torch.testing.assert_close(loaded[key], value, rtol=2**-11, atol=2**-25)  # of float16
 
 
+def test_runs_keep_the_order_of_the_commands_and_unaveraged_weights_come_last(script, tmp_path):
+    for name in ("a", "b"):
+        for file in ("config.json", "model.safetensors", "unaveraged.safetensors"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / file).touch()
+    runs = script.runs_of(tmp_path, time.time() + 60, "b: 9 frames\na: 9 frames\n")
+    files = sorted((path for run in runs for path in script.contents(run)), key=script._turn)
+    assert [path.parent.name for path in files[2:]] == ["b", "a", "b", "a"]
+    assert [path.stem for path in files[2:]] == ["model"] * 2 + ["unaveraged"] * 2
+
+
 def test_it_is_said_if_there_was_no_time_to_pack(script, tmp_path):
     (tmp_path / "a").touch()
     said = script.pack([tmp_path], tmp_path, script.Parts(tmp_path, 50_000), time.monotonic() - 1)

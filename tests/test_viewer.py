@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from polyp_utils import load_model
-from polyp_utils.apply.viewer import Viewer
 from polyp_utils.common.exceptions import DataError
 from polyp_utils.data import phantom
+
+pytest.importorskip("ipywidgets")
+from polyp_utils.apply.viewer import Viewer
 
 
 @pytest.fixture
