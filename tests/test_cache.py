@@ -94,6 +94,7 @@ def test_rows_equal_those_of_the_tensor():
         [3 * int(chosen[i]) + k for k in range(3)] for i in (5, 0)
     ]
     assert torch.equal(rows.to(torch.device("cpu")), tensor[chosen])
+    assert Rows(tensor, chosen[:0]).to(torch.device("cpu")).shape == (0, 3)
 
 
 # Where the parts of a split lie

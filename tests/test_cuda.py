@@ -253,5 +253,5 @@ def test_out_of_memory_says_what_to_change(capsys):
     assert re.match(
         rf"error: out of memory: of the [\d.]+ GiB of {name} this process holds 0\.", said
     )
-    assert "with batch_size 4, micro_batches 0, width 64. Use a smaller --batch-size" in said
+    assert "with batch_size 8, micro_batches 0, width 64. Use a smaller --batch-size" in said
     assert said.count("\n") == 1

@@ -54,8 +54,8 @@ class Rows:
         """All rows on a device, (N, *shape); the host holds only a few of them at a time."""
         shape = (len(self), *self.tensor.shape[1:])
         copy = torch.empty(shape, dtype=self.tensor.dtype, device=device)
-        for index in torch.arange(len(self)).split(_CHUNK):
-            copy[index[0] : index[-1] + 1] = self[index]
+        for start in range(0, len(self), _CHUNK):
+            copy[start : start + _CHUNK] = self.tensor[self.rows[start : start + _CHUNK]]
         return copy
 
 

@@ -6,6 +6,7 @@ Order follows from (seed, epoch), augmentation from (seed, epoch, frame) and, ex
 ``plateau``, the learning rate from the step: a killed run resumes without a stored state of these.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -55,7 +56,7 @@ class Learner:
         self.config, self.scheme, self.compute = config, scheme, compute
         model = UNet(3, scheme.logits, config.width)
         self.model = model.to(memory_format=torch.channels_last).to(compute.device)
-        self.average: AveragedModel | None = None
+        self.average: MovingAverage | None = None
         self.start_average()
         self._replica = self._forward = processes.replica(self.model)
         if config.compile_mode != "none":  # per shape: a short last batch adds one
@@ -75,7 +76,7 @@ class Learner:
     def start_average(self) -> None:
         """Starts the moving average, if the settings ask for one, at the current weights."""
         if self.config.ema_decay:
-            self.average = _moving_average(self.model, self.config.ema_decay)
+            self.average = MovingAverage(self.model, self.config.ema_decay)
 
     @property
     def kept(self) -> UNet:
@@ -224,21 +225,30 @@ def _optimizer(model: nn.Module, config: RunConfig, compute: Compute) -> torch.o
     return torch.optim.SGD(groups, config.lr, momentum=0.9, nesterov=True, fused=fused)
 
 
-def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
+class MovingAverage(AveragedModel):
     """Exponential moving average of weights and batch-norm statistics, updated every step.
 
     After t steps its decay is min(``decay``, (1 + t) / (10 + t)), so that the random first weights
-    are soon forgotten.
+    are soon forgotten. Batch-norm counters, which nothing reads, are left as they are.
     """
 
-    def update(averaged: Any, current: Any, _: object) -> None:
-        if not averaged[0].is_floating_point():  # batch-norm counters, which nothing reads
-            return
-        t = int(average.n_averaged)  # always on the CPU: no synchronisation
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + t) / (10 + t)))
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self.decay = decay
 
-    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
-    return average  # `update` reads its count
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """One step; unlike the method it replaces, it never waits for the GPU."""
+        t = int(self.n_averaged)  # on the CPU
+        averaged, current = _numbers(self.module), _numbers(model)
+        torch._foreach_lerp_(averaged, current, 1 - min(self.decay, (1 + t) / (10 + t)) if t else 1)
+        self.n_averaged += 1
+
+
+def _numbers(model: nn.Module) -> list[Tensor]:
+    """Parameters and buffers of a floating-point type."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return [tensor for tensor in tensors if tensor.is_floating_point()]
 
 
 def linear(done: float, warmup: float) -> float:
