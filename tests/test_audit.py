@@ -109,7 +109,7 @@ def test_every_defect_is_found_at_once(folder):
     pairing = found.findings.loc[found.findings["check"] == "pairing", "detail"]
     assert any(f"{a}.png has no mask" in text for text in pairing)
     assert any("strange.webp is in an unsupported format" in text for text in pairing)
-    details = found.findings.set_index(["check", "id"])["detail"]
+    details = {(row.check, row.id): row.detail for row in found.findings.itertuples()}
     assert "first 100 at row 9, column 7" in details["undecided mask pixels", e]
     assert "1 speck, 1 px in all, the smallest at row 0, column 0" in details["stray specks", e]
     assert a not in set(found.frames["id"])

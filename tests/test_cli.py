@@ -94,8 +94,12 @@ def test_out_of_memory_is_one_line_and_its_advice_works(monkeypatch, capsys):
     def fail(self, *batch):
         raise torch.OutOfMemoryError(full)
 
+    def no_gpu(index):
+        raise RuntimeError("No CUDA GPUs are available")
+
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", fail)
+        patch.setattr(torch.cuda, "mem_get_info", no_gpu)  # where there is one, it answers
         assert main(words(**SMALL)) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {full}, with batch_size 4, micro_batches 0, width 4. Use a")

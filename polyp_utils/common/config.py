@@ -291,7 +291,7 @@ def _usual_split(recipe: RunConfig, dataset: str) -> str:
 # run, or a run of that name refuses to change them once begun, so that nobody retrains by accident
 # what should be resumed.
 _NAMED = {"recipe", "dataset", "split", "scheme", "width", "seed", "limit", "device", "name"}
-_NAMED |= {"epochs", "schedule", "warmup", "lr_factor", "lr_patience", "min_lr"}
+_NAMED |= {"compile_mode", "epochs", "schedule", "warmup", "lr_factor", "lr_patience", "min_lr"}
 _LONGEST_NAME = 120  # characters; file systems take 255
 
 _CARD = RunConfig()  # the card mentions no augmentation
