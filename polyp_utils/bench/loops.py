@@ -106,10 +106,11 @@ class Training:
             return {}
         synchronise(self.compute)
         start, images = time.perf_counter(), 0
-        while (taken := time.perf_counter() - start) < seconds:
+        while time.perf_counter() - start < seconds:
             next(self.steps)
             images += self.config.batch_size
-            synchronise(self.compute)
+        synchronise(self.compute)  # once: in training, too, a step does not wait for the GPU
+        taken = time.perf_counter() - start
         start = time.perf_counter()
         self.validate()
         synchronise(self.compute)

@@ -48,11 +48,15 @@ def training_speed() -> pd.DataFrame:
                     "ours": f"{row['ours']:.2f}",
                     "ratio": f"{row['ratio']:.1f}×",
                     "TFLOP/s": f"{row['tflops']:.2f}",
-                    "of the convolutions' speed": f"{100 * row['share']:.0f} %",
+                    "of the convolutions' speed": _percent(row["share"]),
                     "memory, plain / ours (GiB)": " / ".join(f"{m:.1f}" for m in memory),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _percent(share: float) -> str:
+    return "–" if pd.isna(share) else f"{100 * share:.0f} %"
 
 
 def inference_speed() -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Tables of a measured benchmark."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -37,9 +38,11 @@ def layer_table(bench: pd.DataFrame, width: int) -> pd.DataFrame:
 
     Returns:
         ``flops`` of a pass, seconds of each of `PASSES`, and the ``way`` in which the weight
-        gradient was fastest, which its seconds are for.
+        gradient was fastest, which its seconds are for; no rows if none was measured.
     """
     rows = bench[(bench["group"] == "layer") & (bench["width"] == width)]
+    if rows.empty:
+        return pd.DataFrame(columns=["flops", *PASSES, "way"])
     names = rows["what"].str.split(", ", expand=True).reindex(columns=range(3))
     seconds = rows.assign(layer=names[0], task=names[1]).pivot(
         index="layer", columns="task", values="value"
@@ -63,7 +66,8 @@ def speed_table(bench: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Index width; ``plain`` and ``ours`` (images/s), ``ratio``, ``tflops`` of ours, ``ceiling``
-        (TFLOP/s of its convolutions alone) and ``share`` (of the ceiling); ``validation``
+        (TFLOP/s of its convolutions alone) and ``share`` (of the ceiling), NaN if these were not
+        measured; ``validation``
         (images/s of ours) and ``validation_share``, its share of the time of an epoch with 800
         training and 100 validation frames.
     """
@@ -73,7 +77,7 @@ def speed_table(bench: pd.DataFrame) -> pd.DataFrame:
         row = {loop: at.loc[(width, f"{loop}, training"), "value"] for loop in ("plain", "ours")}
         arithmetic = at.loc[(width, "arithmetic")]
         seconds = arithmetic["batch"] / row["ours"]
-        alone = layer_table(bench, width)[list(PASSES)].sum().sum()
+        alone = layer_table(bench, width)[list(PASSES)].sum().sum() or math.nan
         row["ratio"] = row["ours"] / row["plain"]
         row["tflops"] = arithmetic["value"] / seconds / 1e12
         row["ceiling"] = arithmetic["value"] / alone / 1e12
@@ -94,8 +98,8 @@ def frame_speed_table(bench: pd.DataFrame) -> pd.DataFrame:
     """
     rows = bench[bench["group"] == "frame"]
     rows = rows.join(rows["what"].str.extract(r"^(?P<runtime>.+): (?P<part>\w+)$"))
-    place = ["width", "image_size", "runtime"]
-    table = rows.pivot(index=place, columns="part", values="value")[["predict", "mask"]]
+    place, parts = ["width", "image_size", "runtime"], ["predict", "mask"]
+    table = rows.pivot(index=place, columns="part", values="value").reindex(columns=parts)
     table = table.loc[pd.MultiIndex.from_frame(rows[place].drop_duplicates())]  # as measured
     whole = table["predict"] + table["mask"]
     return table.assign(mask_share=table["mask"] / whole, frames_per_second=1000 / whole)

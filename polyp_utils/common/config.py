@@ -361,4 +361,4 @@ RECIPES: dict[str, RunConfig] = {
 # Recipe names of earlier versions: still accepted, and found in the records of their runs.
 _FORMER_NAMES = {"seed": "card", "seed-binary": "card-binary", "seed-small": "card-small"}
 
-RELEASED = "prototype-release-w32"  # the published run whose weights are meant for use
+RELEASED = "release-trimap-w32-s0"  # the published run whose weights are meant for use

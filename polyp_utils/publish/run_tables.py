@@ -23,7 +23,7 @@ from polyp_utils.publish.markdown import (
 from polyp_utils.runs.published import published_path, released
 from polyp_utils.runs.run import Run
 from polyp_utils.score.comparison import over_seeds
-from polyp_utils.score.intervals import Interval, mean_interval
+from polyp_utils.score.intervals import Interval, mean_interval, seeds_interval
 from polyp_utils.score.literature import CARD, beside
 from polyp_utils.score.protocols import NETWORK, ORIGINAL, PROTOCOLS, polyp_scores
 
@@ -64,15 +64,26 @@ def dice_over_seeds(seeds: list[Run], size: str = ORIGINAL) -> tuple[Interval, f
     return *over_seeds(tables, groups, size), ", ".join(each)
 
 
+def gain_over_seeds(seeds: list[Run], others: list[Run]) -> Interval:
+    """Gain in polyp Dice over other runs of the same seeds and frames, paired by both."""
+    tables = ([polyp_scores(run.per_image) for run in side] for side in (seeds, others))
+    one, other = (pd.concat(columns, axis=1, keys=range(len(seeds))) for columns in tables)
+    gains = one - other
+    groups = listed_groups(seeds[0].config.dataset, gains.index.tolist())
+    return seeds_interval(gains.to_numpy().T, [groups[i] for i in gains.index])
+
+
 def seed_table(runs: list[Run]) -> str:
     """Markdown: polyp Dice over the seeds of one setting, where there are several."""
     rows = []
     for seeds in (alike for alike in seeds_alike(runs) if len(alike) > 1):
         interval, spread, each = dice_over_seeds(seeds)
         config = seeds[0].config
-        what = [f"`{config.recipe}`", config.scheme, str(config.width), str(len(seeds))]
-        rows.append([*what, each, f"{spread:.3f}", f"{interval}, n = {interval.n}"])
-    head = ["recipe", "scheme", "width", "seeds", "polyp Dice of each", "sd over seeds"]
+        what = [f"`{config.recipe}`", f"`{config.split}`", config.scheme, str(config.width)]
+        rows.append(
+            [*what, str(len(seeds)), each, f"{spread:.3f}", f"{interval}, n = {interval.n}"]
+        )
+    head = ["recipe", "split", "scheme", "width", "seeds", "polyp Dice of each", "sd over seeds"]
     return markdown_table([*head, "mean [95 %, seeds and images]"], rows)
 
 
