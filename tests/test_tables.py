@@ -142,7 +142,9 @@ def seeds(tmp_path):
 
 def test_seeds_of_one_setting_stand_together(seeds):
     (line,) = tables.seed_table(seeds).splitlines()[2:]
-    assert line.startswith("| `card` | trimap | 64 | 2 | 0.600, 0.700 | 0.071 | 0.650 [0.")
+    assert line.startswith(
+        "| `card` | `random-800-s42` | trimap | 64 | 2 | 0.600, 0.700 | 0.071 | 0.650 [0."
+    )
     assert line.endswith("], n = 3 |")
 
 

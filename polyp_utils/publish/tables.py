@@ -60,7 +60,10 @@ DOCUMENTS = (
     "README.md",
     "notebooks/README.md",
     "polyp_utils/README.md",
-    *(f"results/{name}.md" for name in ("README", "metrics", "reproduce", "robustness", "speed")),
+    *(
+        f"results/{name}.md"
+        for name in ("README", "metrics", "reproduce", "robustness", "speed", "splits")
+    ),
 )
 
 
