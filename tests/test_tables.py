@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -11,7 +12,7 @@ from polyp_utils.analyse.false_alarms import CROPS
 from polyp_utils.common.config import RELEASED, RunConfig
 from polyp_utils.common.files import write_json
 from polyp_utils.data.labels import POLYP
-from polyp_utils.publish import tables
+from polyp_utils.publish import run_tables, tables
 from polyp_utils.runs.run import Run
 from polyp_utils.score.literature import CARD
 from polyp_utils.score.protocols import NETWORK, ORIGINAL, PROTOCOLS
@@ -146,6 +147,16 @@ def test_seeds_of_one_setting_stand_together(seeds):
         "| `card` | `random-800-s42` | trimap | 64 | 2 | 0.600, 0.700 | 0.071 | 0.650 [0."
     )
     assert line.endswith("], n = 3 |")
+
+
+def test_a_gain_is_paired_by_seed_and_frame(seeds):
+    wide = seeds[:2]
+    assert str(run_tables.gain_over_seeds(wide, wide[::-1])) == "0.000 [0.000, 0.000]"
+    table = wide[1].per_image
+    wide[1].save_table("per_image", table.assign(dice=table["dice"] + 0.25))
+    before = [SimpleNamespace(config=run.config, per_image=run.per_image) for run in wide]
+    before[1].per_image = table
+    assert run_tables.gain_over_seeds(wide, before).mean == pytest.approx(0.125)
 
 
 def test_the_finding_is_the_mean_over_the_seeds_of_the_cards_recipe(seeds):

@@ -146,6 +146,8 @@ def released_finding(runs: list[Run]) -> str:
     data = get_info(config.dataset).title
     (mean, _, each), (of_card, *_) = dice_over_seeds(seeds), dice_over_seeds(in_its_place)
     validation = ", ".join(f"{other.training['kept_val_polyp_dice']:.3f}" for other in seeds)
+    commits = {found.record["commit"][:7] for found in seeds + in_its_place}
+    devices = {found.training["device"] for found in seeds + in_its_place}
     return (
         f"**The released weights reach a polyp Dice of {Interval.of(scores['image-mean'])} on "
         f"{data}**: `{run.name}`, the card's network at width {config.width}, trained from scratch "
@@ -156,9 +158,8 @@ def released_finding(runs: list[Run]) -> str:
         f"**{len(seeds)} seeds of this recipe reach {mean}** ({each}; on validation, at network "
         f"size, {validation}; interval over seeds and frames). With the same network, split and "
         f"seeds, the card's recipe reaches {of_card}: a gain of "
-        f"**{gain_over_seeds(seeds, in_its_place):+.3f}**, paired by seed and frame. All were "
-        f"trained by commit {run.record['commit'][:7]} on one {run.training['device']}, side by "
-        "side."
+        f"**{gain_over_seeds(seeds, in_its_place):+.3f}**, paired by seed and frame. Commit "
+        f"{' and '.join(sorted(commits))}; {' and '.join(sorted(devices))}."
     )
 
 

@@ -64,13 +64,14 @@ def dice_over_seeds(seeds: list[Run], size: str = ORIGINAL) -> tuple[Interval, f
     return *over_seeds(tables, groups, size), ", ".join(each)
 
 
-def gain_over_seeds(seeds: list[Run], others: list[Run]) -> Interval:
-    """Gain in polyp Dice over other runs of the same seeds and frames, paired by both."""
-    tables = ([polyp_scores(run.per_image) for run in side] for side in (seeds, others))
-    one, other = (pd.concat(columns, axis=1, keys=range(len(seeds))) for columns in tables)
-    gains = one - other
-    groups = listed_groups(seeds[0].config.dataset, gains.index.tolist())
-    return seeds_interval(gains.to_numpy().T, [groups[i] for i in gains.index])
+def gain_over_seeds(runs: list[Run], others: list[Run]) -> Interval:
+    """Gain in polyp Dice over other runs with the same seeds and frames, paired by both."""
+    one, other = (
+        pd.concat({run.config.seed: polyp_scores(run.per_image) for run in side}, axis=1)
+        for side in (runs, others)
+    )
+    groups = listed_groups(runs[0].config.dataset, one.index.tolist())
+    return seeds_interval((one - other[one.columns]).to_numpy().T, [groups[i] for i in one.index])
 
 
 def seed_table(runs: list[Run]) -> str:
