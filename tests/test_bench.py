@@ -89,7 +89,7 @@ def test_each_pass_of_a_layer_is_what_autograd_computes():
         y = torch.nn.functional.conv2d(x, w, padding=w.shape[-1] // 2)
         torch.testing.assert_close(forward(), y)
         assert y.numel() == layer.outputs
-        y.backward(input_gradient.args[1])
+        y.backward(input_gradient.args[0])
         torch.testing.assert_close(input_gradient(), x.grad)
         for weight_gradient in calls["weight gradient"].values():
             torch.testing.assert_close(weight_gradient(), w.grad)

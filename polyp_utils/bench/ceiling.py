@@ -19,7 +19,7 @@ from torch.nn.grad import conv2d_weight
 
 from polyp_utils.bench.layers import Layer, layers_of
 from polyp_utils.common.device import Compute
-from polyp_utils.model.unet import UNet
+from polyp_utils.model.unet import UNet, input_gradient
 
 _USUAL = "channels last"
 _MATRIX = 2048  # side of the matrices
@@ -98,7 +98,9 @@ class Convolution(Layer):
         padding = shape[-1] // 2
         forward = partial(F.conv2d, x, w, padding=padding)
         grad = torch.randn_like(forward())
-        of_weight: dict[str, Callable[[], Tensor]] = {_USUAL: partial(_gradient, 1, grad, x, w)}
+        of_weight: dict[str, Callable[[], Tensor]] = {
+            _USUAL: lambda: conv2d_weight(x, shape, grad, padding=padding)
+        }
         if shape[-1] == 3:
             of_weight["contiguous"] = lambda: conv2d_weight(
                 x.contiguous(), shape, grad.contiguous(), padding=padding
@@ -106,19 +108,8 @@ class Convolution(Layer):
             of_weight["products"] = lambda: weight_gradient_by_products(x, grad)
         calls: dict[str, dict[str, Callable[[], Tensor]]] = {"forward": {_USUAL: forward}}
         if self.has_gradient:
-            calls["input gradient"] = {_USUAL: partial(_gradient, 0, grad, x, w)}
+            calls["input gradient"] = {_USUAL: partial(input_gradient, grad, x, w)}
         return {**calls, "weight gradient": of_weight}
-
-
-def _gradient(which: int, grad: Tensor, x: Tensor, w: Tensor) -> Tensor:
-    """Gradient of a convolution's input (0) or weight (1), as autograd computes it.
-
-    Not by `torch.nn.grad`, which hides the layout of the other tensor: on a GPU its input gradient
-    took three times as long.
-    """
-    places = [1, 1], [w.shape[-1] // 2] * 2, [1, 1], False, [0, 0], 1
-    wanted = [which == i for i in range(3)]
-    return torch.ops.aten.convolution_backward(grad, x, w, None, *places, wanted)[which]
 
 
 def weight_gradient_by_products(x: Tensor, grad: Tensor) -> Tensor:

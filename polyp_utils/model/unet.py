@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input, conv2d_weight
+from torch.nn.grad import conv2d_weight
 
 from polyp_utils.model.sound import check_numbers
 
@@ -55,8 +55,24 @@ class _Conv3x3(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
         x, weight = ctx.saved_tensors
-        of_x = conv2d_input(x.shape, weight, grad, padding=1) if ctx.needs_input_grad[0] else None
+        of_x = input_gradient(grad, x, weight) if ctx.needs_input_grad[0] else None
         return of_x, conv2d_weight(x.contiguous(), weight.shape, grad.contiguous(), padding=1)
+
+
+def input_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of a convolution's input, (B, C, H, W).
+
+    By the operation that autograd calls: `torch.nn.grad.conv2d_input` is not told the layout of x,
+    and takes a sixth longer on a CPU, three times as long on a GPU.
+
+    Args:
+        grad: gradient of the output (B, O, H, W).
+        x: the input (B, C, H, W); its values do not matter.
+        weight: (O, C, K, K), K odd; padding is K // 2.
+    """
+    places = [1, 1], [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0], 1
+    wanted = [True, False, False]  # of x, weight, bias
+    return torch.ops.aten.convolution_backward(grad, x, weight, None, *places, wanted)[0]
 
 
 class UpConv(nn.ConvTranspose2d):
