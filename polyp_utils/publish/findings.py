@@ -98,7 +98,7 @@ def _level_finding(runs: list[Run]) -> str:
         f"frames of {data} (split `{run.config.split}`), {len(seeds)} seeds of their recipe "
         f"{mean}; with the same network, split and seeds the card's recipe reaches {of_card}, "
         f"a gain of {gain_over_seeds(seeds, in_its_place):+.3f}, paired. At full width and on a "
-        f"random split, like the card's model, the card's recipe {wide} ({len(card)} seeds, "
+        f"random split, like the card's model, it is the card's recipe {wide} ({len(card)} seeds, "
         f"`{card[0].config.split}`). Under each published figure's own protocol, the released "
         f"weights are above {(scratch & ~below).sum()} of {scratch.sum()} figures of networks "
         f"trained from scratch (below {better}) and below {(~scratch & below).sum()} of "
