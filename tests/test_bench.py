@@ -331,6 +331,6 @@ def test_the_notebook_does_without_what_was_not_measured(measured, tmp_path, mon
     said = [thing.data for thing in shown if isinstance(thing, display.Markdown)]
     assert [text for text in said if text.startswith("Too few points were measured for a law")]
     assert len([text for text in said if text.startswith("Not measured (")]) == 2
-    assert said.count("Not measured.") == 2  # layers, inference
+    assert said.count("Not measured.") == 3  # layers, inference, frames
     assert any("– % of what its convolutions alone reach (–)" in text for text in said)
     assert not {"law", "by_layer"} & names.keys()

@@ -66,7 +66,7 @@ def test_the_findings_say_what_the_tables_say():
     level, card, leaks = tables.findings(runs).splitlines()
     released = re.search(r"Dice of (.*?\]) on", tables.released_finding(runs))[1]
     assert f"reach a polyp Dice of **{released}** on 100 test frames" in level
-    seeds = re.search(r"the card's recipe (0\.\d+ \[.*?\]) \(3 seeds", level)[1]
+    seeds = re.search(r"its recipe reaches (0\.\d+ \[.*?\]) \(3 seeds", level)[1]
     assert f"Dice of {seeds} on" in tables.finding(runs)
     row = next(x for x in tables.headline_table([]).splitlines() if x.startswith("| unused-third"))
     assert all(score in row for score in re.findall(r"0\.\d+ \[.*?\]", card))
@@ -75,6 +75,14 @@ def test_the_findings_say_what_the_tables_say():
     assert len(crossing) == 5
     for pairs, name in crossing:
         assert re.search(rf"`{name}` .* {pairs} of (46|29) \|", splits)
+
+
+def test_without_the_cards_recipe_in_their_place_the_released_weights_have_no_gain():
+    runs = [run for run in tables.published() if not run.name.startswith("card-grouped")]
+    assert "so the gain is" in tables.findings(tables.published())
+    for table in (tables.findings(runs), tables.released_finding(runs)):
+        assert "gain" not in table
+    assert len(tables.summary_table(runs).splitlines()) == 2 + 7
 
 
 def test_runs_go_by_importance():

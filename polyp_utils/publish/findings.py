@@ -31,18 +31,28 @@ def _card_seeds(runs: list[Run]) -> list[Run]:
 
 
 def _release_seeds(runs: list[Run]) -> tuple[list[Run], list[Run]]:
-    """The seeds of the released weights' recipe, and those of the card's in their place."""
+    """The seeds of the released weights' recipe, and those of the card's in their place, if any."""
     settings = ("dataset", "split", "scheme", "width", "image_size")
     alike = seeds_alike(runs)
     (seeds,) = (found for found in alike if released(runs) in found)
-    wanted = [getattr(seeds[0].config, name) for name in settings]
-    (others,) = (
-        found
-        for found in alike
-        if found[0].config.recipe == "card"
-        and [getattr(found[0].config, name) for name in settings] == wanted
+
+    def place(found: list[Run]) -> list[object]:
+        return [getattr(found[0].config, name) for name in settings]
+
+    card = (found for found in alike if found[0].config.recipe == "card")
+    return seeds, next((found for found in card if place(found) == place(seeds)), [])
+
+
+def _gain(seeds: list[Run], others: list[Run]) -> str:
+    """What the card's recipe reaches in the place of these seeds, in words; empty without runs."""
+    if not others:
+        return ""
+    epochs, fewer = seeds[0].config.epochs, others[0].config.epochs
+    return (
+        f" With the same network, split and seeds the card's recipe ({fewer} epochs instead of "
+        f"{epochs}) reaches {dice_over_seeds(others)[0]}, so the gain is "
+        f"**{gain_over_seeds(seeds, others):+.3f}**, paired by seed and frame."
     )
-    return seeds, others
 
 
 def summary_table(runs: list[Run]) -> str:
@@ -57,7 +67,7 @@ def summary_table(runs: list[Run]) -> str:
         *(_summary_row("released weights", [best], row) for row in away),
         _summary_row("recipe `release`", seeds),
         _summary_row("recipe `release`, small", [small]),
-        _summary_row("the card's recipe", in_its_place),
+        *([_summary_row("the card's recipe", in_its_place)] if in_its_place else []),
         _summary_row("the card's recipe", card),
         _summary_row("recipe `neopolyp`, a real third class", [kinds]),
     ]
@@ -87,7 +97,7 @@ def findings(runs: list[Run]) -> str:
 def _level_finding(runs: list[Run]) -> str:
     run, (seeds, in_its_place), card = released(runs), _release_seeds(runs), _card_seeds(runs)
     dice, data = Interval.of(protocol_rows(run)["image-mean"]), get_info(run.config.dataset).title
-    mean, of_card, wide = (dice_over_seeds(found)[0] for found in (seeds, in_its_place, card))
+    (mean, *_), (wide, *_) = dice_over_seeds(seeds), dice_over_seeds(card)
     table = beside(pd.DataFrame(run.summary["protocols"]), run.config.dataset, run.config.split)
     matched = table[table["difference"] != "–"]
     scratch = matched["encoder"] == "from scratch"
@@ -95,11 +105,10 @@ def _level_finding(runs: list[Run]) -> str:
     better = ", ".join(name.partition(" (")[0] for name in matched.loc[scratch & below, "system"])
     return (
         f"**How good.** The released weights reach a polyp Dice of **{dice}** on {dice.n} test "
-        f"frames of {data} (split `{run.config.split}`), {len(seeds)} seeds of their recipe "
-        f"{mean}; with the same network, split and seeds the card's recipe reaches {of_card}, "
-        f"a gain of {gain_over_seeds(seeds, in_its_place):+.3f}, paired. At full width and on a "
-        f"random split, like the card's model, it is the card's recipe {wide} ({len(card)} seeds, "
-        f"`{card[0].config.split}`). Under each published figure's own protocol, the released "
+        f"frames of {data} (split `{run.config.split}`); {len(seeds)} seeds of their recipe reach "
+        f"{mean} on average.{_gain(seeds, in_its_place)} At the card's full width, on a random "
+        f"split, its recipe reaches {wide} ({len(card)} seeds, `{card[0].config.split}`). Under "
+        "each published figure's own protocol, the released "
         f"weights are above {(scratch & ~below).sum()} of {scratch.sum()} figures of networks "
         f"trained from scratch (below {better}) and below {(~scratch & below).sum()} of "
         f"{(~scratch).sum()} of pretrained ones; {(table['same split'] == 'yes').sum()} of these "
@@ -144,7 +153,7 @@ def released_finding(runs: list[Run]) -> str:
     config, summary = run.config, run.summary
     scores, dice = protocol_rows(run), polyp_scores(run.per_image)
     data = get_info(config.dataset).title
-    (mean, _, each), (of_card, *_) = dice_over_seeds(seeds), dice_over_seeds(in_its_place)
+    mean, _, each = dice_over_seeds(seeds)
     validation = ", ".join(f"{other.training['kept_val_polyp_dice']:.3f}" for other in seeds)
     commits = {found.record["commit"][:7] for found in seeds + in_its_place}
     devices = {found.training["device"] for found in seeds + in_its_place}
@@ -156,9 +165,7 @@ def released_finding(runs: list[Run]) -> str:
         f"Median {dice.median():.3f}; {(dice < FAILURE_DICE).sum()} frames are "
         f"below {FAILURE_DICE}. With all pixels pooled: {Interval.of(scores['pooled'])}.\n\n"
         f"**{len(seeds)} seeds of this recipe reach {mean}** ({each}; on validation, at network "
-        f"size, {validation}; interval over seeds and frames). With the same network, split and "
-        f"seeds, the card's recipe reaches {of_card}: a gain of "
-        f"**{gain_over_seeds(seeds, in_its_place):+.3f}**, paired by seed and frame. Commit "
+        f"size, {validation}; interval over seeds and frames).{_gain(seeds, in_its_place)} Commit "
         f"{' and '.join(sorted(commits))}; {' and '.join(sorted(devices))}."
     )
 
