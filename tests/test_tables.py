@@ -85,6 +85,14 @@ def test_without_the_cards_recipe_in_their_place_the_released_weights_have_no_ga
     assert len(tables.summary_table(runs).splitlines()) == 2 + 7
 
 
+def test_a_released_run_of_one_seed_that_no_command_made_is_described_too(monkeypatch):
+    monkeypatch.setattr("polyp_utils.runs.published.RELEASED", "prototype-release-w32")
+    runs = tables.published()
+    assert "seeds of their recipe" not in tables.findings(runs)
+    assert "not a command of this repository" in tables.released_finding(runs)
+    assert len(tables.summary_table(runs).splitlines()) == 2 + 6
+
+
 def test_runs_go_by_importance():
     names = [run.name for run in tables.published()]
     assert names[0] == RELEASED

@@ -31,43 +31,55 @@ def _card_seeds(runs: list[Run]) -> list[Run]:
 
 
 def _release_seeds(runs: list[Run]) -> tuple[list[Run], list[Run]]:
-    """The seeds of the released weights' recipe, and those of the card's in their place, if any."""
+    """The seeds of the released weights' recipe; those of the card's in their place, or []."""
     settings = ("dataset", "split", "scheme", "width", "image_size")
     alike = seeds_alike(runs)
     (seeds,) = (found for found in alike if released(runs) in found)
 
     def place(found: list[Run]) -> list[object]:
-        return [getattr(found[0].config, name) for name in settings]
+        config = found[0].config
+        return [{run.config.seed for run in found}, *(getattr(config, name) for name in settings)]
 
     card = (found for found in alike if found[0].config.recipe == "card")
     return seeds, next((found for found in card if place(found) == place(seeds)), [])
 
 
-def _gain(seeds: list[Run], others: list[Run]) -> str:
-    """What the card's recipe reaches in the place of these seeds, in words; empty without runs."""
-    if not others:
+def _over_seeds(runs: list[Run]) -> str:
+    """What several seeds of the released weights' recipe reach and gain; empty if there is one."""
+    seeds, others = _release_seeds(runs)
+    if len(seeds) < 2:
         return ""
-    epochs, fewer = seeds[0].config.epochs, others[0].config.epochs
-    return (
-        f" With the same network, split and seeds the card's recipe ({fewer} epochs instead of "
-        f"{epochs}) reaches {dice_over_seeds(others)[0]}, so the gain is "
-        f"**{gain_over_seeds(seeds, others):+.3f}**, paired by seed and frame."
-    )
+    mean, _, each = dice_over_seeds(seeds)
+    said = f" {len(seeds)} seeds of their recipe reach **{mean}** on average ({each})."
+    if others:
+        epochs, fewer = seeds[0].config.epochs, others[0].config.epochs
+        said += (
+            f" With the same network, split and seeds the card's recipe ({fewer} epochs instead of "
+            f"{epochs}) reaches {dice_over_seeds(others)[0]}, so the gain is "
+            f"**{gain_over_seeds(seeds, others):+.3f}**, paired by seed and frame."
+        )
+    return said
 
 
 def summary_table(runs: list[Run]) -> str:
     """Markdown: the runs that matter, a row each, and where the released weights were tested."""
     best, (seeds, in_its_place) = released(runs), _release_seeds(runs)
     recipe, width = best.config.recipe, best.config.width
-    small = next(r for r in runs if r.config.recipe == recipe and r.config.width < width)
+    small = [r for r in runs if r.config.recipe == recipe and r.config.width < width][:1]
     (kinds, *_), card = of_several_kinds(runs), _card_seeds(runs)
     away = read_csv(best.path / "generalise.csv", "tested_on").dropna().to_dict("records")
     rows = [
         _summary_row("released weights", [best]),
         *(_summary_row("released weights", [best], row) for row in away),
-        _summary_row("recipe `release`", seeds),
-        _summary_row("recipe `release`, small", [small]),
-        *([_summary_row("the card's recipe", in_its_place)] if in_its_place else []),
+        *(
+            _summary_row(what, found)
+            for what, found in (
+                ("recipe `release`", seeds if len(seeds) > 1 else []),
+                ("recipe `release`, small", small),
+                ("the card's recipe", in_its_place),
+            )
+            if found
+        ),
         _summary_row("the card's recipe", card),
         _summary_row("recipe `neopolyp`, a real third class", [kinds]),
     ]
@@ -95,9 +107,9 @@ def findings(runs: list[Run]) -> str:
 
 
 def _level_finding(runs: list[Run]) -> str:
-    run, (seeds, in_its_place), card = released(runs), _release_seeds(runs), _card_seeds(runs)
+    run, card = released(runs), _card_seeds(runs)
     dice, data = Interval.of(protocol_rows(run)["image-mean"]), get_info(run.config.dataset).title
-    (mean, *_), (wide, *_) = dice_over_seeds(seeds), dice_over_seeds(card)
+    wide, *_ = dice_over_seeds(card)
     table = beside(pd.DataFrame(run.summary["protocols"]), run.config.dataset, run.config.split)
     matched = table[table["difference"] != "–"]
     scratch = matched["encoder"] == "from scratch"
@@ -105,10 +117,9 @@ def _level_finding(runs: list[Run]) -> str:
     better = ", ".join(name.partition(" (")[0] for name in matched.loc[scratch & below, "system"])
     return (
         f"**How good.** The released weights reach a polyp Dice of **{dice}** on {dice.n} test "
-        f"frames of {data} (split `{run.config.split}`); {len(seeds)} seeds of their recipe reach "
-        f"{mean} on average.{_gain(seeds, in_its_place)} At the card's full width, on a random "
-        f"split, its recipe reaches {wide} ({len(card)} seeds, `{card[0].config.split}`). Under "
-        "each published figure's own protocol, the released "
+        f"frames of {data} (split `{run.config.split}`).{_over_seeds(runs)} At the card's full "
+        f"width, on a random split, its recipe reaches {wide} ({len(card)} seeds, "
+        f"`{card[0].config.split}`). Under each published figure's own protocol, the released "
         f"weights are above {(scratch & ~below).sum()} of {scratch.sum()} figures of networks "
         f"trained from scratch (below {better}) and below {(~scratch & below).sum()} of "
         f"{(~scratch).sum()} of pretrained ones; {(table['same split'] == 'yes').sum()} of these "
@@ -149,14 +160,15 @@ def _crossed(dataset: str, what: str) -> str:
 
 def released_finding(runs: list[Run]) -> str:
     """Markdown: what the released weights come to, and who made them."""
-    run, (seeds, in_its_place) = released(runs), _release_seeds(runs)
+    run = released(runs)
     config, summary = run.config, run.summary
     scores, dice = protocol_rows(run), polyp_scores(run.per_image)
     data = get_info(config.dataset).title
-    mean, _, each = dice_over_seeds(seeds)
-    validation = ", ".join(f"{other.training['kept_val_polyp_dice']:.3f}" for other in seeds)
-    commits = {found.record["commit"][:7] for found in seeds + in_its_place}
-    devices = {found.training["device"] for found in seeds + in_its_place}
+    validation = (
+        f"{other.training['kept_val_polyp_dice']:.3f} (seed {other.config.seed})"
+        for other in _release_seeds(runs)[0]
+    )
+    made = run.record.get("note") or f"Commit {run.record['commit'][:7]}; {run.training['device']}."
     return (
         f"**The released weights reach a polyp Dice of {Interval.of(scores['image-mean'])} on "
         f"{data}**: `{run.name}`, the card's network at width {config.width}, trained from scratch "
@@ -164,9 +176,7 @@ def released_finding(runs: list[Run]) -> str:
         "pair crosses, per image at the original size, 95 % interval over frames. "
         f"Median {dice.median():.3f}; {(dice < FAILURE_DICE).sum()} frames are "
         f"below {FAILURE_DICE}. With all pixels pooled: {Interval.of(scores['pooled'])}.\n\n"
-        f"**{len(seeds)} seeds of this recipe reach {mean}** ({each}; on validation, at network "
-        f"size, {validation}; interval over seeds and frames).{_gain(seeds, in_its_place)} Commit "
-        f"{' and '.join(sorted(commits))}; {' and '.join(sorted(devices))}."
+        f"On validation, at network size: {', '.join(validation)}.{_over_seeds(runs)} {made}"
     )
 
 
